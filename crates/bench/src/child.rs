@@ -1,0 +1,120 @@
+//! What has to happen in a process of its own: being killed, and being weighed.
+
+use std::fmt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool};
+use rustix::process::{Signal, getpid, kill_process};
+
+use crate::Config;
+
+/// Files in one directory.
+const PER_DIR: u64 = 1000;
+
+/// A child's job, on the pool whose path it is given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Job {
+    /// Make a pool of this many bytes and say how long that took.
+    Make(u64),
+    /// Make this many files, then die at once.
+    FillAndDie(u64),
+    /// Open it and say how long that took and what it weighs.
+    Open,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Job::Make(size) => write!(f, "make:{size}"),
+            Job::FillAndDie(files) => write!(f, "fill-and-die:{files}"),
+            Job::Open => f.write_str("open"),
+        }
+    }
+}
+
+impl FromStr for Job {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Job, String> {
+        let number = |n: &str| n.parse().map_err(|e| format!("{n}: {e}"));
+        match text.split_once(':') {
+            Some(("make", size)) => Ok(Job::Make(number(size)?)),
+            Some(("fill-and-die", files)) => Ok(Job::FillAndDie(number(files)?)),
+            None if text == "open" => Ok(Job::Open),
+            _ => Err(format!("no such job: {text}")),
+        }
+    }
+}
+
+/// Does a job; this is the child's side.
+pub fn run_job(job: Job, path: &Path) -> Result<()> {
+    match job {
+        Job::Make(size) => {
+            let begun = Instant::now();
+            let pool = Pool::create(path, &CreateOptions { size: Some(size), ..CreateOptions::default() })?;
+            let spent = begun.elapsed();
+            pool.close()?;
+            println!("{}", spent.as_nanos());
+        }
+        Job::FillAndDie(files) => fill_and_die(&Pool::open(path, &OpenOptions::default())?, files)?,
+        Job::Open => {
+            let before = weight()?;
+            let begun = Instant::now();
+            let pool = Pool::open(path, &OpenOptions::default())?;
+            let spent = begun.elapsed();
+            let after = weight()?;
+            let info = pool.info()?;
+            let grown = after.saturating_sub(before);
+            println!("{} {grown} {} {}", spent.as_nanos(), info.dram_bytes, info.replayed);
+            // Let go without a clean close: what comes next is another reopening after a crash.
+            die()?;
+        }
+    }
+    Ok(())
+}
+
+fn die() -> Result<()> {
+    kill_process(getpid(), Signal::KILL)?;
+    bail!("still alive")
+}
+
+fn fill_and_die(pool: &Pool, files: u64) -> Result<()> {
+    let stamp = std::process::id();
+    for dir in 0..files.div_ceil(PER_DIR) {
+        let attr = pool.root().create(format!("{stamp}-{dir}").as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
+        let node = pool.node(attr.ino)?.dir()?;
+        for i in 0..PER_DIR.min(files - dir * PER_DIR) {
+            node.create(format!("file-{i:04}").as_bytes(), &NewNode::new(Kind::File, 0o600))?;
+        }
+    }
+    // One that lives on without a name, as killed programs leave them.
+    let attr = pool.root().create(b"nameless", &NewNode::new(Kind::File, 0o600))?;
+    let open = pool.node(attr.ino)?.open()?;
+    open.write_at(0, &[1; 4096])?;
+    pool.root().unlink(b"nameless")?;
+    die()
+}
+
+/// Anonymous memory of this process, in bytes: what DRAM it takes besides the pool's own pages.
+fn weight() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).context("RssAnon in /proc/self/status")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("RssAnon")?;
+    Ok(kib << 10)
+}
+
+/// Lets a child do a job; returns the numbers it printed.
+pub(crate) fn delegate(config: &Config, job: Job, pool: &Path) -> Result<Vec<f64>> {
+    let Some((program, first)) = config.child.split_first() else { bail!("no command for child processes") };
+    let mut command = Command::new(program);
+    command.args(first).arg(job.to_string()).arg(pool).stdin(Stdio::null());
+    let output = command.output().with_context(|| program.to_string_lossy().into_owned())?;
+    let dies = !matches!(job, Job::Make(_));
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() || (dies && output.status.code().is_none()), "{job}: {}", said.trim());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().map(|word| word.parse().context(job.to_string())).collect()
+}

@@ -1,0 +1,202 @@
+//! Peers that are the system's own: plain shared mappings, msync, and libpmem2 where it is installed. The
+//! C boundary of this crate.
+//!
+//! ```text
+//!   Plain     mmap of a file: load, store, msync, how much of it is in memory
+//!   Pmem2     the same through libpmem2, which is looked for at run time
+//!   LikePmem  a tmpfs file stored to as persistent memory would be
+//! ```
+
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use pagestone::media::{Description, Lend, Media, Part, Persister, Windows};
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+
+/// A shared mapping of a whole file.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    at: NonNull<u8>,
+    len: usize,
+}
+
+impl Plain {
+    pub(crate) fn map(file: &File, len: u64) -> Result<Plain> {
+        let len = usize::try_from(len)?;
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping, where the kernel finds room; nobody else knows of it.
+        let at = unsafe { mmap(null_mut(), len, prot, flags, file.as_fd(), 0) }?;
+        Ok(Plain { at: NonNull::new(at.cast()).context("mmap answers no address")?, len })
+    }
+
+    fn inside(&self, at: u64, len: usize) -> usize {
+        let at = at as usize;
+        assert!(at <= self.len && len <= self.len - at, "inside the mapping");
+        at
+    }
+
+    fn word(&self, at: u64) -> &AtomicU64 {
+        let at = self.inside(at, 8);
+        assert!(at.is_multiple_of(8), "an aligned word");
+        // SAFETY: inside the mapping, aligned, and as long-lived as it; whoever else stores there does so
+        // atomically as well.
+        unsafe { AtomicU64::from_ptr(self.at.add(at).cast().as_ptr()) }
+    }
+
+    pub(crate) fn load(&self, at: u64) -> u64 {
+        self.word(at).load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn store(&self, at: u64, value: u64) {
+        self.word(at).store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self, at: u64, buf: &mut [u8]) {
+        let at = self.inside(at, buf.len());
+        // SAFETY: inside the mapping; this process has no other user of it.
+        unsafe { self.at.add(at).copy_to_nonoverlapping(NonNull::from(&mut *buf).cast(), buf.len()) }
+    }
+
+    pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
+        let at = self.inside(at, bytes.len());
+        // SAFETY: as above.
+        unsafe { self.at.add(at).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) }
+    }
+
+    /// The page with the byte `at` is durable on return.
+    pub(crate) fn msync(&self, at: u64) -> Result<()> {
+        let page = self.inside(at & !4095, 4096);
+        // SAFETY: inside the mapping.
+        Ok(unsafe { msync(self.at.add(page).as_ptr().cast(), 4096, MsyncFlags::SYNC) }?)
+    }
+
+    /// Bytes of it that are in memory, whoever brought them there.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let mut pages = vec![0u8; self.len.div_ceil(4096)];
+        // SAFETY: the range is the mapping's, and `pages` has a byte for each of its pages.
+        if unsafe { libc::mincore(self.at.as_ptr().cast(), self.len, pages.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        Ok(pages.iter().filter(|&&page| page & 1 == 1).count() as u64 * 4096)
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody has a reference into it any more.
+        let _ = unsafe { munmap(self.at.as_ptr().cast(), self.len) };
+    }
+}
+
+type Persist = unsafe extern "C" fn(*const c_void, usize);
+
+/// A file mapped by libpmem2, with flushes by cache line, as on persistent memory.
+pub(crate) struct Pmem2 {
+    plain: Plain,
+    persist: Persist,
+    _library: libloading::Library,
+}
+
+impl Pmem2 {
+    /// Fails where the library is not installed.
+    pub(crate) fn map(file: &File, len: u64) -> Result<Pmem2> {
+        // SAFETY: only types, of the functions as the library's header has them.
+        type New = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
+        type FromFd = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+        type Granularity = unsafe extern "C" fn(*mut c_void, c_int) -> c_int;
+        type MapNew = unsafe extern "C" fn(*mut *mut c_void, *const c_void, *mut c_void) -> c_int;
+        type Address = unsafe extern "C" fn(*mut c_void) -> *mut u8;
+        type GetPersist = unsafe extern "C" fn(*mut c_void) -> Persist;
+        const CACHE_LINE: c_int = 1;
+
+        // A tmpfs file has page granularity for it; this is its own switch for tests and figures.
+        // SAFETY: nothing else in this process reads or changes the environment at this moment.
+        unsafe { std::env::set_var("PMEM2_FORCE_GRANULARITY", "CACHE_LINE") };
+        // SAFETY: the library's constructors do nothing but look at the processor.
+        let library = unsafe { libloading::Library::new("libpmem2.so.1") }?;
+        let (mut config, mut source, mut map) = (null_mut(), null_mut(), null_mut());
+        // SAFETY: names and types are those of libpmem2.h; what the functions get is what they returned,
+        // in the order that its manual gives.
+        let (at, persist) = unsafe {
+            let wrong = library.get::<New>(b"pmem2_config_new")?(&mut config)
+                | library.get::<Granularity>(b"pmem2_config_set_required_store_granularity")?(config, CACHE_LINE)
+                | library.get::<FromFd>(b"pmem2_source_from_fd")?(&mut source, file.as_raw_fd());
+            if wrong != 0 || library.get::<MapNew>(b"pmem2_map_new")?(&mut map, config, source) != 0 {
+                bail!("libpmem2 does not map the file");
+            }
+            let at = library.get::<Address>(b"pmem2_map_get_address")?(map);
+            (at, library.get::<GetPersist>(b"pmem2_get_persist_fn")?(map))
+        };
+        let plain = Plain { at: NonNull::new(at).context("libpmem2 answers no address")?, len: usize::try_from(len)? };
+        Ok(Pmem2 { plain, persist, _library: library })
+    }
+
+    /// Stores a word and makes it durable.
+    pub(crate) fn store(&self, at: u64, value: u64) {
+        self.plain.store(at, value);
+        // SAFETY: the word lies inside the mapping.
+        unsafe { (self.persist)(self.plain.word(at).as_ptr().cast_const().cast(), 8) }
+    }
+}
+
+/// A tmpfs file that is stored to as if it were memory behind volatile caches: the method is the
+/// one that the machine's persistent memory would get, so that figures of tmpfs speak for it.
+#[derive(Debug)]
+pub(crate) struct LikePmem {
+    below: Arc<dyn Media>,
+    persister: Persister,
+    description: Description,
+}
+
+impl LikePmem {
+    pub(crate) fn new(below: Arc<dyn Media>, persister: Persister) -> LikePmem {
+        let granularity = pagestone::media::Granularity::CacheLine;
+        let description = Description { method: persister.method(), granularity, ..below.describe().clone() };
+        LikePmem { below, persister, description }
+    }
+}
+
+impl Media for LikePmem {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+    fn windows(&self) -> Windows<'_> {
+        self.below.windows()
+    }
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        self.persister.persist(self.below.windows().data, parts)
+    }
+    fn store(&self, at: u64, bytes: &[u8]) {
+        self.below.store(at, bytes);
+    }
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        self.persister.flush(self.below.windows().meta, at, len);
+        Ok(())
+    }
+    fn fence(&self) {
+        self.persister.fence();
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.persister.fence();
+        Ok(())
+    }
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        self.below.reserve(at, len)
+    }
+    fn granule(&self) -> Option<u64> {
+        self.below.granule()
+    }
+    fn settle(&self, at: u64, len: u64) -> io::Result<()> {
+        self.below.settle(at, len)
+    }
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: Lend) -> io::Result<()> {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.below.map_at(at, len, to, how) }
+    }
+}

@@ -1,0 +1,50 @@
+//! `pagestone check`: every finding with its place and what it means.
+
+use anyhow::Result;
+use pagestone::Report;
+use serde::Serialize;
+
+use crate::args::Check;
+use crate::command::pool::explain;
+use crate::exit::Exit;
+use crate::output;
+use crate::progress::Progress;
+
+/// What `--json` prints: the report, and the verdict in one word.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    verdict: &'static str,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+pub(crate) fn check(args: &Check) -> Result<Exit> {
+    let mut bar = Progress::pages("checking");
+    let media = args.common.media.map(Into::into);
+    let report = pagestone::check(&args.pool, args.repair, media, &mut |done, total| bar.set(done, total));
+    drop(bar);
+    let report = report.map_err(|e| explain(&args.pool, e))?;
+    let (exit, verdict) = if report.is_clean() {
+        (Exit::Ok, "clean")
+    } else if report.is_repaired() {
+        (Exit::Repaired, "repaired")
+    } else {
+        (Exit::Damaged, "damaged")
+    };
+    if args.common.json {
+        output::json(&Verdict { verdict, report: &report })?;
+    } else {
+        show(args, &report, verdict)?;
+    }
+    Ok(exit)
+}
+
+fn show(args: &Check, report: &Report, verdict: &str) -> Result<()> {
+    for finding in &report.findings {
+        let repaired = if finding.repaired { " [repaired]" } else { "" };
+        output::line(&format!("{}: {}; {}{repaired}", finding.place, finding.what, finding.consequence))?;
+    }
+    let pool = args.pool.display();
+    let hint = if verdict == "damaged" && !args.repair { " (repair with --repair)" } else { "" };
+    output::line(&format!("{pool}: {verdict}, {} inodes, {} pages checked{hint}", report.inodes, report.pages))
+}

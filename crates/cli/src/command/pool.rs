@@ -1,0 +1,180 @@
+//! `pagestone create` and `pagestone info`, and how every other subcommand opens its pool.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use pagestone::media::{Durability, Granularity, PersistMethod};
+use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool, Time};
+
+use crate::args::{Common, Create, Info, Media};
+use crate::exit::Exit;
+use crate::output;
+use crate::size::show;
+
+/// Opens a pool, or says what is wrong with it and what can be done.
+pub(crate) fn open(path: &Path, read_only: bool, media: Option<Media>) -> Result<Pool> {
+    let options = OpenOptions { read_only, media: media.map(Into::into) };
+    Pool::open(path, &options).map_err(|e| explain(path, e))
+}
+
+/// Opens a pool, runs `work` on it and closes it; what closing says counts too.
+pub(crate) fn with<T>(
+    path: &Path,
+    read_only: bool,
+    common: &Common,
+    work: impl FnOnce(&Pool) -> Result<T>,
+) -> Result<T> {
+    let pool = open(path, read_only, common.media)?;
+    let done = work(&pool);
+    let closed = pool.close().with_context(|| format!("closing {}", path.display()));
+    let done = done?;
+    closed?;
+    Ok(done)
+}
+
+/// What went wrong with a pool: where, what, and the way out if there is one.
+#[derive(Debug)]
+pub(crate) struct PoolError {
+    path: PathBuf,
+    error: Error,
+    hint: Option<&'static str>,
+}
+
+impl fmt::Display for PoolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !matches!(self.error, Error::Path { .. } | Error::InUse { .. }) {
+            write!(f, "{}: ", self.path.display())?;
+        }
+        write!(f, "{}", self.error)?;
+        self.hint.map_or(Ok(()), |hint| write!(f, " ({hint})"))
+    }
+}
+
+impl std::error::Error for PoolError {}
+
+impl PoolError {
+    /// Whether it takes no changes, but may be read.
+    fn is_refusal(&self) -> bool {
+        match &self.error {
+            Error::ReadOnly => true,
+            Error::Path { source, .. } | Error::Media(source) => {
+                matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+            }
+            _ => false,
+        }
+    }
+    /// Whether the pool is damaged.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.error, Error::Corrupt { .. })
+    }
+}
+
+/// The library's error with the pool's path and, where there is one, the way out.
+pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
+    let hint = match &error {
+        Error::NotAPool(_) => Some("make one with: pagestone create"),
+        Error::TooNew(_) => Some("use the version that made it, or a newer one"),
+        Error::Corrupt { .. } => Some("see what is damaged with: pagestone check"),
+        Error::ReadOnly => Some("nothing can be changed there; mount --read-only shows what is in it"),
+        Error::Exists => Some("a pool is there already; --force overwrites it"),
+        Error::NotFound => Some(missing(path)),
+        Error::Path { source, .. } | Error::Media(source) => match source.kind() {
+            io::ErrorKind::NotFound => Some(missing(path)),
+            io::ErrorKind::PermissionDenied if path.exists() => Some("a pool is its owner's alone, mode 0600"),
+            _ => None,
+        },
+        _ => None,
+    };
+    PoolError { path: path.to_path_buf(), error, hint }.into()
+}
+
+fn missing(path: &Path) -> &'static str {
+    if path.parent() == Some(Path::new("/dev")) {
+        "no such device; of persistent memory, ndctl list tells what the kernel has found"
+    } else if path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        "the directory does not exist"
+    } else {
+        "make it with: pagestone create POOL --size SIZE"
+    }
+}
+
+pub(crate) fn create(args: &Create) -> Result<Exit> {
+    let options = CreateOptions { size: args.size, force: args.force, media: args.common.media.map(Into::into) };
+    let pool = Pool::create(&args.pool, &options).map_err(|e| explain(&args.pool, e))?;
+    let info = pool.info().map_err(|e| explain(&args.pool, e))?;
+    pool.close().map_err(|e| explain(&args.pool, e))?;
+    if args.common.json {
+        output::json(&info)?;
+    } else {
+        output::line(&format!("{}: pool of {} made", args.pool.display(), show(info.size)))?;
+        output::line(&format!("{}; {}", info.media.kind, info.media.promise))?;
+    }
+    Ok(Exit::Ok)
+}
+
+pub(crate) fn info(args: &Info) -> Result<Exit> {
+    let info = info_of(args)?;
+    if args.common.json {
+        output::json(&info)?;
+        return Ok(Exit::Ok);
+    }
+    let used = info.space.pages.saturating_sub(info.space.free) * PAGE_SIZE;
+    let per_tib = show(info.descriptor_bytes_per_tib);
+    output::table(&[
+        ("pool", args.pool.display().to_string()),
+        ("identity", format!("{}, format {}", info.uuid, info.version)),
+        ("made", format!("{} UTC", output::time(Time { sec: info.created, nsec: 0 }))),
+        ("media", format!("{}{}", info.media.kind, if info.media.read_only { ", read-only" } else { "" })),
+        ("durability", format!("{}: {}", durability(info.media.durability), info.media.promise)),
+        ("granularity", granularity(info.media.granularity).into()),
+        ("persist method", method(info.media.method).into()),
+        ("capacity", format!("{} ({} bytes)", show(info.size), info.size)),
+        ("used", format!("{}, {} inodes", show(used), info.space.inodes)),
+        ("shared", format!("{} of it, by clones and snapshots", show(info.shared * PAGE_SIZE))),
+        ("available", show(info.space.available * PAGE_SIZE)),
+        ("descriptors", format!("{} on media, {per_tib} for each TiB", show(info.descriptor_bytes))),
+        ("memory", format!("{} of DRAM, whatever the capacity", show(info.dram_bytes))),
+        ("journal", format!("{} lanes of {}", info.lanes, show(info.lane_bytes))),
+        ("mappings", info.mappings.to_string()),
+        ("replayed", format!("{} records at this open", info.replayed)),
+    ])?;
+    Ok(Exit::Ok)
+}
+
+/// Opened for changes if that is allowed: what the media promises, and how bytes are pushed out,
+/// is only known of a pool that takes some.
+fn info_of(args: &Info) -> Result<pagestone::Info> {
+    let read =
+        |read_only| with(&args.pool, read_only, &args.common, |pool| pool.info().map_err(|e| explain(&args.pool, e)));
+    read(false).or_else(|e| if e.downcast_ref().is_some_and(PoolError::is_refusal) { read(true) } else { Err(e) })
+}
+
+/// When a change is durable.
+pub(crate) fn durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::AtFence => "every operation, when it returns",
+        Durability::AtSync => "at sync",
+    }
+}
+
+fn granularity(granularity: Granularity) -> &'static str {
+    match granularity {
+        Granularity::Byte => "byte",
+        Granularity::CacheLine => "cache line (64 bytes)",
+        Granularity::Page => "page (4 KiB)",
+    }
+}
+
+fn method(method: PersistMethod) -> &'static str {
+    match method {
+        PersistMethod::NonTemporal => "non-temporal stores and sfence",
+        PersistMethod::Clwb => "stores, clwb and sfence",
+        PersistMethod::Clflushopt => "stores, clflushopt and sfence",
+        PersistMethod::Clflush => "stores and clflush",
+        PersistMethod::DcCvap => "stores, dc cvap and dsb",
+        PersistMethod::None => "stores (nothing to flush)",
+        PersistMethod::Fdatasync => "pwrite and fdatasync",
+    }
+}

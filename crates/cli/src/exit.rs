@@ -1,0 +1,84 @@
+//! What the exit codes mean. They are part of the interface: scripts depend on them.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use crate::command::PoolError;
+
+/// How the command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Exit {
+    /// Done; for `check`: clean.
+    Ok = 0,
+    /// `check`: everything that was wrong has been repaired.
+    Repaired = 1,
+    /// It failed, for a reason that was printed.
+    Failed = -1,
+    /// The command line was wrong.
+    Usage = 2,
+    /// The pool is damaged: `check` left something, or a command ran into it.
+    Damaged = 4,
+}
+
+/// For `--help`.
+pub(crate) const CODES: &str = "\
+Exit codes:
+  0  done; for `check`: clean
+  1  failed (the reason is printed); for `check`: damage found and repaired
+  2  the command line was wrong
+  4  the pool is damaged; for `check`: damage left";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(match exit {
+            Exit::Ok => 0,
+            Exit::Repaired | Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Damaged => 4,
+        })
+    }
+}
+
+/// An error that is the caller's: what was asked for can never work.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+impl fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for WrongUsage {}
+
+/// The code that an error ends the command with.
+pub(crate) fn of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(|e| e.is::<WrongUsage>()) {
+        return Exit::Usage;
+    }
+    let damaged = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref().is_some_and(|e| matches!(e, pagestone::Error::Corrupt { .. }))
+            || e.downcast_ref().is_some_and(PoolError::is_damage)
+    };
+    if error.chain().any(damaged) { Exit::Damaged } else { Exit::Failed }
+}
+
+/// The error and its causes in one line. A cause that its effect has named already is left out.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}
+
+/// Whether the reader of our output has gone.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().filter_map(|e| e.downcast_ref()).any(broken)
+}

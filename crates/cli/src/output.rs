@@ -1,0 +1,124 @@
+//! What is printed on standard output: tables for people, JSON for programs.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use pagestone::{Attr, Kind, Time};
+use serde::Serialize;
+
+/// Prints one JSON document on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).context("JSON")?;
+    line(&text)
+}
+
+/// Prints one line, and makes sure it has arrived.
+pub(crate) fn line(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output")
+}
+
+/// Prints names and values in two columns.
+pub(crate) fn table(rows: &[(&str, String)]) -> Result<()> {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out = io::stdout().lock();
+    for (name, value) in rows {
+        writeln!(out, "{name:width$}  {value}").context("standard output")?;
+    }
+    out.flush().context("standard output")
+}
+
+/// `drwxr-xr-x`, as `ls -l` writes it.
+pub(crate) fn mode(kind: Kind, perm: u32) -> String {
+    let kind = match kind {
+        Kind::File => '-',
+        Kind::Dir => 'd',
+        Kind::Symlink => 'l',
+        Kind::Fifo => 'p',
+        Kind::Socket => 's',
+        Kind::CharDevice => 'c',
+        Kind::BlockDevice => 'b',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, letter) in [(6, libc::S_ISUID, 's'), (3, libc::S_ISGID, 's'), (0, libc::S_ISVTX, 't')] {
+        let bits = perm >> shift;
+        text.push(if bits & 4 != 0 { 'r' } else { '-' });
+        text.push(if bits & 2 != 0 { 'w' } else { '-' });
+        text.push(match (perm & special != 0, bits & 1 != 0) {
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}
+
+/// `2026-03-21 14:05:09`, in universal time.
+pub(crate) fn time(time: Time) -> String {
+    let days = time.sec.div_euclid(86_400);
+    let second = time.sec.rem_euclid(86_400);
+    // Civil calendar from days since 1970-01-01, in years that start in March (Howard Hinnant).
+    let shifted = i128::from(days) + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i128::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// The word for a kind of file.
+pub(crate) fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::File => "file",
+        Kind::Dir => "directory",
+        Kind::Symlink => "symbolic link",
+        Kind::Fifo => "named pipe",
+        Kind::Socket => "socket",
+        Kind::CharDevice => "character device",
+        Kind::BlockDevice => "block device",
+    }
+}
+
+/// Attributes as JSON, with the name they were found under.
+#[derive(Serialize)]
+pub(crate) struct Named<'a> {
+    pub(crate) name: String,
+    #[serde(flatten)]
+    pub(crate) attr: &'a Attr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_read_as_ls_writes_them() {
+        assert_eq!(mode(Kind::Dir, 0o1777), "drwxrwxrwt");
+        assert_eq!(mode(Kind::File, 0o4754), "-rwsr-xr--");
+        assert_eq!(mode(Kind::File, 0o2644), "-rw-r-Sr--");
+    }
+
+    #[test]
+    fn times_read_as_dates() {
+        for (sec, text) in [
+            (0, "1970-01-01 00:00:00"),
+            (-1, "1969-12-31 23:59:59"),
+            (951_782_399, "2000-02-28 23:59:59"),
+            (951_782_400, "2000-02-29 00:00:00"),
+            (4_107_542_400, "2100-03-01 00:00:00"),
+        ] {
+            assert_eq!(time(Time { sec, nsec: 0 }), text);
+        }
+        // The ends of the scale are no reason to panic.
+        time(Time { sec: i64::MAX, nsec: 0 });
+        time(Time { sec: i64::MIN, nsec: 0 });
+    }
+}

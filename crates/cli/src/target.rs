@@ -1,0 +1,145 @@
+//! `POOL:/path`: a place inside a pool.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use pagestone::{Dir, Node, Pool};
+
+use crate::exit::WrongUsage;
+
+/// A pool, and a path in it that starts with `/` and has no `.`, `..` or empty parts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Target {
+    pub(crate) pool: PathBuf,
+    pub(crate) path: Vec<u8>,
+}
+
+/// For clap: splits at the first `:/`. `POOL:` and `POOL` alone mean its root.
+pub(crate) fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
+    let bytes = text.as_bytes();
+    let (pool, path) = match bytes.windows(2).position(|pair| pair == b":/") {
+        Some(at) => (&bytes[..at], &bytes[at + 1..]),
+        None => (bytes.strip_suffix(b":").unwrap_or(bytes), b"/".as_slice()),
+    };
+    if pool.is_empty() {
+        return Err(WrongUsage(format!("'{}': no pool before ':/' (write POOL:/path)", text.display())));
+    }
+    Ok(Target { pool: PathBuf::from(OsStr::from_bytes(pool)), path: clean(path)? })
+}
+
+/// Takes out doubled and trailing `/` and `.`; refuses `..`, which would mean something else than
+/// in a mounted pool as soon as a symbolic link is in the way.
+fn clean(path: &[u8]) -> Result<Vec<u8>, WrongUsage> {
+    let mut cleaned = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => {
+                let path = String::from_utf8_lossy(path);
+                return Err(WrongUsage(format!("'{path}': a path in a pool must not contain '..'")));
+            }
+            part => {
+                cleaned.push(b'/');
+                cleaned.extend_from_slice(part);
+            }
+        }
+    }
+    if cleaned.is_empty() {
+        cleaned.push(b'/');
+    }
+    Ok(cleaned)
+}
+
+impl Target {
+    /// For messages.
+    pub(crate) fn show(&self) -> String {
+        format!("{}:{}", self.pool.display(), String::from_utf8_lossy(&self.path))
+    }
+
+    /// The last part of the path; `None` for the root.
+    pub(crate) fn name(&self) -> Option<&[u8]> {
+        self.path.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty())
+    }
+
+    fn parent_path(&self) -> &[u8] {
+        match self.path.iter().rposition(|byte| *byte == b'/') {
+            Some(at) if at > 0 => &self.path[..at],
+            _ => b"/",
+        }
+    }
+
+    /// The same pool, one name further down.
+    pub(crate) fn join(&self, name: &[u8]) -> Target {
+        let mut path = if self.path == b"/" { Vec::new() } else { self.path.clone() };
+        path.push(b'/');
+        path.extend_from_slice(name);
+        Target { pool: self.pool.clone(), path }
+    }
+
+    /// What the path names.
+    pub(crate) fn resolve<'p>(&self, pool: &'p Pool) -> Result<Node<'p>> {
+        pool.resolve(&self.path).with_context(|| self.show())
+    }
+
+    /// The directory that holds the path's last part, and that part.
+    pub(crate) fn place<'p>(&self, pool: &'p Pool) -> Result<(Dir<'p>, &[u8])> {
+        let Some(name) = self.name() else {
+            return Err(WrongUsage(format!("'{}' is the pool's root directory", self.show())).into());
+        };
+        let parent = pool.resolve(self.parent_path()).and_then(|node| node.dir());
+        let parent = parent
+            .with_context(|| format!("{}:{}", self.pool.display(), String::from_utf8_lossy(self.parent_path())))?;
+        Ok((parent, name))
+    }
+}
+
+/// A name as a path of the system.
+pub(crate) fn to_os(name: &[u8]) -> PathBuf {
+    PathBuf::from(std::ffi::OsString::from_vec(name.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(text: &str) -> (String, String) {
+        let t = parse(OsStr::new(text)).expect("a target");
+        (t.pool.display().to_string(), String::from_utf8(t.path).expect("ASCII"))
+    }
+
+    #[test]
+    fn the_first_colon_slash_divides() {
+        for (text, pool, path) in [
+            ("a.pool:/x/y", "a.pool", "/x/y"),
+            ("/dev/dax0.0:/", "/dev/dax0.0", "/"),
+            ("a.pool", "a.pool", "/"),
+            ("a.pool:", "a.pool", "/"),
+            ("odd:name.pool:/x", "odd:name.pool", "/x"),
+            ("a:/x:/y", "a", "/x:/y"),
+            ("a.pool://x//./y/", "a.pool", "/x/y"),
+        ] {
+            assert_eq!(target(text), (pool.into(), path.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn dot_dot_and_no_pool_are_refused() {
+        for text in ["a:/..", "a:/x/../y", ":/x", ":", ""] {
+            assert!(parse(OsStr::new(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_knows_its_last_name() {
+        let root = parse(OsStr::new("a:/")).expect("a target");
+        assert_eq!(root.name(), None);
+        let below = root.join(b"x").join(b"y");
+        assert_eq!(
+            (below.path.as_slice(), below.name(), below.parent_path()),
+            (&b"/x/y"[..], Some(&b"y"[..]), &b"/x"[..])
+        );
+        assert_eq!(root.join(b"x").parent_path(), b"/");
+    }
+}

@@ -1,0 +1,219 @@
+//! Tries the crash states of a trace, one after the other, on whoever claims to survive them.
+//!
+//! ```text
+//!   trace -> crash points -> states -> (seen before? skip) -> simulator -> check
+//!                                                                |           |
+//!                                                 idle simulators <--- Ok ---+--- Err: report, with
+//!                                                                              how to see it again
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::moment::{CrashState, Moment};
+use crate::pages::{Dice, FastSet, scramble};
+use crate::replay::Replay;
+use crate::simulator::Simulator;
+use crate::trace::{CrashKind, CrashPoint, Trace};
+
+/// How much to try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// Try all combinations at a point where there are at most so many.
+    pub exhaustive_up_to: usize,
+    /// Otherwise so many chosen and random ones.
+    pub sampled: usize,
+    /// At most so many crash points, spread over the trace; the end is always among them.
+    pub points: usize,
+    /// Whether the process is killed, too.
+    pub kills: bool,
+    /// Whether a page on its way to a disk can be torn at 512-byte sectors. Memory is always torn
+    /// at 8 bytes.
+    pub tear_pages: bool,
+    /// Only this point and state, as named by an earlier failure.
+    pub only: Option<(usize, usize)>,
+}
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget {
+            exhaustive_up_to: 1 << 10,
+            sampled: 1000,
+            points: usize::MAX,
+            kills: true,
+            tear_pages: true,
+            only: None,
+        }
+    }
+}
+
+impl Budget {
+    /// A smaller one, for long traces and for recoveries that are crashed themselves.
+    pub fn small() -> Budget {
+        Budget { exhaustive_up_to: 64, sampled: 48, points: 24, ..Budget::default() }
+    }
+
+    /// This budget, but only one state: what a [`Failure`] tells to run again. The other fields
+    /// must be as they were.
+    #[must_use]
+    pub fn only(self, point: usize, state: usize) -> Budget {
+        Budget { only: Some((point, state)), ..self }
+    }
+}
+
+/// What was tried.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// Crash points.
+    pub points: usize,
+    /// States checked.
+    pub states: usize,
+    /// States not checked because an equal image, with as much acknowledged, had been.
+    pub repeated: usize,
+    /// Time taken.
+    pub elapsed: Duration,
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Summary { points, states, repeated, elapsed } = self;
+        let rate = *states as f64 / elapsed.as_secs_f64().max(1e-9);
+        write!(f, "{states} states at {points} points ({repeated} repeated) in {elapsed:.2?}, {rate:.0}/s")
+    }
+}
+
+/// A state that was not survived.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The state, in words.
+    pub state: String,
+    /// What the check said.
+    pub message: String,
+    /// For [`Budget::only`].
+    pub point: usize,
+    /// For [`Budget::only`].
+    pub number: usize,
+    /// For [`crate::Lab::new`].
+    pub seed: u64,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Failure { state, message, point, number, seed } = self;
+        write!(f, "{message}\n  after {state}\n  again: Lab::new(.., {seed:#x}), budget.only({point}, {number})")
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Readable also where a test merely calls `expect`.
+        write!(f, "{self}")
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Gives `check` every crash state within the budget, on a simulator that records from there.
+///
+/// The check opens what lies on the simulator, compares it with what it should be, and drops what
+/// it opened; a panic in it counts as a failure.
+///
+/// # Errors
+/// The first state that `check` refused.
+pub fn explore<F>(trace: &Trace, budget: &Budget, mut check: F) -> Result<Summary, Box<Failure>>
+where
+    F: FnMut(&CrashState, &Arc<Simulator>) -> Result<(), String>,
+{
+    let start = Instant::now();
+    let mut summary = Summary::default();
+    let mut seen = FastSet::default();
+    let mut take = Vec::new();
+    let mut replay = Replay::new(&trace.base, &trace.log, trace.flavour);
+    for point in chosen_points(trace, budget) {
+        replay.advance_to(point.event);
+        let moment = Arc::new(Moment::new(trace, &replay, point, budget));
+        summary.points += 1;
+        for number in 0..moment.count() {
+            if budget.only.is_some_and(|(_, only)| only != number) {
+                continue;
+            }
+            let hash = moment.hash(number, &mut take);
+            if !seen.insert(moment.identity(hash, trace.flavour)) {
+                summary.repeated += 1;
+                continue;
+            }
+            try_state(trace, &moment.state(number), &mut check)?;
+            summary.states += 1;
+        }
+    }
+    summary.elapsed = start.elapsed();
+    Ok(summary)
+}
+
+/// Crashes a recovery: ends the recording of `sim`, on which something has just been opened, and
+/// explores it. `outer` is the state that was recovered from; it goes into the report.
+///
+/// # Errors
+/// The first state that `check` refused.
+pub fn explore_nested<F>(outer: &CrashState, sim: &Simulator, budget: &Budget, check: F) -> Result<Summary, String>
+where
+    F: FnMut(&CrashState, &Arc<Simulator>) -> Result<(), String>,
+{
+    let trace = sim.finish();
+    explore(&trace, budget, check).map_err(|failure| format!("recovery from [{outer}] was crashed: {failure}"))
+}
+
+fn try_state<F>(trace: &Trace, state: &CrashState, check: &mut F) -> Result<(), Box<Failure>>
+where
+    F: FnMut(&CrashState, &Arc<Simulator>) -> Result<(), String>,
+{
+    let outcome = match trace.simulator(state) {
+        Ok(sim) => {
+            let outcome = catch_unwind(AssertUnwindSafe(|| check(state, &sim)));
+            trace.nursery.give_back(sim);
+            outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(&*panic))))
+        }
+        Err(error) => Err(format!("no memory for the simulator: {error}")),
+    };
+    outcome.map_err(|message| {
+        Box::new(Failure {
+            state: state.to_string(),
+            message,
+            point: state.point.number,
+            number: state.number,
+            seed: trace.seed,
+        })
+    })
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+/// The crash points within the budget, in order.
+fn chosen_points(trace: &Trace, budget: &Budget) -> Vec<CrashPoint> {
+    let mut points = trace.crash_points();
+    if let Some((only, _)) = budget.only {
+        points.retain(|point| point.number == only);
+        return points;
+    }
+    points.retain(|point| budget.kills || point.kind == CrashKind::PowerCut);
+    if points.len() > budget.points {
+        // One point at random from each of equal stretches, and the end.
+        let mut dice = Dice::new(scramble(trace.seed ^ 0x5eed));
+        let (all, wanted) = (points.len(), budget.points.max(1));
+        let mut kept: Vec<CrashPoint> = (0..wanted)
+            .map(|i| (i * all / wanted, (i + 1) * all / wanted))
+            .map(|(from, end)| points[from + dice.below((end - from) as u64) as usize])
+            .collect();
+        if let (Some(slot), Some(last)) = (kept.last_mut(), points.iter().rfind(|p| p.kind == CrashKind::PowerCut)) {
+            *slot = *last;
+        }
+        kept.dedup();
+        kept.sort_by_key(|point| point.number);
+        points = kept;
+    }
+    points
+}

@@ -1,0 +1,121 @@
+//! Media that fails when told to: the nth call of a kind answers with an error.
+//!
+//! ```text
+//!   engine -> Faulty -> any other Media
+//!               |  persist #0 ok   persist #1 ok   persist #2 EIO  ...
+//!               `- counts calls, so that a test can first count and then fail each in turn
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pagestone::media::{Description, Media, Part, Windows};
+use parking_lot::Mutex;
+
+/// A call that can fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// [`Media::persist`].
+    Persist,
+    /// [`Media::flush`].
+    Flush,
+    /// [`Media::sync`].
+    Sync,
+    /// [`Media::reserve`].
+    Reserve,
+}
+
+/// What a failing call does, and how often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Which call.
+    pub call: Call,
+    /// Which of them, counted from 0 over the life of the wrapper.
+    pub nth: u64,
+    /// The error, such as [`Fault::EIO`].
+    pub errno: i32,
+    /// The call does its work all the same: the caller cannot know.
+    pub but_done: bool,
+    /// All later calls of the kind fail, too.
+    pub from_then_on: bool,
+}
+
+impl Fault {
+    /// Input/output error.
+    pub const EIO: i32 = 5;
+    /// No space left on device.
+    pub const ENOSPC: i32 = 28;
+
+    /// The nth call fails once, with nothing done.
+    pub const fn once(call: Call, nth: u64, errno: i32) -> Fault {
+        Fault { call, nth, errno, but_done: false, from_then_on: false }
+    }
+}
+
+/// Wraps any media.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Media>,
+    faults: Mutex<Vec<Fault>>,
+    calls: [AtomicU64; 4],
+}
+
+impl Faulty {
+    /// A wrapper that fails as listed.
+    pub fn new(inner: Arc<dyn Media>, faults: impl Into<Vec<Fault>>) -> Faulty {
+        Faulty { inner, faults: Mutex::new(faults.into()), calls: Default::default() }
+    }
+
+    /// How many calls of a kind there have been, failed ones included.
+    pub fn calls(&self, call: Call) -> u64 {
+        self.calls[call as usize].load(Ordering::Relaxed)
+    }
+
+    /// Replaces the list of faults; the counts go on.
+    pub fn set_faults(&self, faults: impl Into<Vec<Fault>>) {
+        *self.faults.lock() = faults.into();
+    }
+
+    fn run(&self, call: Call, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let nth = self.calls[call as usize].fetch_add(1, Ordering::Relaxed);
+        let hit = |fault: &&Fault| fault.call == call && (fault.nth == nth || fault.from_then_on && fault.nth < nth);
+        let fault = self.faults.lock().iter().find(hit).copied();
+        match fault {
+            None => work(),
+            Some(fault) => {
+                if fault.but_done {
+                    work()?;
+                }
+                Err(io::Error::from_raw_os_error(fault.errno))
+            }
+        }
+    }
+}
+
+impl Media for Faulty {
+    fn describe(&self) -> &Description {
+        self.inner.describe()
+    }
+    fn windows(&self) -> Windows<'_> {
+        self.inner.windows()
+    }
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        self.run(Call::Persist, || self.inner.persist(parts))
+    }
+    fn store(&self, at: u64, bytes: &[u8]) {
+        self.inner.store(at, bytes);
+    }
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        self.run(Call::Flush, || self.inner.flush(at, len))
+    }
+    fn fence(&self) {
+        self.inner.fence();
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.run(Call::Sync, || self.inner.sync())
+    }
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        self.run(Call::Reserve, || self.inner.reserve(at, len))
+    }
+}

@@ -1,0 +1,253 @@
+//! One crash point, worked out: its states by number, and the image that each leaves.
+//!
+//! ```text
+//!   power cut   durable image  +  the pending versions that a pick lets through
+//!   kill        visible image  +  the first words of the write that was going on
+//! ```
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::choose::{Frontier, Pick};
+use crate::explore::Budget;
+use crate::lab::Flavour;
+use crate::log::Op;
+use crate::pages::{Dice, PAGE, PageMap, by_page, scramble, share};
+use crate::replay::Replay;
+use crate::trace::{CrashKind, CrashPoint, Trace};
+
+/// The bytes that a crash left: an image shared with other states, and what differs from it.
+#[derive(Clone)]
+pub struct CrashImage {
+    pub(crate) base: Arc<PageMap>,
+    arena: Arc<Vec<u8>>,
+    patches: Vec<(u64, Range<usize>)>,
+}
+
+impl CrashImage {
+    pub(crate) fn plain(base: Arc<PageMap>) -> CrashImage {
+        CrashImage { base, arena: Arc::default(), patches: Vec::new() }
+    }
+
+    /// Bytes to store over the base, none of them across a page boundary.
+    pub(crate) fn patches(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.patches.iter().map(|(at, range)| (*at, &self.arena[range.clone()]))
+    }
+
+    pub(crate) fn into_base(self) -> Arc<PageMap> {
+        let mut base = self.base.clone();
+        if !self.patches.is_empty() {
+            let map = Arc::make_mut(&mut base);
+            self.patches().for_each(|(at, bytes)| map.write_within(at, bytes));
+        }
+        base
+    }
+
+    /// Copies bytes out, without making a simulator of the image.
+    pub fn read(&self, at: u64, buf: &mut [u8]) {
+        let image = self.clone().into_base();
+        for (here, from, len) in by_page(at, buf.len() as u64) {
+            buf[from..from + len].copy_from_slice(image.slice(here, len));
+        }
+    }
+}
+
+impl fmt::Debug for CrashImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CrashImage").field("patches", &self.patches.len()).finish_non_exhaustive()
+    }
+}
+
+/// One thing that a crash may leave. `Display` says which, in words.
+#[derive(Clone)]
+pub struct CrashState {
+    /// The moment.
+    pub point: CrashPoint,
+    /// Which of the moment's states.
+    pub number: usize,
+    /// Marks passed before the crash: what had been acknowledged.
+    pub acknowledged: usize,
+    /// How many of those marks must have survived: all of them, but on media that is durable at
+    /// a sync, after a power cut, those before the last completed sync.
+    pub must_survive: usize,
+    /// Equal for equal images of one trace.
+    pub hash: u64,
+    /// The bytes.
+    pub image: CrashImage,
+    moment: Arc<Moment>,
+}
+
+impl fmt::Debug for CrashState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CrashState({self})")
+    }
+}
+
+impl fmt::Display for CrashState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.point.kind {
+            CrashKind::PowerCut => "power cut",
+            CrashKind::ProcessKill => "kill",
+        };
+        write!(
+            f,
+            "seed {:#x}, point {}, state {}: {what} before {}; {} acknowledged, {} must survive; {}",
+            self.moment.seed,
+            self.point.number,
+            self.number,
+            self.moment.next,
+            self.acknowledged,
+            self.must_survive,
+            self.moment.describe(self.number),
+        )
+    }
+}
+
+/// A crash point with all its states.
+pub(crate) struct Moment {
+    point: CrashPoint,
+    acknowledged: usize,
+    must_survive: usize,
+    seed: u64,
+    /// The event that did not happen, in words.
+    next: String,
+    states: States,
+}
+
+enum States {
+    Cut { frontier: Frontier, plan: Vec<Pick>, tear: bool },
+    Kill { base: Arc<PageMap>, kills: Vec<Kill>, arena: Arc<Vec<u8>> },
+}
+
+/// The process died after so many bytes of the write that was going on.
+struct Kill {
+    bytes: u64,
+    hash: u64,
+    patches: Vec<(u64, Range<usize>)>,
+}
+
+impl Moment {
+    /// The replay must stand at the point.
+    pub(crate) fn new(trace: &Trace, replay: &Replay<'_>, point: CrashPoint, budget: &Budget) -> Moment {
+        let seed = scramble(trace.seed ^ scramble(point.number as u64 + 1));
+        let all_survive = point.kind == CrashKind::ProcessKill || trace.flavour == Flavour::Lines;
+        let next = match trace.log.events.get(point.event) {
+            Some(event) => format!("event {} ({event})", point.event),
+            None => "nothing more".to_string(),
+        };
+        let states = match point.kind {
+            CrashKind::PowerCut => {
+                let frontier = Frontier::at(replay);
+                let tear = budget.tear_pages || trace.flavour == Flavour::Lines;
+                let plan = frontier.plan(budget, tear, seed);
+                States::Cut { frontier, plan, tear }
+            }
+            CrashKind::ProcessKill => kills(trace, replay, point, seed),
+        };
+        Moment {
+            point,
+            acknowledged: replay.marks,
+            must_survive: if all_survive { replay.marks } else { replay.synced_marks },
+            seed: trace.seed,
+            next,
+            states,
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        match &self.states {
+            States::Cut { plan, .. } => plan.len(),
+            States::Kill { kills, .. } => kills.len(),
+        }
+    }
+
+    /// The hash of a state's image, cheaper than the state. Leaves the choice in `take`.
+    pub(crate) fn hash(&self, number: usize, take: &mut Vec<u16>) -> u64 {
+        match &self.states {
+            States::Cut { frontier, plan, tear } => {
+                frontier.take(plan[number], *tear, take);
+                frontier.hash(take)
+            }
+            States::Kill { kills, .. } => kills[number].hash,
+        }
+    }
+
+    /// Two states with one identity need be tried only once: the bytes, the kind of crash where
+    /// that can be told afterwards, and what is expected.
+    pub(crate) fn identity(&self, hash: u64, flavour: Flavour) -> u64 {
+        let told = flavour == Flavour::Pages && self.point.kind == CrashKind::ProcessKill;
+        let expected = scramble(scramble(self.acknowledged as u64 + 1) ^ self.must_survive as u64);
+        scramble(hash ^ expected).wrapping_add(u64::from(told))
+    }
+
+    pub(crate) fn state(self: &Arc<Self>, number: usize) -> CrashState {
+        let mut take = Vec::new();
+        let hash = self.hash(number, &mut take);
+        let image = match &self.states {
+            States::Cut { frontier, .. } => CrashImage {
+                base: frontier.base.clone(),
+                arena: frontier.arena().clone(),
+                patches: frontier.patches(&take),
+            },
+            States::Kill { base, kills, arena } => {
+                CrashImage { base: base.clone(), arena: arena.clone(), patches: kills[number].patches.clone() }
+            }
+        };
+        CrashState {
+            point: self.point,
+            number,
+            acknowledged: self.acknowledged,
+            must_survive: self.must_survive,
+            hash,
+            image,
+            moment: self.clone(),
+        }
+    }
+
+    fn describe(&self, number: usize) -> String {
+        match &self.states {
+            States::Cut { frontier, plan, tear } => {
+                let mut take = Vec::new();
+                frontier.take(plan[number], *tear, &mut take);
+                format!("{} ({:?})", frontier.describe(&take), plan[number])
+            }
+            States::Kill { kills, .. } => format!("after {} bytes of it", kills[number].bytes),
+        }
+    }
+}
+
+/// A kill before the next event, and in the middle of it where that is a write.
+fn kills(trace: &Trace, replay: &Replay<'_>, point: CrashPoint, seed: u64) -> States {
+    let (at, len, data) = match trace.log.events.get(point.event).map(|event| event.op) {
+        Some(Op::Write { at, len, data, .. }) => (at, len, Some(data)),
+        Some(Op::Zero { at, len }) => (at, len, None),
+        _ => (0, 0, None),
+    };
+    let mut dice = Dice::new(seed);
+    let mut arena = Vec::new();
+    let mut kills = vec![Kill { bytes: 0, hash: replay.visible_hash, patches: Vec::new() }];
+    // Whole aligned words, since a word is never half stored.
+    let words = (at + len).div_ceil(8).saturating_sub(at / 8);
+    for _ in 0..if words > 1 { 2 } else { 0 } {
+        let bytes = (at / 8 + 1 + dice.below(words - 1)) * 8 - at;
+        let mut kill = Kill { bytes, hash: replay.visible_hash, patches: Vec::new() };
+        for (here, from, size) in by_page(at, bytes) {
+            let (low, high) = (here & !7, (here + size as u64).next_multiple_of(8));
+            let old = replay.visible.slice(low, (high - low) as usize);
+            let place = arena.len();
+            arena.extend_from_slice(old);
+            let new = &mut arena[place + (here - low) as usize..][..size];
+            match data {
+                Some(data) => new.copy_from_slice(&trace.log.bytes[data + from..data + from + size]),
+                None => new.fill(0),
+            }
+            let change = share(low, &arena[place..]).wrapping_sub(share(low, old));
+            kill.hash = kill.hash.wrapping_add(change);
+            kill.patches.push((low, place..arena.len()));
+        }
+        kills.push(kill);
+    }
+    debug_assert!(kills.iter().flat_map(|kill| &kill.patches).all(|(at, run)| *at as usize % PAGE + run.len() <= PAGE));
+    States::Kill { base: replay.visible.clone(), kills, arena: Arc::new(arena) }
+}

@@ -1,0 +1,186 @@
+//! Asking a [`FileSystem`], and turning its answers into replies; `requests.rs` has the requests.
+//!
+//! ```text
+//!   request --> turn (who waits for the next one) --> ask (a panic is an I/O error) --> reply
+//! ```
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fuser::{
+    Errno as FuseErrno, FileHandle, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
+    Request, TimeOrNow,
+};
+use pagestone::{Attr, Ino, Kind, NewNode, Time};
+
+use super::convert::{file_attr, sent_time};
+use crate::crew::Crew;
+use crate::transport::{Errno, FileSystem, Handle, NodeId, Reply};
+
+/// Generations are part of the node numbers.
+pub(super) const GENERATION: Generation = Generation(0);
+
+const SET_GROUP_ID: u32 = libc::S_ISGID;
+
+#[derive(Debug)]
+pub(super) struct Adapter<F> {
+    pub(super) fs: Arc<F>,
+    pub(super) crew: Option<Crew>,
+    pub(super) cache: Duration,
+    notifier: KernelNotifier,
+}
+
+/// The way to tell the kernel something unasked; there from when the mount stands.
+pub(super) type KernelNotifier = Arc<OnceLock<Notifier>>;
+
+pub(super) fn node(ino: INodeNo) -> NodeId {
+    NodeId(ino.0)
+}
+
+pub(super) fn handle(fh: FileHandle) -> Handle {
+    Handle(fh.0)
+}
+
+pub(super) fn fuse(errno: Errno) -> FuseErrno {
+    FuseErrno::from_i32(errno.0)
+}
+
+pub(super) fn empty(reply: ReplyEmpty, answer: Reply<()>) {
+    match answer {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(fuse(e)),
+    }
+}
+
+/// Attribute values and lists are asked for twice: with size 0 for their length, then for the
+/// bytes.
+pub(super) fn sized(reply: ReplyXattr, size: u32, answer: Reply<Vec<u8>>) {
+    match answer {
+        Ok(bytes) if size == 0 => reply.size(bytes.len() as u32),
+        Ok(bytes) if bytes.len() > size as usize => reply.error(FuseErrno::ERANGE),
+        Ok(bytes) => reply.data(&bytes),
+        Err(e) => reply.error(fuse(e)),
+    }
+}
+
+pub(super) fn chosen_time(time: Option<TimeOrNow>) -> Option<Time> {
+    time.map(|t| match t {
+        TimeOrNow::Now => Time::now(),
+        TimeOrNow::SpecificTime(t) => sent_time(t),
+    })
+}
+
+impl<F: FileSystem> Adapter<F> {
+    pub(super) fn new(fs: Arc<F>, crew: Option<Crew>, cache: Duration) -> Adapter<F> {
+        Adapter { fs, crew, cache, notifier: KernelNotifier::default() }
+    }
+
+    pub(super) fn notifier(&self) -> KernelNotifier {
+        self.notifier.clone()
+    }
+
+    /// Set-id bits went away in the course of a write: of this change alone the kernel does not
+    /// know. An offset below zero means "the attributes, not the data".
+    #[cold]
+    pub(super) fn mode_changed(&self, ino: INodeNo) {
+        if let Some(notifier) = self.notifier.get() {
+            // A kernel that cannot forget them will ask again when they are too old.
+            let _ = notifier.inval_inode(ino, -1, 0);
+        }
+    }
+
+    /// Asks the filesystem. A panic in it is an I/O error to one caller, not the end of the
+    /// server thread: the others' files stay within reach.
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&F) -> Reply<T>) -> Reply<T> {
+        if let Some(crew) = &self.crew {
+            crew.settle();
+        }
+        catch_unwind(AssertUnwindSafe(|| question(&self.fs))).unwrap_or(Err(Errno(libc::EIO)))
+    }
+
+    /// To be kept until the request has been answered; then the crew decides who waits for the next.
+    pub(super) fn turn(&self, req: &Request) -> Turn<'_> {
+        Turn { crew: self.crew.as_ref(), client: req.pid() }
+    }
+
+    /// What comes now may take its time.
+    pub(super) fn slow(&self) {
+        if let Some(crew) = &self.crew {
+            crew.all();
+        }
+    }
+
+    pub(super) fn entry(&self, reply: ReplyEntry, answer: Reply<Attr>) {
+        match answer {
+            Ok(attr) => reply.entry(&self.cache, &file_attr(&attr), GENERATION),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    pub(super) fn attr(&self, reply: ReplyAttr, answer: Reply<Attr>) {
+        match answer {
+            Ok(attr) => reply.attr(&self.cache, &file_attr(&attr)),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    /// Owner and mode of a new node: in a set-group-id directory it gets the directory's group,
+    /// and a directory the bit as well.
+    pub(super) fn owned<'a>(&self, fs: &F, req: &Request, parent: NodeId, mut new: NewNode<'a>) -> Reply<NewNode<'a>> {
+        let parent = fs.getattr(parent, None)?;
+        new.uid = req.uid();
+        new.gid = req.gid();
+        if parent.perm & SET_GROUP_ID != 0 {
+            new.gid = parent.gid;
+            if new.kind == Kind::Dir {
+                new.perm |= SET_GROUP_ID;
+            }
+        }
+        Ok(new)
+    }
+
+    pub(super) fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, new: NewNode<'_>) -> Reply<Attr> {
+        self.ask(|fs| {
+            let new = self.owned(fs, req, node(parent), new)?;
+            fs.make(node(parent), name.as_bytes(), &new)
+        })
+    }
+}
+
+/// One request of a kind that is asked often, from its arrival until it has been answered.
+pub(super) struct Turn<'a> {
+    crew: Option<&'a Crew>,
+    client: u32,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(crew) = self.crew {
+            crew.answered(self.client);
+        }
+    }
+}
+
+/// What stands for "no such name, and you may remember that".
+pub(super) fn absent() -> Attr {
+    let never = Time::default();
+    Attr {
+        ino: Ino(0),
+        kind: Kind::File,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        pages: 0,
+        shared: 0,
+        rdev: 0,
+        atime: never,
+        mtime: never,
+        ctime: never,
+        btime: never,
+    }
+}

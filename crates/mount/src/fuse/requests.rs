@@ -1,0 +1,425 @@
+//! Each FUSE request as one call of a [`FileSystem`].
+//!
+//! Nothing is decided here that a pool would have to know; what is decided is how FUSE's questions
+//! read: which flags mean what, how attribute sizes are asked for.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use pagestone::{Kind, NewNode, RenameMode, SetAttr, XattrMode};
+
+use super::convert::{file_attr, file_type, sent_time};
+use crate::transport::{Caller, Errno, Fallocate, FileSystem, OpenHow, Seek, WriteHow, Written};
+
+use super::adapter::{Adapter, GENERATION, absent, chosen_time, empty, fuse, handle, node, sized};
+
+/// Reads and writes go past the page cache, several writers at once. What a mapping has brought
+/// into the page cache stays there: the kernel keeps it in step with reads and writes by itself.
+const DIRECT: FopenFlags =
+    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES).union(FopenFlags::FOPEN_KEEP_CACHE);
+
+impl<F: FileSystem> Filesystem for Adapter<F> {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        super::agree(config);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _turn = self.turn(req);
+        let answer = match self.ask(|fs| fs.lookup(node(parent), name.as_bytes())) {
+            Err(Errno(libc::ENOENT)) => Ok(absent()),
+            answer => answer,
+        };
+        self.entry(reply, answer);
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, _nlookup: u64) {
+        self.fs.forget(node(ino));
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _turn = self.turn(req);
+        self.attr(reply, self.ask(|fs| fs.getattr(node(ino), fh.map(handle))));
+    }
+
+    fn setattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.slow();
+        let change = SetAttr {
+            perm: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: chosen_time(atime),
+            mtime: chosen_time(mtime),
+            ctime: ctime.map(sent_time),
+        };
+        self.attr(reply, self.ask(|fs| fs.setattr(node(ino), fh.map(handle), &change)));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(|fs| fs.readlink(node(ino))) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let answer = match Kind::from_mode(mode) {
+            Some(kind) => {
+                let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+                let rdev = if device { rdev.into() } else { 0 };
+                self.make(req, parent, name, NewNode { rdev, ..NewNode::new(kind, mode & 0o7777) })
+            }
+            None => Err(Errno(libc::EINVAL)),
+        };
+        self.entry(reply, answer);
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        let _turn = self.turn(req);
+        self.entry(reply, self.make(req, parent, name, NewNode::new(Kind::Dir, mode & 0o7777)));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let target = target.as_os_str().as_bytes();
+        self.entry(reply, self.make(req, parent, name, NewNode { target, ..NewNode::new(Kind::Symlink, 0o777) }));
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let _turn = self.turn(req);
+        let how = OpenHow { exclusive: flags & libc::O_EXCL != 0, truncate: flags & libc::O_TRUNC != 0 };
+        let answer = self.ask(|fs| {
+            let new = self.owned(fs, req, node(parent), NewNode::new(Kind::File, mode & 0o7777))?;
+            fs.create(node(parent), name.as_bytes(), &new, how)
+        });
+        match answer {
+            Ok((attr, handle)) => {
+                reply.created(&self.cache, &file_attr(&attr), GENERATION, FileHandle(handle.0), DIRECT);
+            }
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        self.entry(reply, self.ask(|fs| fs.link(node(ino), node(newparent), newname.as_bytes())));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _turn = self.turn(req);
+        empty(reply, self.ask(|fs| fs.unlink(node(parent), name.as_bytes())));
+    }
+
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.ask(|fs| fs.rmdir(node(parent), name.as_bytes())));
+    }
+
+    fn rename(
+        &self,
+        _req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags.bits() {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(FuseErrno::EINVAL),
+        };
+        empty(
+            reply,
+            self.ask(|fs| fs.rename(node(parent), name.as_bytes(), node(newparent), newname.as_bytes(), mode)),
+        );
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _turn = self.turn(req);
+        let how = OpenHow { exclusive: false, truncate: flags.0 & libc::O_TRUNC != 0 };
+        match self.ask(|fs| fs.open(node(ino), how)) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), DIRECT),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let _turn = self.turn(req);
+        let mut reply = Some(reply);
+        let answer = self.ask(|fs| {
+            fs.read(handle(fh), offset, size, &mut |bytes| {
+                if let Some(reply) = reply.take() {
+                    reply.data(bytes);
+                }
+            })
+        });
+        if let Some(reply) = reply {
+            reply.error(fuse(answer.err().unwrap_or(Errno(libc::EIO))));
+        }
+    }
+
+    /// `offset` is right for a file that is opened for appending as well: the kernel lets one
+    /// appender in at a time and knows the length, because every change of it goes through here.
+    /// (Appending by the pool's own length would put the pieces of one large asynchronous write
+    /// in the order in which they happen to arrive.)
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let _turn = self.turn(req);
+        let how = WriteHow { kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
+        match self.ask(|fs| fs.write(handle(fh), offset, data, how)) {
+            Ok(Written::Bytes) => reply.written(data.len() as u32),
+            Ok(Written::BytesAndMode) => {
+                self.mode_changed(ino);
+                reply.written(data.len() as u32);
+            }
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    /// Nothing is held back, so the kernel need not ask again (it does not after `ENOSYS`).
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        reply.error(FuseErrno::ENOSYS);
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let _turn = self.turn(req);
+        let answer = self.ask(|fs| {
+            fs.release(handle(fh));
+            Ok(())
+        });
+        empty(reply, answer);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.slow();
+        empty(reply, self.ask(|fs| fs.fsync(handle(fh))));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.slow();
+        empty(reply, self.ask(|fs| fs.fsync_dir(node(ino))));
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let answer = self.ask(|fs| {
+            fs.list(node(ino), offset, false, &mut |entry| {
+                let name = OsStr::from_bytes(entry.name);
+                !reply.add(INodeNo(entry.node.0), entry.cookie, file_type(entry.kind), name)
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let answer = self.ask(|fs| {
+            fs.list(node(ino), offset, true, &mut |entry| {
+                let Some(attr) = entry.attr else { return true };
+                let name = OsStr::from_bytes(entry.name);
+                let ino = INodeNo(entry.node.0);
+                !reply.add(ino, entry.cookie, name, &self.cache, &file_attr(attr), GENERATION)
+            })
+        });
+        match answer {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        /// Inode records in a page: as many files could still be made, if they were empty.
+        const INODES_PER_PAGE: u64 = 16;
+        const PAGE: u32 = pagestone::PAGE_SIZE as u32;
+        match self.ask(F::statfs) {
+            Ok(s) => {
+                let more = s.available.saturating_mul(INODES_PER_PAGE);
+                let files = s.inodes.saturating_add(more);
+                reply.statfs(s.pages, s.free, s.available, files, more, PAGE, 255, PAGE);
+            }
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(FuseErrno::EINVAL),
+        };
+        empty(reply, self.ask(|fs| fs.set_xattr(node(ino), name.as_bytes(), value, mode)));
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let _turn = self.turn(req);
+        sized(reply, size, self.ask(|fs| fs.xattr(node(ino), name.as_bytes())));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = Caller { uid: req.uid(), gid: req.gid() };
+        let names = self.ask(|fs| fs.xattrs(node(ino), caller));
+        sized(reply, size, names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect()));
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.ask(|fs| fs.remove_xattr(node(ino), name.as_bytes())));
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(FuseErrno::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.slow();
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let what = match mode {
+            0 => Fallocate::Allocate { keep_size: false },
+            KEEP => Fallocate::Allocate { keep_size: true },
+            PUNCH => Fallocate::Punch,
+            ZERO => Fallocate::Zero { keep_size: false },
+            ZERO_KEEP => Fallocate::Zero { keep_size: true },
+            _ => return reply.error(FuseErrno::EOPNOTSUPP),
+        };
+        empty(reply, self.ask(|fs| fs.fallocate(handle(fh), offset, length, what)));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(FuseErrno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(FuseErrno::ENXIO) };
+        match self.ask(|fs| fs.seek(handle(fh), offset, what)) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.slow();
+        match self.ask(|fs| fs.copy(handle(fh_in), offset_in, handle(fh_out), offset_out, len)) {
+            Ok(copied) => reply.written(copied),
+            Err(e) => reply.error(fuse(e)),
+        }
+    }
+}

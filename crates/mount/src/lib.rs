@@ -1,0 +1,36 @@
+//! Pagestone's mount: a pool as a directory of the system, without the page cache.
+//!
+//! ```text
+//!    programs     open, read, write, mmap ...
+//!       |
+//!    kernel       FUSE: names and attributes cached, data not
+//!       |
+//!    transport    trait Transport: FuseTransport speaks to /dev/fuse
+//!       |         (one server thread for each processor)
+//!    trait FileSystem: neutral questions and answers
+//!       |                     |
+//!    PoolFs: a pool        NullFs: does nothing, to measure the transport itself
+//! ```
+//!
+//! A face owns a protocol and no state: what is in a pool is known to the library alone. The two
+//! traits are there so that another transport (FUSE over io_uring, vhost-user-fs) can take the
+//! place of this one, and so that the transport can be measured without a filesystem behind it.
+
+mod crew;
+mod fuse;
+mod ghosts;
+mod handles;
+mod mountpoint;
+mod null;
+mod poolfs;
+mod sched;
+mod transport;
+
+pub use fuse::FuseTransport;
+pub use mountpoint::{MountError, Prepared, can_mount, prepare, unmount, unmount_lazily};
+pub use null::NullFs;
+pub use poolfs::PoolFs;
+pub use transport::{
+    Caller, Errno, Fallocate, FileSystem, Handle, Listed, Mounted, NodeId, OpenHow, Options, Reply, Seek, Transport,
+    WriteHow, Written,
+};

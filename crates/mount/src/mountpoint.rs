@@ -1,0 +1,247 @@
+//! The directory that is mounted on: whether it will do, and how it gets free again.
+//!
+//! ```text
+//!   missing              made
+//!   not a directory      refused
+//!   dead mount (its server was killed: "Transport endpoint is not connected")   taken away first
+//!   mount point already  refused
+//!   not empty            allowed, and said: what is in it is hidden until the unmount
+//! ```
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::mount::{UnmountFlags, unmount as unmount_call};
+use rustix::process::geteuid;
+
+/// Why a pool cannot be mounted, and what can be done about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MountError {
+    /// The kernel has no FUSE, or hides it.
+    #[error(
+        "this system has no /dev/fuse: load the module (modprobe fuse); in a container, start it with --device \
+         /dev/fuse --cap-add SYS_ADMIN"
+    )]
+    NoFuse,
+    /// `/dev/fuse` is there and refuses.
+    #[error("/dev/fuse cannot be opened: {0} (its mode should be 0666; in a container, pass the device through)")]
+    FuseRefused(io::Error),
+    /// Only root may mount without a helper.
+    #[error("only root can mount without the fusermount3 program: install fuse3, or run as root")]
+    NoHelper,
+    /// The directory cannot be used.
+    #[error("mount point {}: {source}", dir.display())]
+    Dir {
+        /// Which.
+        dir: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It is a file.
+    #[error("mount point {}: not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// Something is mounted there.
+    #[error("mount point {}: in use, {what} is mounted there (umount it first)", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// Source and type.
+        what: String,
+    },
+    /// The mount itself was refused.
+    #[error("mounting on {} failed: {source}", dir.display())]
+    Mount {
+        /// The directory.
+        dir: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// A directory that is ready to be mounted on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Prepared {
+    /// Its absolute path, without symbolic links.
+    pub dir: PathBuf,
+    /// It did not exist.
+    pub made: bool,
+    /// A dead mount was taken away from it.
+    pub was_dead: bool,
+    /// It has entries, which the mount hides.
+    pub not_empty: bool,
+}
+
+/// Whether this process can mount at all.
+pub fn can_mount() -> Result<(), MountError> {
+    match fs::OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(MountError::NoFuse),
+        // The device node is there, the driver is not.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => return Err(MountError::NoFuse),
+        Err(e) => return Err(MountError::FuseRefused(e)),
+    }
+    if geteuid().is_root() || helper().is_some() { Ok(()) } else { Err(MountError::NoHelper) }
+}
+
+/// Makes the directory if it is missing, frees it from a dead mount, and looks what is there.
+pub fn prepare(dir: &Path) -> Result<Prepared, MountError> {
+    let failed = |source| MountError::Dir { dir: dir.to_path_buf(), source };
+    let mut prepared = Prepared::default();
+    loop {
+        match fs::metadata(dir) {
+            Ok(meta) if !meta.is_dir() => return Err(MountError::NotADirectory(dir.to_path_buf())),
+            Ok(_) => break,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !prepared.made => {
+                fs::create_dir(dir).map_err(failed)?;
+                prepared.made = true;
+            }
+            Err(e) if is_dead(&e) && !prepared.was_dead => {
+                unmount_lazily(&absolute(dir).map_err(failed)?).map_err(failed)?;
+                prepared.was_dead = true;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    prepared.dir = dir.canonicalize().map_err(failed)?;
+    if let Some(mount) = mount_at(&prepared.dir) {
+        return Err(MountError::InUse { dir: prepared.dir, what: format!("{} ({})", mount.source, mount.kind) });
+    }
+    prepared.not_empty = fs::read_dir(&prepared.dir).map_err(failed)?.next().is_some();
+    Ok(prepared)
+}
+
+/// The server of the mount has gone without unmounting.
+pub(crate) fn is_dead(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// Takes a dead mount away from the directory, if there is one.
+pub(crate) fn clear_dead(dir: &Path) -> io::Result<()> {
+    match fs::metadata(dir) {
+        Err(e) if is_dead(&e) => unmount_lazily(dir),
+        _ => Ok(()),
+    }
+}
+
+/// The path of a directory that itself cannot be looked at.
+fn absolute(dir: &Path) -> io::Result<PathBuf> {
+    match (dir.parent(), dir.file_name()) {
+        (Some(parent), Some(name)) if parent.as_os_str().is_empty() => Ok(std::env::current_dir()?.join(name)),
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => std::path::absolute(dir),
+    }
+}
+
+/// Unmounts; fails with `EBUSY` while somebody is in it.
+pub fn unmount(dir: &Path) -> io::Result<()> {
+    take_away(dir, false)
+}
+
+/// Takes the mount out of sight at once; it ends when the last one has left it.
+pub fn unmount_lazily(dir: &Path) -> io::Result<()> {
+    take_away(dir, true)
+}
+
+fn take_away(dir: &Path, lazily: bool) -> io::Result<()> {
+    let flags = if lazily { UnmountFlags::DETACH } else { UnmountFlags::NOFOLLOW };
+    match unmount_call(dir, flags) {
+        Err(e) if e == rustix::io::Errno::PERM => take_away_by_helper(dir, lazily),
+        other => Ok(other?),
+    }
+}
+
+fn take_away_by_helper(dir: &Path, lazily: bool) -> io::Result<()> {
+    let Some(helper) = helper() else { return Err(io::Error::from_raw_os_error(libc::EPERM)) };
+    let mut command = Command::new(helper);
+    command.arg(if lazily { "-uz" } else { "-u" }).arg("--").arg(dir);
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let busy = said.to_ascii_lowercase().contains("busy");
+    Err(if busy { io::Error::from_raw_os_error(libc::EBUSY) } else { io::Error::other(said) })
+}
+
+/// The program that mounts for those who are not root.
+fn helper() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let standard = ["/usr/bin", "/bin", "/sbin"].map(PathBuf::from);
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(standard).collect();
+    let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|file| file.is_file());
+    find("fusermount3").or_else(|| find("fusermount"))
+}
+
+struct Mount {
+    kind: String,
+    source: String,
+}
+
+/// The topmost mount on exactly this directory.
+fn mount_at(dir: &Path) -> Option<Mount> {
+    let table = fs::read("/proc/self/mountinfo").ok()?;
+    table.split(|byte| *byte == b'\n').filter_map(|line| parse(line, dir)).next_back()
+}
+
+/// One line: `36 35 98:0 /root /mount/point options [tags] - type source options`.
+fn parse(line: &[u8], dir: &Path) -> Option<Mount> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    if unescape(fields.nth(4)?) != dir.as_os_str() {
+        return None;
+    }
+    let mut rest = fields.skip_while(|field| field != b"-").skip(1);
+    let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
+    Some(Mount { kind: text(rest.next()?), source: text(rest.next()?) })
+}
+
+/// The kernel writes blanks in paths as `\040` and so on.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_found_by_its_directory_even_with_blanks() {
+        let line = br"36 35 0:50 / /mnt/my\040pool rw,nosuid shared:1 master:2 - fuse.pagestone demo.pool rw";
+        let mount = parse(line, Path::new("/mnt/my pool")).expect("the line is of this directory");
+        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("fuse.pagestone", "demo.pool"));
+        assert!(parse(line, Path::new("/mnt/my")).is_none());
+        assert!(parse(b"", Path::new("/")).is_none());
+        assert!(parse(b"1 2 3", Path::new("/")).is_none());
+    }
+
+    #[test]
+    fn a_backslash_that_is_none_of_the_kernels_stays() {
+        assert_eq!(unescape(br"a\b\04"), OsString::from(r"a\b\04"));
+    }
+
+    #[test]
+    fn a_file_is_refused_and_a_missing_directory_is_made() {
+        assert!(matches!(prepare(Path::new("/proc/version")), Err(MountError::NotADirectory(_))));
+        assert!(matches!(prepare(Path::new("/proc")), Err(MountError::InUse { .. })));
+        assert!(matches!(prepare(Path::new("/nowhere/at/all")), Err(MountError::Dir { .. })));
+    }
+}

@@ -1,0 +1,115 @@
+//! Bytes: read straight out of the pool where they lie in one piece, gathered where they do not.
+//!
+//! ```text
+//!   one piece of storage     send(the storage itself)           no copy in this process
+//!   several, or holes        buffer of this thread -> send      one copy
+//! ```
+
+use std::cell::RefCell;
+use std::slice;
+
+use pagestone::{File, PAGE_SIZE, Piece};
+
+use crate::transport::Reply;
+
+/// What one request to copy may take, so that it does not hold a server thread for long; the
+/// caller is told how much it was and asks again.
+const COPY_AT_ONCE: u64 = 64 << 20;
+const COPY_STEP: usize = 1 << 20;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with this thread's buffer, at least `len` bytes long. Its contents are left over from
+/// an earlier use.
+fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        f(&mut buffer[..len])
+    })
+}
+
+/// The bytes of a piece of storage.
+///
+/// # Safety
+/// The piece is one that `File::read_pieces` has handed out, and its callback is still running.
+unsafe fn storage<'a>(addr: *const u8, len: usize) -> &'a [u8] {
+    // Somebody may be writing to the same file bytes at this moment, through another thread or
+    // another mapping; nothing here looks at them: they go to the kernel, which copies them like any
+    // other process's memory, or through `copy_from_slice` into bytes, for which every value is valid.
+    // SAFETY: the library promises that the address is valid for `len` bytes and not reused while
+    // the callback runs, which our caller promises in turn.
+    unsafe { slice::from_raw_parts(addr, len) }
+}
+
+/// Reads up to `len` bytes and hands them to `send`, once.
+pub(super) fn read(file: &File, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
+    Ok(file.read_pieces(offset, len.into(), |pieces| match pieces {
+        [] => send(&[]),
+        [Piece::Storage { addr, len }] => {
+            // SAFETY: we are inside the callback.
+            send(unsafe { storage(*addr, *len) });
+        }
+        pieces => gather(pieces, send),
+    })?)
+}
+
+fn gather(pieces: &[Piece], send: &mut dyn FnMut(&[u8])) {
+    let length = |piece: &Piece| match *piece {
+        Piece::Storage { len, .. } | Piece::Hole { len } => len,
+    };
+    with_buffer(pieces.iter().map(length).sum(), |buffer| {
+        let mut rest = &mut *buffer;
+        for piece in pieces {
+            let (here, after) = rest.split_at_mut(length(piece));
+            match *piece {
+                Piece::Storage { addr, len } => {
+                    // SAFETY: `gather` is called inside the callback that was given the pieces.
+                    here.copy_from_slice(unsafe { storage(addr, len) });
+                }
+                Piece::Hole { .. } => here.fill(0),
+            }
+            rest = after;
+        }
+        send(buffer);
+    });
+}
+
+/// Most that one answer can say was copied: whole pages in 32 bits.
+const SHARED_AT_ONCE: u64 = u32::MAX as u64 & !(PAGE_SIZE - 1);
+
+/// Lets two files share a range if they can (`cp --reflink` asks for a copy of all of it); else copies, in
+/// steps through this thread's buffer.
+pub(super) fn copy(from: &File, offset: u64, to: &File, to_offset: u64, len: u64) -> Reply<u32> {
+    if offset == to_offset {
+        let shared = to.share_from(from, offset, len.min(SHARED_AT_ONCE))?;
+        if shared > 0 {
+            return Ok(shared as u32);
+        }
+    }
+    let len = len.min(COPY_AT_ONCE);
+    with_buffer(COPY_STEP, |buffer| {
+        let mut done = 0;
+        while done < len {
+            let step = usize::try_from(len - done).unwrap_or(COPY_STEP).min(COPY_STEP);
+            let got = match from.read_at(offset + done, &mut buffer[..step]) {
+                Ok(got) => got,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            };
+            match to.write_at(to_offset + done, &buffer[..got]) {
+                Ok(()) => done += got as u64,
+                // What was copied counts; the error comes again with the next request.
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e.into()),
+            }
+            if got < step {
+                break;
+            }
+        }
+        Ok(done as u32)
+    })
+}

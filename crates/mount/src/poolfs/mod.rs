@@ -1,0 +1,226 @@
+//! A pool as a [`FileSystem`]: translates numbers, and asks the library.
+//!
+//! ```text
+//!   NodeId 1  <->  the pool's root          NodeId n  <->  Ino n (generation included)
+//!   Handle    ->   an open File             (this table and the ghosts are all there is)
+//! ```
+
+mod data;
+mod names;
+
+use pagestone::{Attr, Dir, Error, File, Ino, Node, Pool, SetAttr, StatFs, XattrMode};
+
+use crate::ghosts::Ghosts;
+use crate::handles::Handles;
+use crate::transport::{
+    Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
+};
+use pagestone::{NewNode, RenameMode};
+
+/// A pool that is being mounted.
+#[derive(Debug)]
+pub struct PoolFs {
+    pool: Pool,
+    root: Ino,
+    handles: Handles<File>,
+    ghosts: Ghosts,
+}
+
+impl PoolFs {
+    /// Serves `pool`. Its clone here goes when the mount ends.
+    pub fn new(pool: Pool) -> PoolFs {
+        let root = pool.root().ino();
+        PoolFs { pool, root, handles: Handles::new(), ghosts: Ghosts::default() }
+    }
+
+    fn ino(&self, node: NodeId) -> Ino {
+        if node == NodeId::ROOT { self.root } else { Ino(node.0) }
+    }
+
+    fn node_id(&self, ino: Ino) -> NodeId {
+        if ino == self.root { NodeId::ROOT } else { NodeId(ino.0) }
+    }
+
+    fn node(&self, node: NodeId) -> Result<Node<'_>, Error> {
+        self.pool.node(self.ino(node))
+    }
+
+    fn dir(&self, node: NodeId) -> Result<Dir<'_>, Error> {
+        self.node(node)?.dir()
+    }
+
+    /// Attributes as they go out: numbered by node.
+    fn outward(&self, mut attr: Attr) -> Attr {
+        attr.ino = Ino(self.node_id(attr.ino).0);
+        attr
+    }
+
+    /// Attributes of a node that may have lost its last name.
+    fn attr(&self, node: NodeId) -> Reply<Attr> {
+        match self.node(node).and_then(|n| n.attr()) {
+            Ok(attr) => Ok(self.outward(attr)),
+            Err(e @ (Error::Stale(_) | Error::NotFound)) => self.ghosts.get(node).ok_or(e.into()),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Access control lists, and whatever else the system would interpret, are not kept.
+fn is_system(name: &[u8]) -> bool {
+    name.starts_with(b"system.")
+}
+
+const NOT_SUPPORTED: Errno = Errno(libc::EOPNOTSUPP);
+
+impl FileSystem for PoolFs {
+    fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr> {
+        Ok(self.outward(self.dir(parent)?.lookup(name)?))
+    }
+
+    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr> {
+        match handle.and_then(|handle| self.handles.get(handle).ok()) {
+            Some(file) => Ok(self.outward(file.attr()?)),
+            None => self.attr(node),
+        }
+    }
+
+    fn forget(&self, node: NodeId) {
+        self.ghosts.forget(node);
+    }
+
+    fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
+        Ok(self.outward(self.node(node)?.set_attr(change)?))
+    }
+
+    fn readlink(&self, node: NodeId) -> Reply<Vec<u8>> {
+        Ok(self.node(node)?.read_link()?)
+    }
+
+    fn make(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>) -> Reply<Attr> {
+        Ok(self.outward(self.dir(parent)?.create(name, new)?))
+    }
+
+    fn create(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>, how: OpenHow) -> Reply<(Attr, Handle)> {
+        self.create_file(parent, name, new, how)
+    }
+
+    fn link(&self, node: NodeId, parent: NodeId, name: &[u8]) -> Reply<Attr> {
+        Ok(self.outward(self.dir(parent)?.link(name, self.ino(node))?))
+    }
+
+    fn unlink(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
+        let dir = self.dir(parent)?;
+        self.losing_a_name(dir, name, || dir.unlink(name))
+    }
+
+    fn rmdir(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
+        let dir = self.dir(parent)?;
+        self.losing_a_name(dir, name, || dir.rmdir(name))
+    }
+
+    fn rename(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8], mode: RenameMode) -> Reply<()> {
+        let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
+        let rename = || dir.rename(name, to_dir.ino(), to_name, mode);
+        match mode {
+            RenameMode::Replace => self.losing_a_name(to_dir, to_name, rename),
+            RenameMode::NoReplace | RenameMode::Exchange => Ok(rename()?),
+        }
+    }
+
+    fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
+        let file = self.node(node)?.open()?;
+        if how.truncate {
+            file.set_len(0)?;
+        }
+        Ok(self.handles.insert(file))
+    }
+
+    fn release(&self, handle: Handle) {
+        drop(self.handles.remove(handle));
+    }
+
+    fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
+        data::read(&self.handles.get(handle)?, offset, len, send)
+    }
+
+    fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
+        let file = self.handles.get(handle)?;
+        let done = if how.kill_set_id && self.kill_set_id(&file)? { Written::BytesAndMode } else { Written::Bytes };
+        file.write_at(offset, bytes)?;
+        Ok(done)
+    }
+
+    fn fsync(&self, handle: Handle) -> Reply<()> {
+        Ok(self.handles.get(handle)?.sync()?)
+    }
+
+    fn fsync_dir(&self, node: NodeId) -> Reply<()> {
+        match self.node(node).and_then(|n| n.sync()) {
+            // A directory that is gone has nothing left to make durable.
+            Err(Error::Stale(_)) if self.ghosts.get(node).is_some() => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn list(&self, node: NodeId, cookie: u64, attrs: bool, add: &mut dyn FnMut(&Listed<'_>) -> bool) -> Reply<()> {
+        self.list_dir(node, cookie, attrs, add)
+    }
+
+    fn statfs(&self) -> Reply<StatFs> {
+        Ok(self.pool.statfs())
+    }
+
+    fn xattr(&self, node: NodeId, name: &[u8]) -> Reply<Vec<u8>> {
+        if is_system(name) {
+            return Err(NOT_SUPPORTED);
+        }
+        Ok(self.node(node)?.xattr(name)?)
+    }
+
+    fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Reply<()> {
+        if is_system(name) {
+            return Err(NOT_SUPPORTED);
+        }
+        match self.node(node)?.set_xattr(name, value, mode) {
+            // To a reader "too large" means its buffer; to a writer, the attribute.
+            Err(Error::TooLarge) => Err(Errno(libc::E2BIG)),
+            other => Ok(other?),
+        }
+    }
+
+    fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Reply<()> {
+        if is_system(name) {
+            return Err(NOT_SUPPORTED);
+        }
+        Ok(self.node(node)?.remove_xattr(name)?)
+    }
+
+    fn xattrs(&self, node: NodeId, caller: Caller) -> Reply<Vec<Vec<u8>>> {
+        let mut names = self.node(node)?.xattrs()?;
+        if caller.uid != 0 {
+            names.retain(|name| !name.starts_with(b"trusted."));
+        }
+        Ok(names)
+    }
+
+    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate) -> Reply<()> {
+        let file = self.handles.get(handle)?;
+        Ok(match what {
+            Fallocate::Allocate { keep_size } => file.allocate(offset, len, keep_size),
+            Fallocate::Punch => file.punch(offset, len),
+            Fallocate::Zero { keep_size } => file.zero(offset, len, keep_size),
+        }?)
+    }
+
+    fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
+        let file = self.handles.get(handle)?;
+        Ok(match what {
+            Seek::Data => file.seek_data(offset),
+            Seek::Hole => file.seek_hole(offset),
+        }?)
+    }
+
+    fn copy(&self, from: Handle, offset: u64, to: Handle, to_offset: u64, len: u64) -> Reply<u32> {
+        data::copy(&self.handles.get(from)?, offset, &self.handles.get(to)?, to_offset, len)
+    }
+}

@@ -1,0 +1,152 @@
+//! Names: making files by name, listing directories, and what happens to a last name.
+
+use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode, SetAttr};
+
+use super::PoolFs;
+use crate::transport::{Errno, Handle, Listed, NodeId, OpenHow, Reply};
+
+/// Entries that are taken out of a directory at a time: about as many as fit one reply.
+const BATCH: usize = 128;
+
+/// Where a listing stands after `.` and after `..`; entries of the pool begin at 3.
+const AFTER_DOT: u64 = 1;
+const AFTER_DOT_DOT: u64 = 2;
+
+impl PoolFs {
+    pub(super) fn create_file(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        new: &NewNode<'_>,
+        how: OpenHow,
+    ) -> Reply<(Attr, Handle)> {
+        let dir = self.dir(parent)?;
+        let (attr, file) = match dir.create(name, new) {
+            Ok(attr) => (attr, self.pool.node(attr.ino)?.open()?),
+            // Somebody else was quicker; without O_EXCL, theirs will do.
+            Err(Error::Exists) if !how.exclusive => self.open_existing(dir, name, how)?,
+            Err(e) => return Err(e.into()),
+        };
+        Ok((self.outward(attr), self.handles.insert(file)))
+    }
+
+    fn open_existing(&self, dir: Dir<'_>, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {
+        let attr = dir.lookup(name)?;
+        if attr.kind != Kind::File {
+            // The kernel looks the name up again and treats it as what it is.
+            return Err(Errno(libc::ESTALE));
+        }
+        let file = self.pool.node(attr.ino)?.open()?;
+        if how.truncate {
+            file.set_len(0)?;
+        }
+        Ok((file.attr()?, file))
+    }
+
+    /// Runs `change`, which takes a name away. Where it was the last one, the attributes are
+    /// remembered for those who still hold the node.
+    pub(super) fn losing_a_name(
+        &self,
+        dir: Dir<'_>,
+        name: &[u8],
+        change: impl FnOnce() -> Result<(), Error>,
+    ) -> Reply<()> {
+        let last = dir.lookup(name).ok().filter(|attr| attr.nlink == 1 || attr.kind == Kind::Dir);
+        let Some(attr) = last else { return Ok(change()?) };
+        let node = self.node_id(attr.ino);
+        // Before the change: the kernel may forget the node as soon as it is answered.
+        self.ghosts.remember(node, self.outward(attr));
+        change().map_err(|e| {
+            self.ghosts.forget(node);
+            e.into()
+        })
+    }
+
+    pub(super) fn list_dir(
+        &self,
+        node: NodeId,
+        mut cookie: u64,
+        attrs: bool,
+        add: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> Reply<()> {
+        let dir = match self.dir(node) {
+            // Removed while somebody stands in it: there is nothing in it, not even itself.
+            Err(Error::Stale(_)) if self.ghosts.get(node).is_some() => return Ok(()),
+            other => other?,
+        };
+        if cookie < AFTER_DOT_DOT && !self.list_dots(dir, cookie, attrs, add)? {
+            return Ok(());
+        }
+        cookie = cookie.max(AFTER_DOT_DOT);
+        loop {
+            let batch = self.batch(dir, cookie)?;
+            for entry in &batch {
+                cookie = entry.cookie;
+                if !self.list_entry(entry, attrs, add) {
+                    return Ok(());
+                }
+            }
+            if batch.len() < BATCH {
+                return Ok(());
+            }
+        }
+    }
+
+    fn list_dots(
+        &self,
+        dir: Dir<'_>,
+        cookie: u64,
+        attrs: bool,
+        add: &mut dyn FnMut(&Listed<'_>) -> bool,
+    ) -> Reply<bool> {
+        let dots = [(b".".as_slice(), AFTER_DOT, dir.ino()), (b"..".as_slice(), AFTER_DOT_DOT, dir.parent()?)];
+        for (name, after, ino) in dots {
+            if cookie >= after {
+                continue;
+            }
+            let attr = if attrs { Some(self.attr(self.node_id(ino))?) } else { None };
+            let listed = Listed { node: self.node_id(ino), kind: Kind::Dir, name, cookie: after, attr: attr.as_ref() };
+            if !add(&listed) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next entries. They are taken out first and looked at afterwards, because the directory
+    /// is locked while it is walked.
+    fn batch(&self, dir: Dir<'_>, cookie: u64) -> Result<Vec<DirEntry>, Error> {
+        let mut batch = Vec::with_capacity(BATCH);
+        // 0 means the start to the library, whose own cookies are never 1 or 2.
+        let from = if cookie <= AFTER_DOT_DOT { 0 } else { cookie };
+        dir.entries(from, &mut |entry| {
+            batch.push(entry.clone());
+            batch.len() < BATCH
+        })?;
+        Ok(batch)
+    }
+
+    fn list_entry(&self, entry: &DirEntry, attrs: bool, add: &mut dyn FnMut(&Listed<'_>) -> bool) -> bool {
+        let node = self.node_id(entry.ino);
+        let attr = if attrs { self.attr(node).ok() } else { None };
+        if attrs && attr.is_none() {
+            return true; // removed since the batch was taken
+        }
+        add(&Listed { node, kind: entry.kind, name: &entry.name, cookie: entry.cookie, attr: attr.as_ref() })
+    }
+
+    /// Takes set-user-id away, and set-group-id where it means that (with group execution); says
+    /// whether there was any.
+    pub(super) fn kill_set_id(&self, file: &File) -> Reply<bool> {
+        let perm = file.attr()?.perm;
+        let mut kept = perm & !libc::S_ISUID;
+        if perm & libc::S_IXGRP != 0 {
+            kept &= !libc::S_ISGID;
+        }
+        let changed = kept != perm;
+        if changed {
+            self.pool.node(file.ino())?.set_attr(&SetAttr { perm: Some(kept), ..SetAttr::default() })?;
+        }
+        Ok(changed)
+    }
+}

@@ -1,0 +1,303 @@
+//! The seam between a mount's transport and what is mounted: neutral questions, neutral answers.
+//!
+//! ```text
+//!    Transport::serve(fs, dir, options) -> Mounted -> wait
+//!        |  calls, from several threads at once
+//!        v
+//!    FileSystem   lookup, read, write, ... -> Reply<T>
+//! ```
+//!
+//! Every operation takes borrowed arguments and returns a value, so nothing is allocated on the
+//! way; bytes that are read are handed to a callback while they still lie in the pool.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pagestone::{Attr, Kind, NewNode, RenameMode, SetAttr, StatFs, XattrMode};
+
+use crate::mountpoint::{self, MountError};
+
+/// What a C program would find in `errno`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Errno(pub i32);
+
+impl From<pagestone::Error> for Errno {
+    fn from(error: pagestone::Error) -> Errno {
+        Errno(error.errno())
+    }
+}
+
+/// The answer to an operation.
+pub type Reply<T> = Result<T, Errno>;
+
+/// A file as the transport numbers it; the root is always [`NodeId::ROOT`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The directory that is mounted.
+    pub const ROOT: NodeId = NodeId(1);
+}
+
+/// An open file, as a [`FileSystem`] numbers it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Handle(pub u64);
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenHow {
+    /// The new file must not exist yet (`O_EXCL`).
+    pub exclusive: bool,
+    /// Cut to nothing (`O_TRUNC`).
+    pub truncate: bool,
+}
+
+/// What else a write has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WriteHow {
+    /// Take away set-user-id and set-group-id: whoever writes is not entitled to keep them.
+    pub kill_set_id: bool,
+}
+
+/// What a write has done besides storing bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// Nothing.
+    Bytes,
+    /// It has taken mode bits away (see [`WriteHow::kill_set_id`]).
+    BytesAndMode,
+}
+
+/// What to do to a range of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fallocate {
+    /// Give it storage.
+    Allocate {
+        /// The length stays as it is.
+        keep_size: bool,
+    },
+    /// Take its storage away.
+    Punch,
+    /// Make it zeros with storage.
+    Zero {
+        /// The length stays as it is.
+        keep_size: bool,
+    },
+}
+
+/// What to look for in a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seek {
+    /// The next offset with storage.
+    Data,
+    /// The next offset without.
+    Hole,
+}
+
+/// One entry of a directory that is being listed.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// What it names.
+    pub node: NodeId,
+    /// Its kind.
+    pub kind: Kind,
+    /// The name.
+    pub name: &'a [u8],
+    /// Where the listing goes on after this entry.
+    pub cookie: u64,
+    /// The attributes, where they were asked for; `ino` is the node.
+    pub attr: Option<&'a Attr>,
+}
+
+const NOT_IMPLEMENTED: Errno = Errno(libc::ENOSYS);
+
+/// What can be mounted. Operations run on several threads at once.
+///
+/// In every [`Attr`] that goes out, `ino` is the [`NodeId`]. Owners and modes have been checked by
+/// the kernel before an operation arrives here. What is not overridden answers "not implemented".
+#[allow(unused_variables)]
+pub trait FileSystem: Send + Sync + 'static {
+    /// Finds a name in a directory.
+    fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr>;
+    /// The attributes of a node.
+    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr>;
+    /// The kernel no longer knows the node.
+    fn forget(&self, node: NodeId) {}
+    /// Changes attributes; answers the new ones.
+    fn setattr(&self, node: NodeId, handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// The target of a symbolic link.
+    fn readlink(&self, node: NodeId) -> Reply<Vec<u8>> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Makes a file, directory, link or device.
+    fn make(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>) -> Reply<Attr> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Makes a regular file and opens it.
+    fn create(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>, how: OpenHow) -> Reply<(Attr, Handle)> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Gives a node another name.
+    fn link(&self, node: NodeId, parent: NodeId, name: &[u8]) -> Reply<Attr> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Takes away a name of anything but a directory.
+    fn unlink(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Takes away an empty directory.
+    fn rmdir(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Gives what is called `name` another name.
+    fn rename(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8], mode: RenameMode) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Opens a regular file.
+    fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle>;
+    /// Closes it.
+    fn release(&self, handle: Handle);
+    /// Calls `send` once with up to `len` bytes, fewer only at end of file.
+    fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()>;
+    /// Writes all of `bytes`.
+    fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written>;
+    /// Durable on return: the open file's data and attributes.
+    fn fsync(&self, handle: Handle) -> Reply<()> {
+        Ok(())
+    }
+    /// Durable on return: the names in a directory.
+    fn fsync_dir(&self, node: NodeId) -> Reply<()> {
+        Ok(())
+    }
+    /// Calls `add` for each entry after `cookie` until it answers false.
+    fn list(&self, node: NodeId, cookie: u64, attrs: bool, add: &mut dyn FnMut(&Listed<'_>) -> bool) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Space and inodes.
+    fn statfs(&self) -> Reply<StatFs>;
+    /// The value of an extended attribute.
+    fn xattr(&self, node: NodeId, name: &[u8]) -> Reply<Vec<u8>> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Sets an extended attribute.
+    fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Takes an extended attribute away.
+    fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// The names of the extended attributes that `caller` may see.
+    fn xattrs(&self, node: NodeId, caller: Caller) -> Reply<Vec<Vec<u8>>> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Allocates, frees or zeroes a range.
+    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate) -> Reply<()> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Looks for data or a hole.
+    fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
+        Err(NOT_IMPLEMENTED)
+    }
+    /// Copies a range from one open file to another; answers how much.
+    fn copy(&self, from: Handle, offset: u64, to: Handle, to_offset: u64, len: u64) -> Reply<u32> {
+        Err(NOT_IMPLEMENTED)
+    }
+}
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What `mount` and `df` call the source.
+    pub source: String,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Users other than the one who mounts get in, as far as owners and modes let them.
+    pub allow_other: bool,
+    /// Server threads; `None`: one for each processor this process may use, at least two.
+    pub threads: Option<usize>,
+    /// Bind each server thread to a processor; `None`: where there are two or more.
+    pub pin: Option<bool>,
+    /// How long the kernel may answer names and attributes by itself. All changes go through the
+    /// mount, so the kernel knows of every one.
+    pub cache: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            source: "pagestone".into(),
+            read_only: false,
+            allow_other: false,
+            threads: None,
+            pin: None,
+            cache: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// What carries the questions of the kernel to a [`FileSystem`].
+pub trait Transport {
+    /// Mounts `fs` on the directory and serves it from threads of its own.
+    fn serve<F: FileSystem>(&self, fs: Arc<F>, dir: &Path, options: &Options) -> Result<Mounted, MountError>;
+}
+
+/// A mount that is being served. Dropping it unmounts (lazily, if it is busy).
+#[derive(Debug)]
+pub struct Mounted {
+    dir: PathBuf,
+    threads: usize,
+    server: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Mounted {
+    pub(crate) fn new(dir: PathBuf, threads: usize, server: JoinHandle<io::Result<()>>) -> Mounted {
+        Mounted { dir, threads, server: Some(server) }
+    }
+    /// Where it is mounted, as an absolute path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+    /// How many server threads there are.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+    /// Returns when the filesystem has been unmounted and the last operation answered.
+    pub fn wait(mut self) -> io::Result<()> {
+        match self.server.take().map(JoinHandle::join) {
+            Some(Ok(Err(e))) if mountpoint::is_dead(&e) => {
+                // The kernel cut the connection: at an unmount while a request was on its way,
+                // which is as good an end as any, or because somebody aborted it, which leaves a
+                // dead mount behind.
+                mountpoint::clear_dead(&self.dir)
+            }
+            Some(Ok(ended)) => ended,
+            Some(Err(_)) => Err(io::Error::other("a server thread of the mount panicked")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            // Whatever these answer, there is nobody left to tell.
+            let _ = mountpoint::unmount_lazily(&self.dir);
+            let _ = server.join();
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A file mapped into memory: stores to holes, a second mapping, pages that go away.
+//!
+//! ```text
+//!   cargo run --release -p pagestone --example mapping
+//! ```
+
+use std::sync::Arc;
+
+use pagestone::media::Memory;
+use pagestone::{CreateOptions, Error, Kind, MapOptions, NewNode, Pool, Result};
+
+fn main() -> Result<()> {
+    let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+    let attr = pool.root().create(b"table", &NewNode::new(Kind::File, 0o600))?;
+    let file = pool.node(attr.ino)?.open()?;
+    file.set_len(32 << 20)?;
+
+    // All of it is a hole: it reads as zeros and takes no storage.
+    let map = file.map(0..32 << 20, &MapOptions::shared())?;
+    assert_eq!(map.load::<u64>(20 << 20)?, 0);
+    println!("mapped with {}", map.mechanism());
+
+    // A store gives it storage, which everybody sees.
+    map.store::<u64>(20 << 20, 42)?;
+    let reader = file.map(20 << 20..21 << 20, &MapOptions::read_only())?;
+    println!("another mapping sees {}", reader.load::<u64>(0)?);
+
+    // Durable as the media promise it: no system call on DAX media.
+    map.flush(20 << 20..(20 << 20) + 8)?;
+    map.drain()?;
+
+    // A page that was punched is an error, until it is asked for again.
+    file.punch(20 << 20, 4096)?;
+    match map.load::<u64>(20 << 20) {
+        Err(Error::Revoked(offset)) => println!("the page at {offset} was taken away"),
+        other => println!("unexpected: {other:?}"),
+    }
+    map.refresh(20 << 20..(20 << 20) + 4096)?;
+    println!("refreshed, it reads {}", map.load::<u64>(20 << 20)?);
+
+    let report = map.report()?;
+    println!("{} bytes mapped, {} of storage, {} kernel mappings", report.bytes, report.data, report.kernel_mappings);
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Proves that nothing is lost and nothing owned twice, and repairs what can be repaired.
+//!
+//! ```text
+//!   walk.rs     names -> inodes -> maps: every page that is reached is claimed once, and its
+//!               descriptor must name that owner
+//!   owners.rs   descriptors -> claims: every page that is owned was claimed; counts agree
+//!   repair.rs   what follows from a finding, as ordinary transactions
+//! ```
+//!
+//! A check has the pool for itself. It takes DRAM in proportion to what is in use (about 100 bytes
+//! per frame and 60 per inode), unlike everything else here.
+
+mod owners;
+mod repair;
+mod walk;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::layout::{SUPERBLOCKS, Superblock};
+use crate::media::{self, Media, MediaKind, Part, Region};
+use crate::pool::{OpenOptions, Pool};
+
+/// What a check found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// What is wrong, in the order in which it was found.
+    pub findings: Vec<Finding>,
+    /// Inodes reached.
+    pub inodes: u64,
+    /// Pages owned.
+    pub pages: u64,
+}
+
+impl Report {
+    /// Nothing was found.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Everything that was found is repaired.
+    pub fn is_repaired(&self) -> bool {
+        self.findings.iter().all(|f| f.repaired)
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// Which structure, where; with the path of the file if one is concerned.
+    pub place: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What that means for the user's data.
+    pub consequence: String,
+    /// Whether it was repaired.
+    pub repaired: bool,
+}
+
+/// Called with work done and work in all (inodes and frames).
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
+
+/// Checks the pool at `path`; with `repair`, mends what can be mended and checks again. `progress`
+/// is called with the work done and the work in all.
+///
+/// Without `repair` the media is opened read-only and not changed: a journal is replayed in
+/// private memory.
+///
+/// # Errors
+/// What [`Pool::open`] answers, except damage, which is a finding.
+pub fn check(path: &Path, repair: bool, kind: Option<MediaKind>, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let opened = media::open(path, &media::Open { read_only: !repair, kind, size: None })?;
+    check_on(opened.media, repair, progress)
+}
+
+/// As [`check`], of media in hand; `repair` needs media that take changes.
+pub fn check_on(media: Arc<dyn Media>, repair: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let region = Region::new(media.clone());
+    let superblocks = check_superblocks(&region, repair)?;
+    let read_only = region.describe().read_only;
+    let pool = match Pool::open_on(media, &OpenOptions { read_only, media: None }) {
+        Ok(pool) => pool,
+        Err(Error::Corrupt { place, what }) => {
+            let consequence = "the pool cannot be opened".into();
+            let fatal = Finding { place, what, consequence, repaired: false };
+            return Ok(Report { findings: superblocks.into_iter().chain([fatal]).collect(), inodes: 0, pages: 0 });
+        }
+        Err(e) => return Err(e),
+    };
+    let mut report = pass(&pool, progress);
+    if repair && !report.report.is_clean() {
+        repair::repair(pool.inner(), &report)?;
+        let again = pass(&pool, progress);
+        let left = &again.report.findings;
+        for finding in &mut report.report.findings {
+            finding.repaired = !left.iter().any(|f| f.place == finding.place && f.what == finding.what);
+        }
+        let known = report.report.findings.clone();
+        report
+            .report
+            .findings
+            .extend(left.iter().filter(|f| !known.iter().any(|k| k.place == f.place && k.what == f.what)).cloned());
+        pool.sync()?;
+    }
+    report.report.findings.splice(0..0, superblocks);
+    Ok(report.report)
+}
+
+/// One look at everything, and what repair needs to know.
+pub(crate) struct Pass {
+    report: Report,
+    fixes: Vec<repair::Fix>,
+}
+
+impl Pass {
+    fn find(&mut self, place: impl Into<String>, what: impl Into<String>, consequence: &str) {
+        let (place, what) = (place.into(), what.into());
+        // One finding for one thing, however often it is met.
+        if !self.report.findings.iter().rev().take(64).any(|f| f.place == place && f.what == what) {
+            self.report.findings.push(Finding { place, what, consequence: consequence.into(), repaired: false });
+        }
+    }
+
+    /// Reports an error that an access met.
+    fn find_error(&mut self, context: &str, error: &Error, consequence: &str) {
+        match error {
+            Error::Corrupt { place, what } => self.find(format!("{place} ({context})"), what.clone(), consequence),
+            other => self.find(context, other.to_string(), consequence),
+        }
+    }
+}
+
+fn pass(pool: &Pool, progress: Progress<'_>) -> Pass {
+    let mut pass = Pass { report: Report::default(), fixes: Vec::new() };
+    let inner = pool.inner();
+    let claims = walk::walk(inner, &mut pass, progress);
+    owners::compare(inner, &mut pass, &claims, progress);
+    pass
+}
+
+/// Both copies have to be whole; a good one replaces a bad one.
+fn check_superblocks(region: &Region, repair: bool) -> Result<Vec<Finding>> {
+    let mut copies = Vec::new();
+    for page in SUPERBLOCKS {
+        let mut bytes = [0; size_of::<Superblock>()];
+        let read = region.read_data(page.byte(), &mut bytes);
+        copies.push(read.and_then(|()| Superblock::parse(&bytes, region.len()).map(|_| bytes)));
+    }
+    let Some(good) = copies.iter().find_map(|c| c.as_ref().ok()).copied() else { return Ok(Vec::new()) };
+    let mut findings = Vec::new();
+    for (i, copy) in copies.into_iter().enumerate() {
+        let differs = match &copy {
+            Ok(bytes) if *bytes == good => continue,
+            Ok(_) => "it differs from the other copy".to_string(),
+            Err(e) => e.to_string(),
+        };
+        if repair {
+            region.persist(&[Part::Bytes { at: SUPERBLOCKS[i].byte(), bytes: &good }])?;
+            region.sync()?;
+        }
+        findings.push(Finding {
+            place: format!("superblock, copy {}", i + 1),
+            what: differs,
+            consequence: "none as long as the other copy is whole".into(),
+            repaired: repair,
+        });
+    }
+    Ok(findings)
+}

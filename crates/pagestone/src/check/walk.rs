@@ -1,0 +1,334 @@
+//! From the root down: every inode, every node, every run is claimed for its owner.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use super::{Pass, Progress, repair::Fix};
+use crate::attr::Kind;
+use crate::dir::parse_entry;
+use crate::error::{Error, Result};
+use crate::file::map::Map;
+use crate::frame::{FrameBits, Frames, Run, bit, by_frame, set_bits};
+use crate::layout::{FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef};
+use crate::pool::Inner;
+use crate::tree::{self, TreeId};
+use crate::units::{FrameNo, Ino, PageNo};
+
+const LOST: &str = "the bytes there are lost";
+const SHARED: &str = "two owners overwrite each other";
+
+/// What was reached.
+#[derive(Default)]
+pub(super) struct Claims {
+    pub(super) pages: HashMap<FrameNo, FrameBits>,
+    /// By place: names found, link count, path of the first name.
+    pub(super) inodes: HashMap<u64, Reached>,
+    pub(super) inode_pages: HashSet<PageNo>,
+    /// Bases, and the pages they own by their records.
+    pub(super) bases: (i64, i64),
+}
+
+/// An inode that was reached.
+pub(super) struct Reached {
+    pub(super) ino: Ino,
+    names: u32,
+    nlink: u32,
+    path: String,
+    /// Of a base: what stands on it, xored, as found and as its record says.
+    kin: Option<(u64, u64)>,
+}
+
+struct Walk<'a, 'p> {
+    inner: &'a Inner,
+    pass: &'a mut Pass,
+    claims: Claims,
+    /// Directories still to be read: number, parent, path.
+    todo: Vec<(Ino, Ino, String)>,
+    /// Bases still to be reached: number, dependent, path of the file above.
+    bases: Vec<(Ino, Ino, String)>,
+    progress: Progress<'p>,
+}
+
+pub(super) fn walk(inner: &Inner, pass: &mut Pass, progress: Progress<'_>) -> Claims {
+    let mut walk = Walk { inner, pass, claims: Claims::default(), todo: Vec::new(), bases: Vec::new(), progress };
+    walk.reach(ROOT, None, None, "/");
+    walk.todo.push((ROOT, ROOT, "/".into()));
+    while let Some((dir, parent, path)) = walk.todo.pop() {
+        walk.directory(dir, parent, &path);
+    }
+    walk.orphans();
+    while let Some((base, dependent, path)) = walk.bases.pop() {
+        walk.base(base, dependent, &path);
+    }
+    walk.links();
+    walk.pass.report.inodes = walk.claims.inodes.len() as u64;
+    walk.claims
+}
+
+impl Walk<'_, '_> {
+    fn frames(&self) -> &Frames {
+        &self.inner.frames
+    }
+
+    /// An inode was found under a name. Returns its record at the first time.
+    fn reach(&mut self, ino: Ino, kind: Option<Kind>, name: Option<(Ino, &[u8])>, path: &str) -> Option<InodeRec> {
+        if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
+            reached.names += 1;
+            if kind == Some(Kind::Dir) {
+                let at = format!("{ino} ({path})");
+                self.pass.find(at, format!("the directory is also {}", reached.path), "one of its names has to go");
+                self.pass.fixes.extend(name.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
+            }
+            return None;
+        }
+        let rec = match self.frames().inode(ino) {
+            Ok(rec) if ino != ORPHANS || path.is_empty() => rec,
+            Ok(_) => return None,
+            Err(e) => {
+                self.pass.find_error(path, &e, "the name leads nowhere; its file is lost");
+                // A record that is damaged may still be wanted; a name of nothing is not.
+                let nothing = name.filter(|_| matches!(e, Error::Stale(_)));
+                self.pass.fixes.extend(nothing.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
+                return None;
+            }
+        };
+        if name.is_some() && rec.is_base() {
+            let what = "a name leads to what files share";
+            self.pass.find(format!("directory entry {path}"), what, "the name leads nowhere");
+            self.pass.fixes.extend(name.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
+            return None;
+        }
+        if kind.is_some() && kind != rec.kind() {
+            self.pass.find(
+                format!("directory entry {path}"),
+                "it says another kind than the inode",
+                "listings are wrong",
+            );
+        }
+        let (bases, pages) = rec.counts_as_base();
+        self.claims.bases = (self.claims.bases.0 + bases, self.claims.bases.1.saturating_add(pages));
+        let kin = rec.is_base().then_some((0, rec.parent));
+        let reached = Reached { ino, names: 1, nlink: rec.nlink, path: path.into(), kin };
+        self.claims.inodes.insert(ino.place(), reached);
+        if ino.page() != ROOT_INODES && self.claims.inode_pages.insert(ino.page()) {
+            self.claim(Run { page: ino.page(), pages: 1 }, PageUse::Inodes, 0, path);
+        }
+        let total = self.total();
+        (self.progress)(self.claims.inodes.len() as u64, total);
+        self.contents(&rec, path);
+        Some(rec)
+    }
+
+    fn total(&self) -> u64 {
+        let inodes = self.frames().counts().inodes.max(0) as u64;
+        inodes.max(self.claims.inodes.len() as u64) + self.frames().geometry.frames
+    }
+
+    /// Claims the inode's trees and runs.
+    fn contents(&mut self, rec: &InodeRec, path: &str) {
+        let place = rec.ino().place();
+        self.nodes(TreeId::xattrs(place), rec.xattrs(), place, path);
+        if rec.kind() == Some(Kind::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64 {
+            return;
+        }
+        self.nodes(TreeId::map(rec.owner()), rec.map(), rec.owner(), path);
+        if rec.base != 0 {
+            self.bases.push((Ino(rec.base), rec.ino(), path.into()));
+            self.borrowed(rec, path);
+        }
+        if rec.kind() == Some(Kind::Dir) || rec.ino() == ORPHANS {
+            return;
+        }
+        let mut page = 0;
+        let mut pages = 0;
+        loop {
+            let map = Map { nodes: self.frames(), frames: self.frames(), rec };
+            match map.at_or_after(page) {
+                Ok(Some(m)) if m.file_page >= page => {
+                    page = m.end();
+                    if !m.is_void() {
+                        pages += m.run.pages;
+                        self.claim(m.run, PageUse::Data, rec.owner(), path);
+                    }
+                }
+                Ok(Some(_)) => {
+                    self.pass.find(format!("map of {path}"), "runs overlap or are out of order", LOST);
+                    break;
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    self.pass.find_error(path, &e, LOST);
+                    break;
+                }
+            }
+        }
+        if pages != rec.pages {
+            let what = format!("the record counts {} pages, its map has {pages}", rec.pages);
+            self.pass.find(format!("{} ({path})", rec.ino()), what, "figures of space are wrong");
+            self.pass.fixes.push(Fix::Pages(rec.ino(), pages));
+        }
+    }
+
+    /// Compares what a file's bases answer for with what its record says.
+    fn borrowed(&mut self, rec: &InodeRec, path: &str) {
+        let map = Map { nodes: self.frames(), frames: self.frames(), rec };
+        match map.borrowed_in(0, rec.base_pages) {
+            Ok(pages) if pages == rec.borrowed() || rec.is_base() => {}
+            Ok(pages) => {
+                let what = format!("the record counts {} shared pages, its bases have {pages}", rec.borrowed());
+                self.pass.find(format!("{} ({path})", rec.ino()), what, "figures of space are wrong");
+                self.pass.fixes.push(Fix::Borrowed(rec.ino(), pages));
+            }
+            Err(e) => self.pass.find_error(path, &e, LOST),
+        }
+    }
+
+    /// A file, or a base, stands on `base`.
+    fn base(&mut self, base: Ino, dependent: Ino, path: &str) {
+        let rec = self.reach(base, None, None, &format!("what {} shares", path.trim_start_matches("what ")));
+        if rec.is_some_and(|rec| !rec.is_base()) {
+            self.pass.find(format!("{dependent} ({path})"), format!("its base is none: {base}"), LOST);
+        }
+        if let Some((found, _)) = self.claims.inodes.get_mut(&base.place()).and_then(|r| r.kin.as_mut()) {
+            *found ^= dependent.0;
+        }
+    }
+
+    fn nodes(&mut self, id: TreeId, root: TreeRef, owner: u64, path: &str) {
+        let mut found = Vec::new();
+        let mut errors = Vec::new();
+        // A node that is reached twice is claimed twice, but gone into once.
+        let mut seen = HashSet::new();
+        tree::walk_nodes(self.frames(), id, root, &mut |page, node| match node {
+            Ok(_) => {
+                found.push(page);
+                seen.insert(page)
+            }
+            Err(e) => {
+                errors.push(e);
+                false
+            }
+        });
+        for page in found {
+            self.claim(Run { page, pages: 1 }, PageUse::Node, owner, path);
+        }
+        for e in errors {
+            self.pass.find_error(path, &e, "the names or runs below it are lost");
+        }
+    }
+
+    /// Claims pages and compares with what their descriptors say.
+    fn claim(&mut self, run: Run, what: PageUse, owner: u64, path: &str) {
+        for (frame, first, count) in by_frame(run) {
+            let bits = self.claims.pages.entry(frame).or_default();
+            if (first..first + count).any(|i| bit(bits, i)) {
+                self.pass.find(format!("{} ({path})", frame.page(first)), "it is claimed twice", SHARED);
+            }
+            set_bits(bits, first, count, true);
+            if let Err(e) = self.owned_by(frame, first, count, what, owner) {
+                self.pass.find_error(path, &e, SHARED);
+            }
+        }
+    }
+
+    fn owned_by(&self, frame: FrameNo, first: usize, count: usize, what: PageUse, owner: u64) -> Result<()> {
+        let desc = self.frames().descriptor(frame)?;
+        let wrong = |i: usize, who: String| {
+            Error::corrupt(format!("descriptor of {}", frame.page(i)), format!("it names {who} as owner"))
+        };
+        match desc.state() {
+            FrameState::Whole if desc.owner == owner && what == PageUse::Data => Ok(()),
+            FrameState::Whole => Err(wrong(first, format!("inode {:#x}", desc.owner))),
+            FrameState::Split => {
+                let table = self.frames().page(desc.table())?;
+                for i in first..first + count {
+                    match PageEntry(table.u64(i * 8)).parse(frame.page(i))? {
+                        Some(entry) if entry == (what, owner) => {}
+                        Some((_, other)) => return Err(wrong(i, format!("inode {other:#x}"))),
+                        None => return Err(wrong(i, "nobody".into())),
+                    }
+                }
+                Ok(())
+            }
+            state => Err(wrong(first, format!("nobody ({state:?})"))),
+        }
+    }
+
+    fn directory(&mut self, dir: Ino, parent: Ino, path: &str) {
+        let Ok(rec) = self.frames().inode(dir) else { return };
+        if rec.parent != parent.0 {
+            self.pass.find(format!("{dir} ({path})"), "it names another parent", "`..` leads astray");
+            self.pass.fixes.push(Fix::Parent(dir, parent));
+        }
+        let mut entries = Vec::new();
+        let mut wrong = Vec::new();
+        let scanned = tree::scan(self.frames(), TreeId::map(dir.place()), rec.map(), 0, |entry| {
+            match parse_entry(&entry) {
+                Ok(entry) => entries.push(entry),
+                Err(e) => wrong.push(e),
+            }
+            Ok(ControlFlow::<()>::Continue(()))
+        });
+        for e in wrong.iter().chain(scanned.as_ref().err()) {
+            self.pass.find_error(path, e, "names in this directory are lost");
+        }
+        if entries.len() as u64 != rec.size {
+            let what = format!("the record counts {} names, {} are there", rec.size, entries.len());
+            self.pass.find(format!("{dir} ({path})"), what, "it may not be removable");
+            if scanned.is_ok() && wrong.is_empty() {
+                self.pass.fixes.push(Fix::Names(dir, entries.len() as u64));
+            }
+        }
+        let mut subdirs = 0;
+        for entry in entries {
+            let child = format!("{}/{}", path.trim_end_matches('/'), String::from_utf8_lossy(&entry.name));
+            subdirs += u32::from(entry.kind == Kind::Dir);
+            if let Some(rec) = self.reach(entry.ino, Some(entry.kind), Some((dir, &entry.name)), &child)
+                && rec.kind() == Some(Kind::Dir)
+            {
+                self.todo.push((entry.ino, dir, child));
+            }
+        }
+        if let Some(reached) = self.claims.inodes.get_mut(&dir.place()) {
+            reached.names = 2 + subdirs;
+        }
+    }
+
+    /// Orphans have no name, but are owners until they are reclaimed.
+    fn orphans(&mut self) {
+        if self.reach(ORPHANS, None, None, "").is_none() {
+            return;
+        }
+        let Ok(rec) = self.frames().inode(ORPHANS) else { return };
+        let mut found = Vec::new();
+        let scanned = tree::scan(self.frames(), TreeId::map(ORPHANS.place()), rec.map(), 0, |entry| {
+            found.push(Ino(entry.u64(0)));
+            Ok(ControlFlow::<()>::Continue(()))
+        });
+        if let Err(e) = scanned {
+            self.pass.find_error("orphan index", &e, "space of deleted files is not given back");
+        }
+        for ino in found {
+            self.reach(ino, None, None, "(deleted, not yet reclaimed)");
+            if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
+                reached.names -= 1;
+            }
+        }
+    }
+
+    fn links(&mut self) {
+        let wrong = |r: &&Reached| r.names != r.nlink || r.kin.is_some_and(|(found, said)| found != said);
+        for reached in self.claims.inodes.values().filter(|r| r.ino != ORPHANS).filter(wrong) {
+            let at = format!("{} ({})", reached.ino, reached.path);
+            if let Some((found, _)) = reached.kin {
+                let what = format!("the record counts {} dependents, {} were found", reached.nlink, reached.names);
+                self.pass.find(at, what, "it may go too early, or never");
+                self.pass.fixes.push(Fix::Dependents(reached.ino, reached.names, found));
+                continue;
+            }
+            let what = format!("the record counts {} links, {} were found", reached.nlink, reached.names);
+            self.pass.find(at, what, "it may go too early, or never");
+            self.pass.fixes.push(Fix::Links(reached.ino, reached.names));
+        }
+    }
+}

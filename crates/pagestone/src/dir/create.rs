@@ -1,0 +1,115 @@
+//! New names: for new inodes, and for old ones.
+
+use super::live_directory;
+use super::names::{self, Name};
+use crate::attr::{Attr, Kind, NewNode, Time};
+use crate::error::{Error, Result};
+use crate::file::write::write_in_tx;
+use crate::frame::Tx;
+use crate::layout::InodeRec;
+use crate::pool::Inner;
+use crate::units::Ino;
+
+/// Most hard links of an inode.
+const MAX_LINKS: u32 = 1 << 30;
+
+impl Inner {
+    pub(crate) fn create(&self, dir: Ino, name: &Name<'_>, node: &NewNode<'_>) -> Result<Attr> {
+        if node.kind == Kind::Symlink && !(1..=4095).contains(&node.target.len()) {
+            return Err(if node.target.is_empty() { Error::NotFound } else { Error::NameTooLong });
+        }
+        let _lock = self.locks.write(&[dir]);
+        self.frames.transact(false, |tx| {
+            self.create_in_tx(tx, dir, name, |tx, parent, now| new_inode(tx, parent, node, now))?.attr()
+        })
+    }
+
+    /// Gives the inode that `make` makes, and has staged, a name.
+    pub(crate) fn create_in_tx(
+        &self,
+        tx: &mut Tx<'_>,
+        dir: Ino,
+        name: &Name<'_>,
+        make: impl FnOnce(&mut Tx<'_>, &InodeRec, Time) -> Result<InodeRec>,
+    ) -> Result<InodeRec> {
+        let mut parent = live_directory(tx, dir)?;
+        let key = names::free_key(self, tx, &parent, name)?;
+        let now = Time::now();
+        let rec = make(tx, &parent, now)?;
+        let kind = rec.kind().ok_or(Error::Stale(rec.ino().0))?;
+        names::add(tx, &mut parent, key, name, rec.ino(), kind)?;
+        if kind == Kind::Dir {
+            parent.nlink = checked_links(parent.nlink)?;
+        }
+        parent.touch(now);
+        tx.put_inode(&parent)?;
+        Ok(rec)
+    }
+
+    pub(super) fn link(&self, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<Attr> {
+        let _lock = self.locks.write(&[dir, ino]);
+        self.frames.transact(false, |tx| {
+            let mut parent = live_directory(tx, dir)?;
+            let free = names::free_key(self, tx, &parent, name)?;
+            let mut rec = tx.inode(ino)?;
+            let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
+            match kind {
+                Kind::Dir => return Err(Error::IsDirectory),
+                _ if rec.nlink == 0 => return Err(Error::NotFound),
+                _ => {}
+            }
+            let now = Time::now();
+            names::add(tx, &mut parent, free, name, ino, kind)?;
+            parent.touch(now);
+            tx.put_inode(&parent)?;
+            rec.nlink = checked_links(rec.nlink)?;
+            rec.set_ctime(now);
+            tx.put_inode(&rec)?;
+            self.attr_of(&rec)
+        })
+    }
+}
+
+/// Gives an inode that has no name one, whatever its kind and link count: for `check`.
+pub(crate) fn name_again(inner: &Inner, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<()> {
+    let _lock = inner.locks.write(&[dir, ino]);
+    inner.frames.transact(false, |tx| {
+        let mut parent = live_directory(tx, dir)?;
+        let mut rec = tx.inode(ino)?;
+        let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
+        let free = names::free_key(inner, tx, &parent, name)?;
+        names::add(tx, &mut parent, free, name, ino, kind)?;
+        if kind == Kind::Dir {
+            parent.nlink = checked_links(parent.nlink)?;
+            rec.parent = dir.0;
+        } else {
+            rec.nlink = 1;
+        }
+        tx.put_inode(&parent)?;
+        tx.put_inode(&rec)
+    })
+}
+
+/// One link more.
+pub(super) fn checked_links(links: u32) -> Result<u32> {
+    if links >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(links + 1) }
+}
+
+fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> Result<InodeRec> {
+    let ino = tx.new_ino()?;
+    let mut rec = InodeRec::new(ino, node.kind, node.perm, now);
+    (rec.uid, rec.gid, rec.rdev) = (node.uid, node.gid, node.rdev);
+    match node.kind {
+        Kind::Dir => rec.parent = parent.ino().0,
+        Kind::Symlink if node.target.len() <= InodeRec::INLINE_TARGET => {
+            rec.size = node.target.len() as u64;
+            rec.set_inline_target(node.target);
+        }
+        Kind::Symlink => {
+            write_in_tx(tx, &mut rec, 0, node.target)?;
+        }
+        _ => {}
+    }
+    tx.put_inode(&rec)?;
+    Ok(rec)
+}

@@ -1,0 +1,138 @@
+//! Floor 6, second half: directories.
+//!
+//! ```text
+//!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
+//!   remove.rs  names that go                               rename.rs  names that move
+//! ```
+//!
+//! Every operation on names is one record. Its locks are taken at once, so what it needs to know
+//! to choose them (which inode a name means) is looked up first and looked up again under them;
+//! if it has changed, the operation starts over. A removal, which nearly always finds them free,
+//! tries that first.
+
+mod create;
+mod names;
+mod remove;
+mod rename;
+
+use std::ops::ControlFlow;
+
+use crate::attr::{Attr, DirEntry, Kind, NewNode, RenameMode};
+use crate::error::{Error, Result};
+use crate::frame::Tx;
+use crate::layout::InodeRec;
+use crate::pool::{Inner, Node, Pool};
+use crate::tree::{self, TreeId};
+use crate::units::Ino;
+
+pub(crate) use create::name_again;
+pub(crate) use names::{Name, parse as parse_entry};
+pub(crate) use remove::forget_name;
+
+/// A directory, borrowed from the pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Dir<'p> {
+    pool: &'p Pool,
+    ino: Ino,
+}
+
+impl<'p> Dir<'p> {
+    pub(crate) fn new(pool: &'p Pool, ino: Ino) -> Dir<'p> {
+        Dir { pool, ino }
+    }
+
+    pub(crate) fn pool(&self) -> &'p Pool {
+        self.pool
+    }
+
+    fn inner(&self) -> &'p Inner {
+        self.pool.inner()
+    }
+
+    /// Its number.
+    pub fn ino(&self) -> Ino {
+        self.ino
+    }
+
+    /// As a node.
+    pub fn node(&self) -> Node<'p> {
+        Node::new(self.pool, self.ino)
+    }
+
+    /// The directory that holds this one; the root's is itself.
+    pub fn parent(&self) -> Result<Ino> {
+        let _lock = self.inner().locks.read(self.ino);
+        Ok(Ino(directory(self.inner().frames.inode(self.ino)?)?.parent))
+    }
+
+    /// Finds a name.
+    pub fn lookup(&self, name: &[u8]) -> Result<Attr> {
+        let entry = self.inner().find(self.ino, &Name::new(name)?)?.ok_or(Error::NotFound)?;
+        self.inner().attr(entry.ino)
+    }
+
+    /// Makes a file, directory, symbolic link or device. One record.
+    pub fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Attr> {
+        self.inner().create(self.ino, &Name::new(name)?, node)
+    }
+
+    /// A new file with the contents, the owner and the mode of the file `src`, whatever its size in one record and
+    /// without a copy: both share what is there until one of them writes. Its times are `src`'s;
+    /// extended attributes are not taken along.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::IsDirectory`] or [`Error::Invalid`] if `src` is no regular file,
+    /// [`Error::NoSpace`], [`Error::TooManyLinks`] beyond 2^30 clones of one state.
+    pub fn clone_file(&self, name: &[u8], src: Ino) -> Result<Attr> {
+        self.inner().clone_file(src, self.ino, &Name::new(name)?)
+    }
+
+    /// Another name for `ino`, which is not a directory.
+    pub fn link(&self, name: &[u8], ino: Ino) -> Result<Attr> {
+        self.inner().link(self.ino, &Name::new(name)?, ino)
+    }
+
+    /// Takes away a name of anything but a directory.
+    pub fn unlink(&self, name: &[u8]) -> Result<()> {
+        self.inner().remove(self.ino, &Name::new(name)?, false)
+    }
+
+    /// Takes away an empty directory.
+    pub fn rmdir(&self, name: &[u8]) -> Result<()> {
+        self.inner().remove(self.ino, &Name::new(name)?, true)
+    }
+
+    /// Moves a name to `to_name` in the directory `to`, in one record.
+    pub fn rename(&self, name: &[u8], to: Ino, to_name: &[u8], mode: RenameMode) -> Result<()> {
+        self.inner().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode)
+    }
+
+    /// Calls `each` for the entries after `cookie` (0: from the start) until it returns false.
+    /// `.` and `..` are not among them. The directory is locked meanwhile: `each` must not call
+    /// back into it.
+    pub fn entries(&self, cookie: u64, each: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
+        let inner = self.inner();
+        let _lock = inner.locks.read(self.ino);
+        let rec = directory(inner.frames.inode(self.ino)?)?;
+        let Some(from) = cookie.checked_add(1) else { return Ok(()) };
+        tree::scan(&inner.frames, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
+            let entry = names::parse(&entry)?;
+            Ok(if each(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })?;
+        Ok(())
+    }
+}
+
+/// The record, if it is a directory's.
+fn directory(rec: InodeRec) -> Result<InodeRec> {
+    match rec.kind() {
+        Some(Kind::Dir) => Ok(rec),
+        _ => Err(Error::NotDirectory),
+    }
+}
+
+/// The record of a directory that still has a name.
+fn live_directory(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
+    let rec = directory(tx.inode(ino)?)?;
+    if rec.nlink == 0 { Err(Error::NotFound) } else { Ok(rec) }
+}

@@ -1,0 +1,124 @@
+//! Names that go, and with the last one the inode.
+//!
+//! ```text
+//!   lock the directory ---> find the name ---> lock what it means, if that is free
+//!          ^                                          | somebody has it
+//!          +----- all of them at once, in order ------+
+//! ```
+
+use smallvec::SmallVec;
+
+use super::live_directory;
+use super::names::{self, Name};
+use crate::attr::{Kind, Time};
+use crate::error::{Error, Result};
+use crate::file;
+use crate::frame::Tx;
+use crate::layout::{InodeRec, ORPHANS};
+use crate::pool::{Inner, WriteGuards};
+use crate::tree::{self, TreeId};
+use crate::units::Ino;
+
+/// Inodes whose locks an operation on names takes.
+pub(super) type Inos = SmallVec<[Ino; 6]>;
+
+/// How far a removal came.
+enum Removal {
+    /// The name is gone.
+    Done,
+    /// The name is gone, and this inode is an orphan now.
+    Orphaned(Ino),
+    /// Nothing has happened: these locks are needed from the beginning.
+    Wants(Inos),
+}
+
+impl Inner {
+    /// Whether losing a name may make `ino` an orphan, so that the index has to be locked.
+    pub(super) fn may_be_orphaned(&self, ino: Ino) -> bool {
+        let Ok(rec) = self.frames.inode(ino) else { return false };
+        self.opens.is_open(ino) || !file::is_small(&rec)
+    }
+
+    pub(super) fn remove(&self, dir: Ino, name: &Name<'_>, is_dir: bool) -> Result<()> {
+        let mut inos = Inos::from_slice(&[dir]);
+        loop {
+            let mut locks = self.locks.write(&inos);
+            let removal = self.frames.transact(true, |tx| self.remove_in_tx(tx, &mut locks, dir, name, is_dir))?;
+            drop(locks);
+            match removal {
+                Removal::Done => return Ok(()),
+                Removal::Orphaned(ino) => return self.reclaim(ino),
+                Removal::Wants(all) => inos = all,
+            }
+        }
+    }
+
+    /// Holds the directory's lock, so the name keeps its meaning while that is locked, too.
+    fn remove_in_tx(
+        &self,
+        tx: &mut Tx<'_>,
+        locks: &mut WriteGuards<'_>,
+        dir: Ino,
+        name: &Name<'_>,
+        is_dir: bool,
+    ) -> Result<Removal> {
+        let mut parent = live_directory(tx, dir)?;
+        let (found, spot) = names::find_spot(self, tx, &parent, name)?.ok_or(Error::NotFound)?;
+        match (found.kind, is_dir) {
+            (Kind::Dir, false) => return Err(Error::IsDirectory),
+            (Kind::Dir, true) | (_, false) => {}
+            (_, true) => return Err(Error::NotDirectory),
+        }
+        if !locks.try_also(found.ino) {
+            return Ok(Removal::Wants(Inos::from_slice(&[dir, found.ino])));
+        }
+        let rec = tx.inode(found.ino)?;
+        // Nobody opens it while it is locked.
+        let open = self.opens.is_open(found.ino);
+        if (open || !file::is_small(&rec)) && !locks.try_also(ORPHANS) {
+            return Ok(Removal::Wants(Inos::from_slice(&[dir, found.ino, ORPHANS])));
+        }
+        let now = Time::now();
+        names::take(tx, &mut parent, &found, spot)?;
+        if is_dir {
+            parent.nlink = parent.nlink.saturating_sub(1);
+        }
+        parent.touch(now);
+        tx.put_inode(&parent)?;
+        let orphaned = self.lose_name(tx, rec, open, now)?;
+        Ok(if orphaned { Removal::Orphaned(found.ino) } else { Removal::Done })
+    }
+
+    /// The inode has one name less. Returns whether it is an orphan now.
+    pub(super) fn lose_name(&self, tx: &mut Tx<'_>, mut rec: InodeRec, open: bool, now: Time) -> Result<bool> {
+        if rec.kind() == Some(Kind::Dir) {
+            if rec.size > 0 {
+                return Err(Error::NotEmpty);
+            }
+            // What is left of a directory that once had names is one node without entries.
+            let left =
+                tree::destroy_leaf(tx, TreeId::map(rec.ino().place()), rec.map(), |_, _, _| Err(Error::NotEmpty))?;
+            rec.set_map(left);
+            rec.nlink = 0;
+        } else {
+            rec.nlink = rec.nlink.saturating_sub(1);
+        }
+        rec.set_ctime(now);
+        if rec.nlink > 0 {
+            tx.put_inode(&rec)?;
+            return Ok(false);
+        }
+        file::drop_inode(tx, rec, open)
+    }
+}
+
+/// Takes out a name that leads nowhere: for `check`.
+pub(crate) fn forget_name(inner: &Inner, dir: Ino, name: &Name<'_>) -> Result<()> {
+    let _lock = inner.locks.write(&[dir]);
+    inner.frames.transact(true, |tx| {
+        let mut parent = live_directory(tx, dir)?;
+        let found = names::find(inner, tx, &parent, name)?.ok_or(Error::NotFound)?;
+        names::take(tx, &mut parent, &found, None)?;
+        tx.put_inode(&parent)
+    })
+}

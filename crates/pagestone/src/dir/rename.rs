@@ -1,0 +1,175 @@
+//! Names that move.
+//!
+//! ```text
+//!   replace     from: name gone      to: name -> moved inode, what it meant before loses a name
+//!   exchange    from: name -> b      to: name -> a
+//! ```
+//!
+//! A directory that moves takes its parent's link count along and learns its new parent. It must
+//! not move below itself: renames between directories hold one lock while the ancestors are
+//! looked at, so they cannot change meanwhile.
+
+use super::create::checked_links;
+use super::live_directory;
+use super::names::{self, Found, Name};
+use super::remove::Inos;
+use crate::attr::{Kind, RenameMode, Time};
+use crate::error::{Error, Result};
+use crate::frame::Tx;
+use crate::layout::{ORPHANS, ROOT};
+use crate::pool::Inner;
+use crate::units::Ino;
+
+/// A name and its directory.
+type Place<'a> = (Ino, &'a Name<'a>);
+
+/// Deepest directory tree that a rename follows upwards; more is damage.
+const MAX_DEPTH: u32 = 1 << 20;
+
+/// One rename, with what its names were found to mean.
+struct Move<'a> {
+    from: Place<'a>,
+    to: Place<'a>,
+    a: Found,
+    b: Option<Found>,
+    mode: RenameMode,
+}
+
+impl Inner {
+    pub(super) fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<()> {
+        let _ancestors = (from.0 != to.0).then(|| self.renames.lock());
+        loop {
+            let a = self.find(from.0, from.1)?.ok_or(Error::NotFound)?;
+            let b = self.find(to.0, to.1)?;
+            let m = Move { from, to, a, b, mode };
+            self.check_ancestors(&m)?;
+            let mut inos = Inos::from_slice(&[from.0, to.0, a.ino]);
+            inos.extend(b.map(|b| b.ino));
+            let orphanable = b.is_some_and(|b| self.may_be_orphaned(b.ino));
+            if orphanable {
+                inos.push(ORPHANS);
+            }
+            let moved = {
+                let _lock = self.locks.write(&inos);
+                if b.is_some_and(|b| self.may_be_orphaned(b.ino)) && !orphanable {
+                    continue;
+                }
+                self.frames.transact(true, |tx| self.rename_in_tx(tx, &m))?
+            };
+            match (moved, b) {
+                (None, _) => {} // a name means something else by now
+                (Some(true), Some(b)) => return self.reclaim(b.ino),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Refuses to move a directory below itself.
+    fn check_ancestors(&self, m: &Move<'_>) -> Result<()> {
+        if m.from.0 == m.to.0 {
+            return Ok(());
+        }
+        if m.a.kind == Kind::Dir && self.is_ancestor(m.a.ino, m.to.0)? {
+            return Err(Error::Invalid("a directory cannot be moved into itself"));
+        }
+        match m.b {
+            Some(b)
+                if m.mode == RenameMode::Exchange && b.kind == Kind::Dir && self.is_ancestor(b.ino, m.from.0)? =>
+            {
+                Err(Error::Invalid("a directory cannot be moved into itself"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_ancestor(&self, ancestor: Ino, mut dir: Ino) -> Result<bool> {
+        for _ in 0..MAX_DEPTH {
+            if dir == ancestor {
+                return Ok(true);
+            }
+            if dir == ROOT {
+                return Ok(false);
+            }
+            let _lock = self.locks.read(dir);
+            dir = Ino(self.frames.inode(dir)?.parent);
+        }
+        Err(Error::corrupt(dir.to_string(), "its ancestors do not lead to the root"))
+    }
+
+    /// `None` if a name has changed its meaning; else whether what was replaced is an orphan now.
+    fn rename_in_tx(&self, tx: &mut Tx<'_>, m: &Move<'_>) -> Result<Option<bool>> {
+        let mut old = live_directory(tx, m.from.0)?;
+        let target = live_directory(tx, m.to.0)?;
+        if names::find(self, tx, &old, m.from.1)? != Some(m.a) || names::find(self, tx, &target, m.to.1)? != m.b {
+            return Ok(None);
+        }
+        let now = Time::now();
+        match (m.b, m.mode) {
+            (Some(_), RenameMode::NoReplace) => return Err(Error::Exists),
+            (None, RenameMode::Exchange) => return Err(Error::NotFound),
+            (Some(b), _) if b.ino == m.a.ino => return Ok(Some(false)), // two names of one file
+            (Some(b), RenameMode::Exchange) => return self.exchange(tx, m, &b, now).map(Some),
+            (Some(b), _) => match (m.a.kind == Kind::Dir, b.kind == Kind::Dir) {
+                (true, false) => return Err(Error::NotDirectory),
+                (false, true) => return Err(Error::IsDirectory),
+                _ => {}
+            },
+            (None, _) => {}
+        }
+        let orphaned = match m.b {
+            Some(b) => {
+                let rec = tx.inode(b.ino)?;
+                self.lose_name(tx, rec, self.opens.is_open(b.ino), now)?
+            }
+            None => false,
+        };
+        names::take(tx, &mut old, &m.a, None)?;
+        if m.a.kind == Kind::Dir {
+            old.nlink = old.nlink.saturating_sub(1);
+        }
+        old.touch(now);
+        tx.put_inode(&old)?;
+        let mut new = live_directory(tx, m.to.0)?;
+        match m.b {
+            Some(b) => names::redirect(tx, &mut new, &b, m.to.1, m.a.ino, m.a.kind)?,
+            None => {
+                let free = names::free_key(self, tx, &new, m.to.1)?;
+                names::add(tx, &mut new, free, m.to.1, m.a.ino, m.a.kind)?;
+            }
+        }
+        // A directory that replaces another takes over its place in the parent's count.
+        if m.a.kind == Kind::Dir && m.b.is_none() {
+            new.nlink = checked_links(new.nlink)?;
+        }
+        new.touch(now);
+        tx.put_inode(&new)?;
+        settle_moved(tx, m.a.ino, m.to.0, now)?;
+        Ok(Some(orphaned))
+    }
+
+    fn exchange(&self, tx: &mut Tx<'_>, m: &Move<'_>, b: &Found, now: Time) -> Result<bool> {
+        let mut old = live_directory(tx, m.from.0)?;
+        names::redirect(tx, &mut old, &m.a, m.from.1, b.ino, b.kind)?;
+        old.nlink = old.nlink + u32::from(b.kind == Kind::Dir) - u32::from(m.a.kind == Kind::Dir).min(old.nlink);
+        old.touch(now);
+        tx.put_inode(&old)?;
+        let mut new = live_directory(tx, m.to.0)?;
+        names::redirect(tx, &mut new, b, m.to.1, m.a.ino, m.a.kind)?;
+        new.nlink = new.nlink + u32::from(m.a.kind == Kind::Dir) - u32::from(b.kind == Kind::Dir).min(new.nlink);
+        new.touch(now);
+        tx.put_inode(&new)?;
+        settle_moved(tx, m.a.ino, m.to.0, now)?;
+        settle_moved(tx, b.ino, m.from.0, now)?;
+        Ok(false)
+    }
+}
+
+/// The inode has another name now; a directory learns its parent.
+fn settle_moved(tx: &mut Tx<'_>, ino: Ino, parent: Ino, now: Time) -> Result<()> {
+    let mut rec = tx.inode(ino)?;
+    if rec.kind() == Some(Kind::Dir) {
+        rec.parent = parent.0;
+    }
+    rec.set_ctime(now);
+    tx.put_inode(&rec)
+}

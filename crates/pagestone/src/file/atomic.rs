@@ -1,0 +1,250 @@
+//! Many pages at once, or none of them.
+//!
+//! ```text
+//!   few      fresh pages filled, one fence, one record: in place of the old ones
+//!
+//!   many     T [new]            an orphan is filled, record by record; a crash leaves no more than that
+//!            F [new] -- X [old]          one record: the file takes its map, on top of its own as a base
+//!            F [old with new]            what is new sinks into the base (merge.rs); T and X are gone
+//! ```
+//!
+//! The cost is that of the pages written, twice their descriptors included; the file's size does not matter.
+
+use smallvec::SmallVec;
+
+use super::clone::put_below;
+use super::map::{self, in_tx};
+use super::reclaim::{forget_orphan, note_orphan};
+use super::space::grow;
+use super::write::{Parts, check_end, write_in_tx};
+use super::{MAX_LEN, read};
+use crate::attr::{Kind, Time};
+use crate::error::{Error, Result};
+use crate::frame::{Fresh, Tx};
+use crate::layout::{InodeRec, ORPHANS};
+use crate::media::Part;
+use crate::pool::Inner;
+use crate::units::{Ino, PAGE_SIZE};
+
+/// Stretches that one record replaces at most.
+const FEW: usize = 6;
+/// Bytes that one record replaces at most.
+const FEW_BYTES: usize = 4 << 20;
+/// Bytes of a long stretch that one record puts into the orphan.
+const STEP: usize = 8 << 20;
+
+/// A stretch of whole pages.
+struct Stretch<'b> {
+    offset: u64,
+    bytes: std::borrow::Cow<'b, [u8]>,
+}
+
+impl Stretch<'_> {
+    fn first(&self) -> u64 {
+        self.offset / PAGE_SIZE
+    }
+    fn end(&self) -> u64 {
+        self.first() + (self.bytes.len() as u64).div_ceil(PAGE_SIZE)
+    }
+}
+
+/// What is left to be done once the locks are gone.
+enum After {
+    Nothing,
+    /// The base is only the file's.
+    Merge(Ino),
+    /// The file is as it was; the orphan is of no use.
+    GiveBack(Ino, Error),
+}
+
+impl Inner {
+    /// Writes all `parts` (offset and bytes, in order, without overlap) at once, or nothing.
+    pub(crate) fn write_atomic(&self, ino: Ino, parts: &[(u64, &[u8])]) -> Result<()> {
+        let mut end = 0;
+        for &(offset, bytes) in parts {
+            if offset < end {
+                return Err(Error::Invalid("parts in order of their offsets, without overlap"));
+            }
+            check_end(offset, bytes.len())?;
+            end = offset + bytes.len() as u64;
+        }
+        let after = loop {
+            let base = self.peek(ino)?.base;
+            let mut inos: SmallVec<[Ino; 3]> = smallvec::smallvec![ino, ORPHANS];
+            inos.extend((base != 0).then_some(Ino(base)));
+            let _locks = self.locks.write(&inos);
+            let rec = self.frames.inode(ino)?;
+            if rec.base == base {
+                // What is replaced is read before: nobody may store to it meanwhile, nor see it after.
+                let watchers = self.opens.watchers(ino);
+                let first = parts.first().map_or(0, |&(offset, _)| offset / PAGE_SIZE);
+                let replaced = first..end.div_ceil(PAGE_SIZE).max(first);
+                watchers.iter().try_for_each(|w| w.freeze(self, &rec, Some(replaced.clone())))?;
+                let after = self.write_atomic_locked(ino, parts, end)?;
+                self.tell(&watchers, ino, rec.size, replaced)?;
+                break after;
+            }
+        };
+        if let After::GiveBack(orphan, error) = after {
+            // If that fails too, the next open does it.
+            let _ = self.reclaim(orphan);
+            return Err(error);
+        }
+        self.opens.clear_touched(ino);
+        if let After::Merge(base) = after { self.merge_what(&[base]) } else { Ok(()) }
+    }
+
+    /// The parts as whole pages, with what the file has around them.
+    fn whole_pages<'b>(&self, rec: &InodeRec, parts: &[(u64, &'b [u8])]) -> Result<Vec<Stretch<'b>>> {
+        let mut out: Vec<Stretch<'b>> = Vec::with_capacity(parts.len());
+        for &(offset, bytes) in parts.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            let end = offset + bytes.len() as u64;
+            if offset.is_multiple_of(PAGE_SIZE) && end.is_multiple_of(PAGE_SIZE) {
+                out.push(Stretch { offset, bytes: bytes.into() });
+                continue;
+            }
+            let from = offset / PAGE_SIZE * PAGE_SIZE;
+            let to = end.next_multiple_of(PAGE_SIZE).min(MAX_LEN);
+            let joins = out.last().is_some_and(|last| last.end() * PAGE_SIZE > from);
+            // Two parts in one page: the second adds to what the first has made of it.
+            let (first, mut whole) = match out.pop_if(|_| joins) {
+                Some(last) => (last.offset, last.bytes.into_owned()),
+                None => (from, Vec::new()),
+            };
+            let known = first + whole.len() as u64;
+            whole.resize((to - first) as usize, 0);
+            read::read(&self.frames, rec, known, &mut whole[(known - first) as usize..])?;
+            whole[(offset - first) as usize..][..bytes.len()].copy_from_slice(bytes);
+            out.push(Stretch { offset: first, bytes: whole.into() });
+        }
+        Ok(out)
+    }
+
+    fn write_atomic_locked(&self, ino: Ino, parts: &[(u64, &[u8])], end: u64) -> Result<After> {
+        let rec = self.frames.inode(ino)?;
+        let _chain = self.chain(&rec);
+        let stretches = self.whole_pages(&rec, parts)?;
+        let bytes: usize = stretches.iter().map(|s| s.bytes.len()).sum();
+        if bytes == 0 {
+            return Ok(After::Nothing);
+        }
+        if stretches.len() <= FEW && bytes <= FEW_BYTES {
+            match self.frames.transact(false, |tx| replace(tx, ino, &stretches, end)) {
+                // Free space lies in so many pieces that it is not one record after all.
+                Err(Error::TooLarge) => {}
+                done => return done.map(|()| After::Nothing),
+            }
+        }
+        let orphan = self.frames.transact(false, |tx| {
+            let mut rec = InodeRec::new(tx.new_ino()?, Kind::File, 0, Time::now());
+            rec.nlink = 0;
+            tx.put_inode(&rec)?;
+            note_orphan(tx, rec.ino())?;
+            Ok(rec.ino())
+        })?;
+        let taken = self
+            .fill_orphan(orphan, &stretches)
+            .and_then(|()| self.frames.transact(false, |tx| take_map(tx, ino, orphan, end)));
+        Ok(match taken {
+            Ok(base) => base.map_or(After::Nothing, After::Merge),
+            Err(error) => After::GiveBack(orphan, error),
+        })
+    }
+
+    fn fill_orphan(&self, orphan: Ino, stretches: &[Stretch<'_>]) -> Result<()> {
+        let (mut at, mut within) = (0, 0usize);
+        while at < stretches.len() {
+            (at, within) = self.frames.transact(false, |tx| {
+                let mut rec = tx.inode(orphan)?;
+                let (mut at, mut within, mut filled) = (at, within, 0);
+                while at < stretches.len() && filled < STEP && (filled == 0 || tx.has_room(48 << 10)) {
+                    let s = &stretches[at];
+                    let bytes = &s.bytes[within..][..(s.bytes.len() - within).min(STEP)];
+                    let written = write_in_tx(tx, &mut rec, s.offset + within as u64, bytes)?.len;
+                    (within, filled) = (within + written as usize, filled + written as usize);
+                    if within == s.bytes.len() {
+                        (at, within) = (at + 1, 0);
+                    }
+                }
+                tx.put_inode(&rec)?;
+                Ok((at, within))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The length after a write up to `end`, and what lies before it made to read as zeros.
+fn lengthen(tx: &mut Tx<'_>, rec: &mut InodeRec, end: u64) -> Result<u64> {
+    if end > rec.size {
+        grow(tx, rec, end)?;
+    }
+    Ok(rec.size.max(end))
+}
+
+/// Puts fresh pages in the place of the old ones; [`Error::TooLarge`] if one record is too short.
+fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], end: u64) -> Result<()> {
+    let mut rec = tx.inode(ino)?;
+    let size = lengthen(tx, &mut rec, end)?;
+    let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
+    let mut parts = Parts::new();
+    for s in stretches {
+        let mut page = s.first();
+        while page < s.end() {
+            if !tx.has_room(24 << 10) {
+                return Err(Error::TooLarge);
+            }
+            let f = tx.reserve_data(rec.owner(), page, s.end() - page, false)?;
+            let bytes = &s.bytes[((page - s.first()) * PAGE_SIZE) as usize..];
+            let bytes = &bytes[..bytes.len().min((f.run.pages * PAGE_SIZE) as usize)];
+            parts.push(Part::Bytes { at: f.run.page.byte(), bytes });
+            page += f.run.pages;
+            fresh.push(f);
+        }
+    }
+    let durable = tx.fill(fresh, &parts)?;
+    for s in stretches {
+        // What was own and hid the base is replaced by what is own and hides it.
+        let borrowed = rec.borrowed().saturating_sub(in_tx(tx, &rec).borrowed_in(s.first(), s.end())?);
+        if map::remove(tx, &mut rec, s.first(), s.end())?.is_some() {
+            return Err(Error::TooLarge);
+        }
+        rec.set_borrowed(borrowed);
+    }
+    let borrowed = rec.borrowed();
+    for run in durable {
+        map::insert(tx, &mut rec, run)?;
+        rec.set_borrowed(borrowed);
+    }
+    if !tx.has_room(0) {
+        return Err(Error::TooLarge);
+    }
+    rec.size = size;
+    rec.touch(Time::now());
+    tx.put_inode(&rec)
+}
+
+/// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.
+fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, end: u64) -> Result<Option<Ino>> {
+    let (mut rec, new) = (tx.inode(ino)?, tx.inode(orphan)?);
+    let size = lengthen(tx, &mut rec, end)?;
+    let own = in_tx(tx, &rec).at_or_after(0)?.is_some();
+    if own {
+        put_below(tx, &mut rec)?;
+        note_orphan(tx, Ino(rec.base))?;
+    }
+    let (mut page, mut hidden) = (0, 0);
+    while let Some(m) = in_tx(tx, &new).first_after(page)? {
+        hidden += in_tx(tx, &rec).borrowed_in(m.file_page, m.end())?;
+        page = m.end();
+    }
+    let borrowed = rec.borrowed().saturating_sub(hidden);
+    rec.adopt_map(&new);
+    rec.set_borrowed(borrowed);
+    rec.size = size;
+    rec.touch(Time::now());
+    tx.put_inode(&rec)?;
+    tx.free_ino(orphan)?;
+    forget_orphan(tx, orphan)?;
+    Ok(own.then_some(Ino(rec.base)))
+}

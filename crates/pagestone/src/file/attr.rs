@@ -1,0 +1,94 @@
+//! Attributes: reading them with what is still pending, changing them in one record.
+
+use crate::attr::{Attr, Kind, SetAttr, Time};
+use crate::error::{Error, Result};
+use crate::layout::InodeRec;
+use crate::pool::Inner;
+use crate::units::Ino;
+
+impl Inner {
+    /// The attributes; a pending time of an open file counts.
+    pub(crate) fn attr(&self, ino: Ino) -> Result<Attr> {
+        let rec = {
+            let _lock = self.locks.read(ino);
+            self.frames.inode(ino)?
+        };
+        self.attr_of(&rec)
+    }
+
+    /// As [`Inner::attr`], of a record in hand.
+    pub(crate) fn attr_of(&self, rec: &InodeRec) -> Result<Attr> {
+        let mut attr = rec.attr()?;
+        if attr.kind == Kind::File
+            && let Some(t) = self.opens.touched(rec.ino())
+        {
+            attr.mtime = t;
+            attr.ctime = attr.ctime.max(t);
+        }
+        Ok(attr)
+    }
+
+    /// Changes attributes; the length first.
+    pub(crate) fn set_attr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
+        let attr = self.change_attr(ino, change)?;
+        if change.size == Some(0) {
+            self.drop_idle_base(ino)?;
+        }
+        Ok(attr)
+    }
+
+    fn change_attr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
+        let now = change.ctime.unwrap_or_else(Time::now);
+        let _lock = self.locks.write(&[ino]);
+        if let Some(len) = change.size {
+            self.set_len_locked(ino, len, now)?;
+            self.opens.clear_touched(ino);
+        }
+        let rest = SetAttr { size: None, ..*change };
+        if change.size.is_none() || rest != SetAttr::default() {
+            let pending = self.opens.touched(ino);
+            self.frames.transact(true, |tx| {
+                let mut rec = tx.inode(ino)?;
+                if let Some(t) = pending {
+                    rec.set_mtime(t);
+                }
+                change_record(&mut rec, &rest, now)?;
+                tx.put_inode(&rec)
+            })?;
+            self.opens.clear_touched(ino);
+        }
+        self.frames.inode(ino)?.attr()
+    }
+
+    /// Writes a pending time of an open file to its record.
+    pub(crate) fn settle_times(&self, ino: Ino) -> Result<()> {
+        let Some(t) = self.opens.touched(ino) else { return Ok(()) };
+        let _lock = self.locks.write(&[ino]);
+        self.frames.transact(true, |tx| {
+            let mut rec = tx.inode(ino)?;
+            rec.touch(t);
+            tx.put_inode(&rec)
+        })?;
+        self.opens.clear_touched(ino);
+        Ok(())
+    }
+}
+
+fn change_record(rec: &mut InodeRec, change: &SetAttr, now: Time) -> Result<()> {
+    for time in [change.atime, change.mtime, change.ctime].into_iter().flatten() {
+        if time.nsec > 999_999_999 {
+            return Err(Error::Invalid("nanoseconds of a second are fewer than a billion"));
+        }
+    }
+    rec.perm = change.perm.map_or(rec.perm, |p| p & 0o7777);
+    rec.uid = change.uid.unwrap_or(rec.uid);
+    rec.gid = change.gid.unwrap_or(rec.gid);
+    if let Some(t) = change.atime {
+        rec.set_atime(t);
+    }
+    if let Some(t) = change.mtime {
+        rec.set_mtime(t);
+    }
+    rec.set_ctime(now);
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! What a clone sees: its own map first, then its base's, then that one's base.
+//!
+//! ```text
+//!   file     [own ]............[void]......            base_pages
+//!   base     ......[data      ][data]......[data]..........|   <- not seen from here on
+//!   base     [data           ]........[data    ]...............
+//!            --------------------------------------
+//!   seen     Data  Borrowed    Hole   Borrowed
+//! ```
+//!
+//! A base never changes, except that it is merged into its only dependent (`merge.rs`). So a chain is
+//! read with the file's own lock and, only if there is a base, [`Inner::chain`].
+
+use parking_lot::RwLockReadGuard;
+
+use super::map::{Map, Mapped, Own, in_tx, join};
+use crate::error::{Error, Result};
+use crate::frame::{Frames, Run, Tx};
+use crate::layout::InodeRec;
+use crate::pool::Inner;
+use crate::tree::Nodes;
+use crate::units::{Ino, PAGE_SIZE};
+
+/// What a file page is, and how far that goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Span {
+    /// Storage of the file's own, from this page on.
+    Data(Run),
+    /// A base's storage: to be read, never written.
+    Borrowed(Run),
+    /// Nothing for this many pages.
+    Hole(u64),
+}
+
+impl Span {
+    /// How far it goes.
+    pub(crate) fn pages(&self) -> u64 {
+        match *self {
+            Span::Data(run) | Span::Borrowed(run) => run.pages,
+            Span::Hole(pages) => pages,
+        }
+    }
+}
+
+/// Where inode records are read from besides nodes.
+pub(crate) trait Records: Nodes {
+    /// The live inode with this number.
+    fn record(&self, ino: Ino) -> Result<InodeRec>;
+}
+
+impl Records for Frames {
+    fn record(&self, ino: Ino) -> Result<InodeRec> {
+        self.inode(ino)
+    }
+}
+
+impl Records for Tx<'_> {
+    fn record(&self, ino: Ino) -> Result<InodeRec> {
+        self.inode(ino)
+    }
+}
+
+impl<N: Records> Map<'_, N> {
+    /// What `file_page` is. It may go on the same way behind the end of what is answered.
+    pub(crate) fn span(&self, file_page: u64) -> Result<Span> {
+        let limit = match self.own(file_page)? {
+            Own::Data(run) => return Ok(Span::Data(run)),
+            Own::Void(pages) => return Ok(Span::Hole(pages)),
+            Own::Nothing(pages) => pages,
+        };
+        if self.rec.base == 0 { Ok(Span::Hole(limit)) } else { self.below(file_page, limit) }
+    }
+
+    /// What the bases say of `file_page`, for at most `limit` pages.
+    fn below(&self, file_page: u64, mut limit: u64) -> Result<Span> {
+        let mut rec = *self.rec;
+        while rec.base != 0 && file_page < rec.base_pages {
+            limit = limit.min(rec.base_pages - file_page);
+            rec = base(self.nodes, &rec)?;
+            match (Map { rec: &rec, nodes: self.nodes, frames: self.frames }).own(file_page)? {
+                Own::Data(run) => return Ok(Span::Borrowed(Run { pages: run.pages.min(limit), ..run })),
+                Own::Void(pages) => return Ok(Span::Hole(pages.min(limit))),
+                Own::Nothing(pages) => limit = limit.min(pages),
+            }
+        }
+        Ok(Span::Hole(limit))
+    }
+
+    /// How many pages of `[from, to)` the bases answer for.
+    pub(crate) fn borrowed_in(&self, mut from: u64, to: u64) -> Result<u64> {
+        let to = to.min(self.rec.base_pages);
+        let mut sum = 0;
+        while self.rec.base != 0 && from < to {
+            let span = self.span(from)?;
+            let pages = span.pages().min(to - from);
+            if matches!(span, Span::Borrowed(_)) {
+                sum += pages;
+            }
+            from += pages;
+        }
+        Ok(sum)
+    }
+}
+
+/// The base of `rec`, which has one.
+fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
+    let wrong = |what: &str| Err(Error::corrupt(rec.ino().to_string(), format!("{what}: {}", Ino(rec.base))));
+    match records.record(Ino(rec.base)) {
+        Ok(base) if base.is_base() && base.height < rec.height => Ok(base),
+        Ok(_) => wrong("its base is none"),
+        Err(Error::Stale(_)) => wrong("its base is gone"),
+        Err(e) => Err(e),
+    }
+}
+
+/// Hides what the base has in `[from, to)`, where the map says nothing.
+pub(super) fn hide(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> {
+    let to = to.min(rec.base_pages);
+    let mut at = from;
+    while rec.base != 0 && at < to {
+        match in_tx(tx, rec).own(at)? {
+            Own::Data(Run { pages, .. }) | Own::Void(pages) => at += pages,
+            Own::Nothing(pages) => {
+                let end = to.min(at.saturating_add(pages));
+                join(tx, rec, Mapped::void(at, end))?;
+                at = end;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A borrowed page as the file sees it: zeros from its end on. `None` if the page is not borrowed.
+pub(super) fn borrowed_page(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Result<Option<Box<[u8]>>> {
+    if rec.base == 0 || file_page >= rec.base_pages {
+        return Ok(None);
+    }
+    let Span::Borrowed(run) = in_tx(tx, rec).span(file_page)? else { return Ok(None) };
+    let seen = rec.size.saturating_sub(file_page * PAGE_SIZE).min(PAGE_SIZE) as usize;
+    let mut page = vec![0; PAGE_SIZE as usize].into_boxed_slice();
+    tx.frames().region.read_data(run.page.byte(), &mut page[..seen])?;
+    Ok(Some(page))
+}
+
+impl Inner {
+    /// Keeps the bases of `rec` from being merged while it is read through them. Taken once, after the
+    /// inode's lock.
+    pub(crate) fn chain(&self, rec: &InodeRec) -> Option<RwLockReadGuard<'_, ()>> {
+        (rec.base != 0).then(|| self.chains.read())
+    }
+
+    /// As [`Inner::chain`], for a transaction that is about to begin.
+    pub(crate) fn chain_of(&self, ino: Ino) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+        Ok(self.chain(&self.frames.inode(ino)?))
+    }
+}

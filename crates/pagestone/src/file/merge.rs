@@ -1,0 +1,244 @@
+//! Letting go of a base, and merging one that only one dependent is left of.
+//!
+//! ```text
+//!   D [own]--\                           D goes: its reference with it, in the same record
+//!             >-- X [map] --> Z          one left: X is entered as an orphan, and merged:
+//!   E [own]--/
+//!                                        E [own]-- X [map] --> Z
+//!     what E hides of X is freed;        E [   ]-- X [map'] --> Z      piece by piece
+//!     what E has moves into X            E [map'] --> Z                one record
+//! ```
+//!
+//! Where commits are durable only at sync, merging waits for the next one. Else a power cut could undo
+//! that D went, but not what E has meanwhile written in place into a page that was X's: D would come back
+//! with E's bytes.
+//!
+//! Each step is a record and leaves what E reads as it is, so a crash in the middle needs no more than
+//! going on. The cost is that of what E has of its own and of what it hides.
+
+use super::chain::hide;
+use super::map::{self, Mapped, in_tx, join};
+use super::reclaim::{forget_orphan, note_orphan};
+use crate::error::{Error, Result};
+use crate::frame::Tx;
+use crate::layout::{InodeRec, ORPHANS, PageUse};
+use crate::media::Durability;
+use crate::pool::Inner;
+use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
+
+/// What a step of a merge leaves.
+enum Step {
+    More,
+    Done,
+}
+
+/// `dependent` stands on `base` no more. Returns the base if it is nobody's or one's only now, for the
+/// caller to reclaim once the record is committed. The base and the orphan index are locked.
+pub(super) fn let_go(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Option<Ino>> {
+    let mut rec = tx.inode(base)?;
+    if !rec.is_base() {
+        return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it"));
+    }
+    rec.nlink = rec.nlink.saturating_sub(1);
+    rec.parent ^= dependent.0;
+    tx.put_inode(&rec)?;
+    if rec.nlink > 1 {
+        return Ok(None);
+    }
+    note_orphan(tx, base)?;
+    Ok(Some(base))
+}
+
+impl Inner {
+    /// Lets go of the base of `ino`, if it answers for nothing any more.
+    pub(crate) fn drop_idle_base(&self, ino: Ino) -> Result<()> {
+        loop {
+            let rec = self.peek(ino)?;
+            if rec.base == 0 || rec.base_pages > 0 {
+                return Ok(());
+            }
+            let base = Ino(rec.base);
+            let left = {
+                let _locks = self.locks.write(&[ino, base, ORPHANS]);
+                if self.frames.inode(ino)?.base != base.0 {
+                    continue;
+                }
+                self.frames.transact(true, |tx| {
+                    let mut rec = tx.inode(ino)?;
+                    if rec.base_pages > 0 {
+                        return Ok(None);
+                    }
+                    (rec.base, rec.height) = (0, 0);
+                    rec.set_borrowed(0);
+                    tx.put_inode(&rec)?;
+                    let_go(tx, base, ino)
+                })?
+            };
+            return left.map_or(Ok(()), |base| self.reclaim(base));
+        }
+    }
+
+    /// Gives back a base that nothing stands on, whatever it counts: for `check`.
+    pub(crate) fn discard_base(&self, base: Ino) -> Result<()> {
+        {
+            let _locks = self.locks.write(&[base, ORPHANS]);
+            self.frames.transact(true, |tx| {
+                let mut rec = tx.inode(base)?;
+                (rec.nlink, rec.parent) = (0, 0);
+                tx.put_inode(&rec)?;
+                note_orphan(tx, base)
+            })?;
+        }
+        self.reclaim(base)
+    }
+
+    /// Merges `base`, an orphan, as soon as it is durable that others do not need it.
+    pub(super) fn merge_in_time(&self, base: Ino) -> Result<()> {
+        if self.frames.region.describe().durability == Durability::AtSync {
+            self.merges.lock().push(base);
+            return Ok(());
+        }
+        self.merge_what(&[base])
+    }
+
+    /// Merges the bases whose last but one dependent has gone before the last sync.
+    pub(crate) fn merge_what_waits(&self) -> Result<()> {
+        let waiting = std::mem::take(&mut *self.merges.lock());
+        self.merge_what(&waiting)
+    }
+
+    /// See [`Inner::merge_what_waits`].
+    pub(crate) fn merge_what(&self, bases: &[Ino]) -> Result<()> {
+        for base in bases {
+            match self.merge(*base) {
+                // It stays in the index, for the next open; damage is for `check` to report. A private
+                // mapping may still show what would be given back.
+                Ok(()) | Err(Error::NoSpace | Error::Pinned | Error::Corrupt { .. }) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges `base` into its only dependent, if it has only one.
+    fn merge(&self, base: Ino) -> Result<()> {
+        loop {
+            let Ok(rec) = self.peek(base) else { return Ok(()) };
+            let dependent = Ino(rec.parent);
+            let mut inos: smallvec::SmallVec<[Ino; 4]> = smallvec::smallvec![base, dependent, ORPHANS];
+            inos.extend((rec.base != 0).then_some(Ino(rec.base)));
+            let _locks = self.locks.write(&inos);
+            let _chains = self.chains.write();
+            match self.frames.inode(base) {
+                Ok(now) if now.nlink != 1 => {
+                    // Cloned again meanwhile, or given back.
+                    return self.frames.transact(true, |tx| forget_orphan(tx, base));
+                }
+                Ok(now) if (now.parent, now.base) != (rec.parent, rec.base) => continue,
+                Ok(_) => {}
+                Err(Error::Stale(_)) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+            if self.frames.region.granule().is_some_and(|bytes| bytes > PAGE_SIZE) {
+                // A whole frame is mapped there beyond the end of the file, and what lies behind the
+                // end is given back below.
+                let (rec, watchers) = (self.frames.inode(dependent)?, self.opens.watchers(dependent));
+                watchers.iter().try_for_each(|w| w.freeze(self, &rec, None))?;
+            }
+            match self.frames.transact(true, |tx| step(tx, base, dependent))? {
+                Step::More => {}
+                Step::Done => return Ok(()),
+            }
+        }
+    }
+}
+
+/// One record's worth of merging `base` into `dependent`.
+fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Step> {
+    let mut x = tx.inode(base)?;
+    let mut d = match tx.inode(dependent) {
+        Ok(d) if d.base == base.0 => d,
+        Ok(_) | Err(Error::Stale(_)) => {
+            return Err(Error::corrupt(base.to_string(), "its only dependent does not stand on it"));
+        }
+        Err(e) => return Err(e),
+    };
+    let done = if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? {
+        takes_over(tx, &x, &mut d)?;
+        true
+    } else {
+        tx.put_inode(&x)?;
+        false
+    };
+    tx.put_inode(&d)?;
+    Ok(if done { Step::Done } else { Step::More })
+}
+
+/// Gives back what the base has behind the part that is seen, and what the dependent took ahead of
+/// need: nothing behind the end of a file may come to lie in a base. False if there is more.
+fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
+    // A base's length says nothing once something has sunk into it.
+    if !d.is_base() && map::remove(tx, d, d.size.div_ceil(PAGE_SIZE), u64::MAX)?.is_some() {
+        return Ok(false);
+    }
+    if map::remove(tx, x, d.base_pages, u64::MAX)?.is_some() {
+        return Ok(false);
+    }
+    x.base_pages = x.base_pages.min(d.base_pages);
+    Ok(true)
+}
+
+/// Moves what the dependent has into the base, from the back. False if there is more.
+fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
+    while let Some(m) = in_tx(tx, d).at_or_before(u64::MAX)? {
+        if !tx.has_room(32 << 10) {
+            return Ok(false);
+        }
+        // A whole frame has one owner: it changes hands in one piece.
+        let piece = if m.is_void() || x.owner() == d.owner() { m } else { last_frame_of(&m) };
+        if map::remove(tx, x, piece.file_page, piece.end())?.is_some() {
+            return Ok(false);
+        }
+        if !m.is_void() && !tx.has_room(32 << 10) {
+            return Ok(false);
+        }
+        map::cut(tx, d, m, piece.file_page, piece.end())?;
+        if piece.is_void() {
+            hide(tx, x, piece.file_page, piece.end())?;
+            continue;
+        }
+        if x.owner() != d.owner() {
+            tx.change_owner(piece.run, PageUse::Data, d.owner(), x.owner());
+        }
+        let pages = piece.run.pages;
+        join(tx, x, piece)?;
+        x.pages += pages;
+        d.pages = d.pages.saturating_sub(pages);
+        d.set_borrowed(d.borrowed() + pages);
+        d.base_pages = d.base_pages.max(piece.end());
+    }
+    Ok(true)
+}
+
+/// The dependent, which has nothing of its own any more, takes the base's place.
+fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> Result<()> {
+    let seen = d.borrowed();
+    d.adopt_map(x);
+    d.set_borrowed(seen.saturating_sub(d.pages));
+    (d.base, d.base_pages, d.height) = (x.base, x.base_pages, x.height);
+    if x.base != 0 {
+        let mut older = tx.inode(Ino(x.base))?;
+        older.parent ^= x.ino().0 ^ d.ino().0;
+        tx.put_inode(&older)?;
+    }
+    tx.free_ino(x.ino())?;
+    forget_orphan(tx, x.ino())
+}
+
+/// The part of a run that lies in the last frame it reaches.
+fn last_frame_of(m: &Mapped) -> Mapped {
+    let last = m.run.page.plus(m.run.pages - 1);
+    let in_frame = (last.index_in_frame() as u64 + 1).min(m.run.pages);
+    debug_assert!(in_frame <= PAGES_PER_FRAME);
+    m.part(m.end() - in_frame, m.end())
+}

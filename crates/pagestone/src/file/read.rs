@@ -1,0 +1,145 @@
+//! Reading: copies, or the pieces themselves.
+
+use smallvec::SmallVec;
+
+use super::chain::Span;
+use super::map::{Map, Mapped};
+use crate::error::Result;
+use crate::frame::Frames;
+use crate::layout::InodeRec;
+use crate::pool::{Inner, OpenInode, ReadGuard};
+use crate::units::{Ino, PAGE_SIZE};
+
+/// One piece of a file's range as it lies in this process.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece {
+    /// Storage: valid, and not reused, while the call that handed it out runs. Another writer may
+    /// be storing to it, so it is an address and not a slice.
+    Storage {
+        /// First byte.
+        addr: *const u8,
+        /// Bytes.
+        len: usize,
+    },
+    /// This many zero bytes.
+    Hole {
+        /// Bytes.
+        len: usize,
+    },
+}
+
+/// A stretch of a range: where it lies in the pool, or that it is a hole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stretch {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+    pub(crate) pool: Option<u64>,
+    /// It lies in the storage of a base.
+    pub(crate) borrowed: bool,
+}
+
+/// Cuts `[offset, end)` into stretches; returns the last run that one of them lies in.
+pub(crate) fn stretches(
+    frames: &Frames,
+    rec: &InodeRec,
+    mut offset: u64,
+    end: u64,
+    mut each: impl FnMut(Stretch) -> Result<()>,
+) -> Result<Option<Mapped>> {
+    let map = Map { nodes: frames, frames, rec };
+    let mut last = None;
+    while offset < end {
+        let page = offset / PAGE_SIZE;
+        let span = match map.first_after(page)? {
+            Some(m) if m.file_page <= page && !m.is_void() => {
+                last = Some(m);
+                Span::Data(m.part(page, m.end()).run)
+            }
+            _ if rec.base != 0 => map.span(page)?,
+            next => Span::Hole(next.map_or(u64::MAX, |m| m.file_page) - page),
+        };
+        let within = offset % PAGE_SIZE;
+        let pool = match span {
+            Span::Data(run) | Span::Borrowed(run) => Some(run.page.byte() + within),
+            Span::Hole(_) => None,
+        };
+        let len = (span.pages().saturating_mul(PAGE_SIZE)).saturating_sub(within).min(end - offset);
+        each(Stretch { offset, len, pool, borrowed: matches!(span, Span::Borrowed(_)) })?;
+        offset += len;
+    }
+    Ok(last)
+}
+
+/// Copies out; returns how much there was before the end of the file.
+pub(crate) fn read(frames: &Frames, rec: &InodeRec, offset: u64, buf: &mut [u8]) -> Result<usize> {
+    let end = offset.saturating_add(buf.len() as u64).min(rec.size);
+    stretches(frames, rec, offset, end, |s| copy_out(frames, &s, offset, buf))?;
+    Ok(end.saturating_sub(offset) as usize)
+}
+
+fn copy_out(frames: &Frames, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let part = &mut buf[(s.offset - offset) as usize..][..s.len as usize];
+    match s.pool {
+        Some(at) => frames.region.read_data(at, part),
+        None => {
+            part.fill(0);
+            Ok(())
+        }
+    }
+}
+
+impl Inner {
+    /// Cuts `len` bytes of an open file into stretches, as far as the file reaches; returns where
+    /// they end. `lock` is the file's. Usually the run that was used last answers.
+    pub(crate) fn open_stretches(
+        &self,
+        lock: &ReadGuard<'_>,
+        (ino, open): (Ino, &OpenInode),
+        (offset, len): (u64, u64),
+        mut each: impl FnMut(Stretch) -> Result<()>,
+    ) -> Result<u64> {
+        let wanted = offset.saturating_add(len);
+        if let Some(known) = open.hint.known(lock) {
+            let end = wanted.min(known.size);
+            if let Some(at) = known.at(offset, end) {
+                each(Stretch { offset, len: end - offset, pool: Some(at), borrowed: false })?;
+                return Ok(end);
+            }
+        }
+        let rec = self.frames.inode(ino)?;
+        let _chain = self.chain(&rec);
+        let end = wanted.min(rec.size);
+        if let Some(run) = stretches(&self.frames, &rec, offset, end, each)? {
+            open.hint.remember(lock, &run, rec.size);
+        }
+        Ok(end)
+    }
+
+    /// As [`read`], of an open file.
+    pub(crate) fn read_open(&self, file: (Ino, &OpenInode), offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let lock = self.locks.read(file.0);
+        let len = buf.len() as u64;
+        let end = self.open_stretches(&lock, file, (offset, len), |s| copy_out(&self.frames, &s, offset, buf))?;
+        Ok(end.saturating_sub(offset) as usize)
+    }
+
+    /// Hands the pieces of an open file's range, up to its end, to `reply`.
+    pub(crate) fn pieces_open<R>(
+        &self,
+        file: (Ino, &OpenInode),
+        range: (u64, u64),
+        reply: impl FnOnce(&[Piece]) -> R,
+    ) -> Result<R> {
+        let lock = self.locks.read(file.0);
+        let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
+        self.open_stretches(&lock, file, range, |s| {
+            let len = s.len as usize;
+            pieces.push(match s.pool {
+                Some(at) => Piece::Storage { addr: self.frames.region.data_addr(at, s.len)?, len },
+                None => Piece::Hole { len },
+            });
+            Ok(())
+        })?;
+        Ok(reply(&pieces))
+    }
+}

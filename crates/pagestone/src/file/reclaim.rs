@@ -1,0 +1,180 @@
+//! Giving a whole file back: at once if it is small, else as an orphan and piece by piece.
+//!
+//! ```text
+//!   last name gone    small and closed: pages and inode in the same record
+//!                     open, or large:   into the orphan index, in the same record
+//!   last close, or the next open of the pool:  pieces, then inode and index entry in one record
+//! ```
+//!
+//! A base without dependents goes the same way; one with a single dependent is in the index until it is
+//! merged (`merge.rs`).
+
+use crate::attr::Kind;
+use crate::error::{Error, Result};
+use crate::frame::Tx;
+use crate::layout::{InodeRec, ORPHANS};
+use crate::pool::Inner;
+use crate::tree::{self, TreeId};
+use crate::units::{Ino, PAGES_PER_FRAME};
+
+use super::map;
+use super::merge::let_go;
+
+/// Runs of a file that is given back together with its name.
+const SMALL_RUNS: usize = 3;
+
+/// Whether all of it can be given back in one record.
+pub(crate) fn is_small(rec: &InodeRec) -> bool {
+    let runs = &rec.inline[..usize::from(rec.inline_count).min(rec.inline.len())];
+    let pages = runs.iter().fold(0u64, |sum, x| sum.saturating_add(x.pages));
+    let bare = rec.map().depth == 0 && rec.xattrs().depth <= 1 && rec.base == 0;
+    bare && runs.len() <= SMALL_RUNS && pages <= 16 * PAGES_PER_FRAME
+}
+
+/// The inode has lost its last name. Returns true if it is an orphan now, for the caller to
+/// reclaim once the record is committed (if nobody has it open). The lock of the orphan index is
+/// held if the inode is open or not small.
+pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> Result<bool> {
+    rec.nlink = 0;
+    let ino = rec.ino();
+    if !open && is_small(&rec) {
+        give_back_small(tx, &mut rec)?;
+        tx.free_ino(ino)?;
+        return Ok(false);
+    }
+    tx.put_inode(&rec)?;
+    note_orphan(tx, ino)?;
+    Ok(true)
+}
+
+/// Enters `ino` into the orphan index, which is locked.
+pub(super) fn note_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
+    let mut orphans = tx.inode(ORPHANS)?;
+    let tree = tree::insert(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place(), &ino.0.to_le_bytes())?;
+    orphans.set_map(tree);
+    tx.put_inode(&orphans)
+}
+
+/// Takes `ino` out of the orphan index, which is locked.
+pub(super) fn forget_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
+    let mut orphans = tx.inode(ORPHANS)?;
+    let (tree, _) = tree::remove(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place())?;
+    orphans.set_map(tree);
+    tx.put_inode(&orphans)
+}
+
+/// Gives a small file back, whatever else the record holds: three runs touch six split tables at
+/// most and the attributes one node, for which every record has room besides its names.
+fn give_back_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> Result<()> {
+    let id = TreeId::xattrs(rec.ino().place());
+    let left = tree::destroy_leaf(tx, id, rec.xattrs(), |_, _, _| Ok(()))?;
+    rec.set_xattrs(left);
+    if has_runs(rec) { map::remove_all_inline(tx, rec) } else { Ok(()) }
+}
+
+/// Whether the map is one: a short symlink's target stands in its place.
+fn has_runs(rec: &InodeRec) -> bool {
+    rec.kind() == Some(Kind::File) || rec.is_base() || rec.size > InodeRec::INLINE_TARGET as u64
+}
+
+/// Gives back as much of the file as one record takes; true if there is more.
+fn give_back(tx: &mut Tx<'_>, rec: &mut InodeRec) -> Result<bool> {
+    let id = TreeId::xattrs(rec.ino().place());
+    while rec.xattrs().depth > 0 {
+        if !tx.has_room(24 << 10) {
+            return Ok(true);
+        }
+        let left = tree::destroy_leaf(tx, id, rec.xattrs(), |_, _, _| Ok(()))?;
+        rec.set_xattrs(left);
+    }
+    if has_runs(rec) {
+        return Ok(map::remove(tx, rec, 0, u64::MAX)?.is_some());
+    }
+    Ok(false)
+}
+
+/// What a step of giving back leaves.
+enum Step {
+    More,
+    /// With the base, if it has to be looked at.
+    Done(Option<Ino>),
+}
+
+impl Inner {
+    /// Gives an orphan back, unless somebody has it open; then, if that was the last that stood on its
+    /// base, the base, and so on down.
+    pub(crate) fn reclaim(&self, ino: Ino) -> Result<()> {
+        let mut next = Some(ino);
+        while let Some(ino) = next {
+            next = self.reclaim_one(ino)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Inner::reclaim`], but leaves the base, and returns it.
+    fn reclaim_one(&self, ino: Ino) -> Result<Option<Ino>> {
+        loop {
+            let peeked = match self.peek(ino) {
+                // The last unlink and the last close both come here: one is the second.
+                Err(Error::Stale(_)) => return Ok(None),
+                rec => rec?,
+            };
+            if peeked.is_base() && peeked.nlink > 0 {
+                return self.merge_in_time(ino).map(|()| None);
+            }
+            let base = Ino(peeked.base);
+            let mut inos: smallvec::SmallVec<[Ino; 3]> = smallvec::smallvec![ino, ORPHANS];
+            inos.extend((peeked.base != 0).then_some(base));
+            let _lock = self.locks.write(&inos);
+            if self.opens.is_open(ino) {
+                return Ok(None);
+            }
+            let step = self.frames.transact(true, |tx| {
+                let mut rec = match tx.inode(ino) {
+                    Err(Error::Stale(_)) => return Ok(Step::Done(None)),
+                    rec => rec?,
+                };
+                if rec.base != peeked.base {
+                    return Ok(Step::More);
+                }
+                if rec.nlink > 0 {
+                    return Ok(Step::Done(None));
+                }
+                if give_back(tx, &mut rec)? {
+                    tx.put_inode(&rec)?;
+                    return Ok(Step::More);
+                }
+                tx.free_ino(ino)?;
+                forget_orphan(tx, ino)?;
+                Ok(Step::Done(if rec.base == 0 { None } else { let_go(tx, base, ino)? }))
+            })?;
+            if let Step::Done(base) = step {
+                return Ok(base);
+            }
+        }
+    }
+
+    /// Reclaims what an earlier session left as orphans.
+    pub(crate) fn reclaim_orphans(&self, go_on: impl Fn() -> bool) -> Result<()> {
+        let mut from = 0;
+        while go_on() {
+            let Some((place, ino)) = self.orphan_from(from)? else { break };
+            self.reclaim(ino)?;
+            let Some(after) = place.checked_add(1) else { return Ok(()) };
+            from = after;
+        }
+        Ok(())
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_orphans(&self) -> Result<bool> {
+        self.orphan_from(0).map(|found| found.is_some())
+    }
+
+    fn orphan_from(&self, place: u64) -> Result<Option<(u64, Ino)>> {
+        let _lock = self.locks.read(ORPHANS);
+        let orphans = self.frames.inode(ORPHANS)?;
+        let entry = tree::seek_ge(&self.frames, TreeId::map(ORPHANS.place()), orphans.map(), place)?;
+        Ok(entry.map(|e| (e.key, Ino(e.u64(0)))))
+    }
+}

@@ -1,0 +1,318 @@
+//! Length and allocation: truncate, fallocate's modes, and where data and holes are.
+
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+
+use super::MAX_LEN;
+use super::chain::{Span, borrowed_page, hide};
+use super::map::{self, Map, in_tx};
+use super::read::stretches;
+use super::write::{Parts, zero_owned};
+use crate::attr::{Extent, Kind, Time};
+use crate::error::{Error, Result};
+use crate::frame::{Fresh, Tx};
+use crate::layout::InodeRec;
+use crate::media::Part;
+use crate::pool::{Inner, OpenInode};
+use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
+
+/// Pages that one transaction allocates at most.
+const STEP: u64 = 16 * PAGES_PER_FRAME;
+
+impl Inner {
+    /// Sets the length. The caller holds the inode's lock.
+    pub(crate) fn set_len_locked(&self, ino: Ino, len: u64, now: Time) -> Result<()> {
+        if len > MAX_LEN {
+            return Err(Error::FileTooLarge);
+        }
+        let watchers = self.opens.watchers(ino);
+        if watchers.is_empty() {
+            return self.set_len_unwatched(ino, len, now);
+        }
+        let (old, first) = (self.frames.inode(ino)?.size, len.div_ceil(PAGE_SIZE));
+        if len < old {
+            self.cutting(&watchers, first..u64::MAX, || self.set_len_unwatched(ino, len, now))?;
+        } else {
+            self.set_len_unwatched(ino, len, now)?;
+        }
+        self.tell(&watchers, ino, old, 0..0)
+    }
+
+    fn set_len_unwatched(&self, ino: Ino, len: u64, now: Time) -> Result<()> {
+        let first = len.div_ceil(PAGE_SIZE);
+        let mut to = Some(u64::MAX);
+        let _chain = self.chain_of(ino)?;
+        // The first record sets the length; what is freed by later ones lies behind the end.
+        let shorter = len <= self.frames.inode(ino)?.size;
+        while let Some(end) = to {
+            to = self.frames.transact(shorter, |tx| {
+                let mut rec = regular(tx, ino)?;
+                if len > rec.size {
+                    grow(tx, &mut rec, len)?;
+                }
+                let shrinks = len < rec.size || end != u64::MAX;
+                forget_base_from(tx, &mut rec, first)?;
+                rec.size = len;
+                rec.touch(now);
+                let rest = if shrinks { map::remove(tx, &mut rec, first, end)? } else { None };
+                tx.put_inode(&rec)?;
+                Ok(rest)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives back pages behind the end that were taken ahead of need.
+    pub(crate) fn trim(&self, ino: Ino, open: &OpenInode) -> Result<()> {
+        if !open.speculated.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let _lock = self.locks.write(&[ino]);
+        self.frames.transact(true, |tx| {
+            let mut rec = regular(tx, ino)?;
+            let first = rec.size.div_ceil(PAGE_SIZE);
+            // One frame at most was taken ahead; more would be somebody's allocation.
+            let end = first.next_multiple_of(PAGES_PER_FRAME);
+            map::remove(tx, &mut rec, first, end)?;
+            tx.put_inode(&rec)
+        })
+    }
+
+    /// Storage, zeroed where there was none, for `[offset, offset + len)`.
+    pub(crate) fn allocate(&self, ino: Ino, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        self.provide(ino, offset, len, keep_size, false)
+    }
+
+    /// Makes the range read as zeros and keeps, or takes, storage for it.
+    pub(crate) fn zero_range(&self, ino: Ino, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        self.provide(ino, offset, len, keep_size, true)
+    }
+
+    /// Storage for a range, in one record as long as that is enough; with `zeros` for what is there, too.
+    fn provide(&self, ino: Ino, offset: u64, len: u64, keep_size: bool, zeros: bool) -> Result<()> {
+        let end = end_of(offset, len)?;
+        let _lock = self.locks.write(&[ino]);
+        let watchers = self.opens.watchers(ino);
+        let old_len = self.frames.inode(ino)?.size;
+        let provided = self.provide_locked(ino, offset, end, keep_size, zeros);
+        // Also after a failure: the steps before it have happened.
+        self.tell(&watchers, ino, old_len, offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).and(provided)
+    }
+
+    fn provide_locked(&self, ino: Ino, offset: u64, end: u64, keep_size: bool, zeros: bool) -> Result<()> {
+        let _chain = self.chain_of(ino)?;
+        let enough = {
+            let (free, kept) = self.frames.space();
+            let rec = self.frames.inode(ino)?;
+            (end - offset) / PAGE_SIZE <= free.saturating_sub(kept) + rec.pages + rec.borrowed()
+        };
+        if !enough {
+            return Err(Error::NoSpace);
+        }
+        let (mut page, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
+        while page < last {
+            let stop = last.min((page / STEP + 1) * STEP);
+            page = self.frames.transact(false, |tx| {
+                let mut rec = regular(tx, ino)?;
+                let grows = !keep_size && end > rec.size && stop == last;
+                let within = end.min(rec.size);
+                if zeros {
+                    copy_up(tx, &mut rec, offset, end)?;
+                }
+                if grows {
+                    grow(tx, &mut rec, end)?;
+                }
+                let zeros = zeros.then_some((offset, within));
+                let reached = allocate_pages(tx, &mut rec, page, stop, zeros)?;
+                if reached == last {
+                    rec.size = if grows { end } else { rec.size };
+                    rec.touch(Time::now());
+                }
+                tx.put_inode(&rec)?;
+                Ok(reached)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the storage of `[offset, offset + len)` away; whole pages become holes, parts zeros.
+    pub(crate) fn punch(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        let end = end_of(offset, len)?;
+        let _lock = self.locks.write(&[ino]);
+        let watchers = self.opens.watchers(ino);
+        let old_len = self.frames.inode(ino)?.size;
+        let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+        let whole = first..last.max(first);
+        self.cutting(&watchers, whole, || self.punch_locked(ino, offset, end))?;
+        // Pages that were borrowed and are zeroed in part are the file's own now.
+        self.tell(&watchers, ino, old_len, offset / PAGE_SIZE..offset / PAGE_SIZE + 1)?;
+        self.tell(&watchers, ino, old_len, last..end.div_ceil(PAGE_SIZE))
+    }
+
+    fn punch_locked(&self, ino: Ino, offset: u64, end: u64) -> Result<()> {
+        let _chain = self.chain_of(ino)?;
+        let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
+        let mut to = Some(last);
+        while let Some(stop) = to {
+            to = self.frames.transact(true, |tx| {
+                let mut rec = regular(tx, ino)?;
+                let mut parts = Parts::new();
+                // Behind the end of the file nothing has to be zero, and what is there may be inside
+                // the file again after a power cut that undoes an unsynced truncate.
+                let within = end.min(rec.size);
+                copy_up(tx, &mut rec, offset, within)?;
+                zero_owned(tx, &rec, offset, within.min(first * PAGE_SIZE), &mut parts)?;
+                if last >= first {
+                    zero_owned(tx, &rec, offset.max(last * PAGE_SIZE), within, &mut parts)?;
+                }
+                tx.fill(SmallVec::new(), &parts)?;
+                let rest = if stop > first { take_away(tx, &mut rec, first, stop)? } else { None };
+                rec.touch(Time::now());
+                tx.put_inode(&rec)?;
+                Ok(rest)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// First offset from `offset` on that is data, or (`data` false) a hole.
+    pub(crate) fn seek(&self, ino: Ino, offset: u64, data: bool) -> Result<u64> {
+        let _lock = self.locks.read(ino);
+        let rec = self.frames.inode(ino)?;
+        if offset >= rec.size {
+            return Err(Error::NoData);
+        }
+        let _chain = self.chain(&rec);
+        let map = Map { nodes: &self.frames, frames: &self.frames, rec: &rec };
+        let mut at = offset;
+        while at < rec.size {
+            let page = at / PAGE_SIZE;
+            let span = map.span(page)?;
+            if data != matches!(span, Span::Hole(_)) {
+                return Ok(at);
+            }
+            at = page.saturating_add(span.pages()).saturating_mul(PAGE_SIZE);
+        }
+        if data { Err(Error::NoData) } else { Ok(rec.size) }
+    }
+
+    /// The runs with storage in a range, up to the end of the file.
+    pub(crate) fn extents(&self, ino: Ino, offset: u64, len: u64) -> Result<Vec<Extent>> {
+        let _lock = self.locks.read(ino);
+        let rec = self.frames.inode(ino)?;
+        let _chain = self.chain(&rec);
+        let end = offset.saturating_add(len).min(rec.size);
+        let mut out = Vec::new();
+        stretches(&self.frames, &rec, offset, end, |s| {
+            out.extend(s.pool.map(|pool| Extent { offset: s.offset, pool, len: s.len, shared: s.borrowed }));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+}
+
+fn end_of(offset: u64, len: u64) -> Result<u64> {
+    if len == 0 {
+        return Err(Error::Invalid("a range of no bytes"));
+    }
+    offset.checked_add(len).filter(|&end| end <= MAX_LEN).ok_or(Error::FileTooLarge)
+}
+
+pub(super) fn regular(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
+    let rec = tx.inode(ino)?;
+    match rec.kind() {
+        Some(Kind::File) => Ok(rec),
+        Some(Kind::Dir) => Err(Error::IsDirectory),
+        _ => Err(Error::Invalid("not a regular file")),
+    }
+}
+
+/// Zeros what the file has between its end and `len`, before the length passes it.
+pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64) -> Result<()> {
+    copy_up(tx, rec, rec.size, len.min(rec.size.next_multiple_of(PAGE_SIZE)))?;
+    zero(tx, rec, rec.size, len)
+}
+
+/// Zeros what the file owns in `[from, to)`.
+fn zero(tx: &mut Tx<'_>, rec: &InodeRec, from: u64, to: u64) -> Result<()> {
+    let mut parts = Parts::new();
+    zero_owned(tx, rec, from, to, &mut parts)?;
+    tx.fill(SmallVec::new(), &parts).map(drop)
+}
+
+/// Makes the borrowed pages the file's own in which `[from, to)` begins or ends in the middle.
+fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> {
+    for at in [from, to] {
+        if from >= to || at.is_multiple_of(PAGE_SIZE) {
+            continue;
+        }
+        let Some(bytes) = borrowed_page(tx, rec, at / PAGE_SIZE)? else { continue };
+        let f = tx.reserve_data(rec.owner(), at / PAGE_SIZE, 1, false)?;
+        let part = Part::Bytes { at: f.run.page.byte(), bytes: &bytes };
+        for durable in tx.fill(smallvec::smallvec![f], &[part])? {
+            map::insert(tx, rec, durable)?;
+        }
+    }
+    Ok(())
+}
+
+/// From `first` on the base has nothing to say any more.
+fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> Result<()> {
+    if first < rec.base_pages {
+        let gone = if first == 0 { rec.borrowed() } else { in_tx(tx, rec).borrowed_in(first, rec.base_pages)? };
+        rec.set_borrowed(rec.borrowed().saturating_sub(gone));
+        rec.base_pages = first;
+    }
+    Ok(())
+}
+
+/// Makes holes of the pages in `[first, stop)`, from the back; returns how far it came if not all.
+fn take_away(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, stop: u64) -> Result<Option<u64>> {
+    let before = in_tx(tx, rec).borrowed_in(first, stop)?;
+    let rest = map::remove(tx, rec, first, stop)?;
+    let reached = rest.unwrap_or(first);
+    hide(tx, rec, reached, stop)?;
+    let after = in_tx(tx, rec).borrowed_in(first, reached)?;
+    rec.set_borrowed(rec.borrowed().saturating_sub(before.saturating_sub(after)));
+    Ok(rest)
+}
+
+/// Zeroed pages for the holes in `[page, stop)`, as many as one record takes; returns how far. With `zeros`
+/// also for what is borrowed, and what is there reads as zeros in that range of bytes.
+fn allocate_pages(
+    tx: &mut Tx<'_>,
+    rec: &mut InodeRec,
+    mut page: u64,
+    stop: u64,
+    zeros: Option<(u64, u64)>,
+) -> Result<u64> {
+    let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
+    let mut parts = Parts::new();
+    while page < stop && tx.has_room(16 << 10) {
+        match in_tx(tx, rec).span(page)? {
+            Span::Data(run) => {
+                let behind = page + run.pages.min(stop - page);
+                if let Some((from, to)) = zeros {
+                    let (from, to) = (from.max(page * PAGE_SIZE), to.min(behind * PAGE_SIZE));
+                    let at = run.page.byte() + from.saturating_sub(page * PAGE_SIZE);
+                    parts.extend((from < to).then(|| Part::Zero { at, len: to - from }));
+                }
+                page = behind;
+            }
+            Span::Borrowed(run) if zeros.is_none() => page += run.pages.min(stop - page),
+            span => {
+                let want = span.pages().min(stop - page);
+                let whole = want >= PAGES_PER_FRAME && page.is_multiple_of(PAGES_PER_FRAME);
+                let f = tx.reserve_data(rec.owner(), page, want, whole)?;
+                parts.push(Part::Zero { at: f.run.page.byte(), len: f.run.pages * PAGE_SIZE });
+                page += f.run.pages;
+                fresh.push(f);
+            }
+        }
+    }
+    for durable in tx.fill(fresh, &parts)? {
+        map::insert(tx, rec, durable)?;
+    }
+    Ok(page)
+}

@@ -1,0 +1,166 @@
+//! Telling mappings of what happens to the file below them, and giving storage to what one of them
+//! stored to.
+//!
+//! ```text
+//!   lock the inode        nobody may fault in what is about to change
+//!     cut                 pages that will be given back leave every mapping
+//!     transactions
+//!     tell                tail zeroed, new pages mapped, growth made accessible
+//!   unlock
+//! ```
+//!
+//! A file that nobody has mapped pays one load.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::chain::Span;
+use super::map::{self, Map, in_tx};
+use super::space::regular;
+use super::write::Parts;
+use crate::attr::Time;
+use crate::error::Result;
+use crate::frame::{Fresh, Tx};
+use crate::layout::InodeRec;
+use crate::media::Part;
+use crate::pool::{Inner, Watchers};
+use crate::units::{FRAME_SIZE, Ino, PAGE_SIZE, PAGES_PER_FRAME};
+
+impl Inner {
+    /// Storage of the file's own for these pages: zeros for holes, copies for what is borrowed.
+    /// Every mapping sees it on return. The caller holds the inode's lock; the length stays.
+    pub(crate) fn materialize(&self, ino: Ino, pages: Range<u64>) -> Result<()> {
+        let watchers = self.opens.watchers(ino);
+        let mut page = pages.start;
+        while page < pages.end {
+            let reached = {
+                let _chain = self.chain_of(ino)?;
+                self.frames.transact(false, |tx| {
+                    let mut rec = regular(tx, ino)?;
+                    let reached = own_pages(tx, &mut rec, page, pages.end)?;
+                    rec.touch(Time::now());
+                    tx.put_inode(&rec)?;
+                    Ok(reached)
+                })?
+            };
+            let rec = self.frames.inode(ino)?;
+            watchers.iter().for_each(|w| w.filled(self, &rec, page..reached));
+            page = reached;
+        }
+        Ok(())
+    }
+
+    /// Tells every mapping that these pages have new storage. The caller holds the inode's lock.
+    pub(crate) fn shown_anew(&self, ino: Ino, pages: Range<u64>) -> Result<()> {
+        let rec = self.frames.inode(ino)?;
+        self.opens.watchers(ino).iter().for_each(|w| w.filled(self, &rec, pages.clone()));
+        Ok(())
+    }
+
+    /// Runs `change`, which gives these pages back, with every mapping kept from them.
+    pub(super) fn cutting<R>(
+        &self,
+        watchers: &Watchers,
+        pages: Range<u64>,
+        change: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        watchers.iter().for_each(|w| w.cut(pages.clone()));
+        let result = change();
+        if result.is_err() {
+            watchers.iter().for_each(|w| w.uncut(pages.clone()));
+        }
+        result
+    }
+
+    /// The inode has changed: its length was `old_len`, and these pages may have new storage.
+    pub(super) fn tell(&self, watchers: &Watchers, ino: Ino, old_len: u64, pages: Range<u64>) -> Result<()> {
+        if watchers.is_empty() {
+            return Ok(());
+        }
+        if self.frames.inode(ino)?.size != old_len {
+            self.zero_tail(ino)?;
+        }
+        let rec = self.frames.inode(ino)?;
+        let (before, now) = (old_len.div_ceil(PAGE_SIZE), rec.size.div_ceil(PAGE_SIZE));
+        if now > before {
+            watchers.iter().for_each(|w| w.grown(before..now));
+        }
+        if !pages.is_empty() {
+            watchers.iter().for_each(|w| w.filled(self, &rec, pages.clone()));
+        }
+        Ok(())
+    }
+
+    /// Zeros what lies behind the end in the last page: a mapping shows it. The caller holds the
+    /// inode's lock.
+    pub(crate) fn zero_tail(&self, ino: Ino) -> Result<()> {
+        let rec = self.frames.inode(ino)?;
+        let (last, within) = (rec.size / PAGE_SIZE, rec.size % PAGE_SIZE);
+        if within == 0 || self.frames.region.describe().read_only {
+            return Ok(());
+        }
+        let span = {
+            let _chain = self.chain(&rec);
+            Map { nodes: &self.frames, frames: &self.frames, rec: &rec }.span(last)?
+        };
+        match span {
+            Span::Data(run) => {
+                let (at, len) = (run.page.byte() + within, PAGE_SIZE - within);
+                let mut tail = [0; PAGE_SIZE as usize];
+                let tail = &mut tail[..len as usize];
+                self.frames.region.read_data(at, tail)?;
+                if tail.iter().any(|&byte| byte != 0) {
+                    self.frames.region.persist(&[Part::Zero { at, len }])?;
+                }
+                Ok(())
+            }
+            // What lies behind the end there is inside another file.
+            Span::Borrowed(_) => self.materialize(ino, last..last + 1),
+            Span::Hole(_) => Ok(()),
+        }
+    }
+}
+
+/// Pages of the file's own in `[page, stop)`, as many as one record takes; returns how far.
+fn own_pages(tx: &mut Tx<'_>, rec: &mut InodeRec, mut page: u64, stop: u64) -> Result<u64> {
+    let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
+    // What was borrowed, in the order of `fresh`; nothing for a hole.
+    let mut copies: SmallVec<[Option<Vec<u8>>; 4]> = SmallVec::new();
+    let mut copied = 0;
+    while page < stop && tx.has_room(16 << 10) && copied < 4 * FRAME_SIZE {
+        let span = in_tx(tx, rec).span(page)?;
+        let want = span.pages().min(stop - page);
+        if matches!(span, Span::Data(_)) {
+            page += want;
+            continue;
+        }
+        let whole = want >= PAGES_PER_FRAME && page.is_multiple_of(PAGES_PER_FRAME);
+        let f = tx.reserve_data(rec.owner(), page, want.min(PAGES_PER_FRAME), whole)?;
+        let copy = match span {
+            Span::Borrowed(run) => {
+                let mut bytes = vec![0; (f.run.pages * PAGE_SIZE) as usize];
+                let seen = rec.size.saturating_sub(page * PAGE_SIZE).min(bytes.len() as u64) as usize;
+                tx.frames().region.read_data(run.page.byte(), &mut bytes[..seen])?;
+                copied += bytes.len() as u64;
+                Some(bytes)
+            }
+            _ => None,
+        };
+        copies.push(copy);
+        page += f.run.pages;
+        fresh.push(f);
+    }
+    let define = |(f, copy): (&Fresh, &'_ Option<Vec<u8>>)| match copy {
+        Some(_) => None,
+        None => Some(Part::Zero { at: f.run.page.byte(), len: f.run.pages * PAGE_SIZE }),
+    };
+    let mut parts: Parts<'_> = fresh.iter().zip(&copies).filter_map(define).collect();
+    for (f, copy) in fresh.iter().zip(&copies) {
+        parts.extend(copy.as_ref().map(|bytes| Part::Bytes { at: f.run.page.byte(), bytes }));
+    }
+    for durable in tx.fill(fresh, &parts)? {
+        map::insert(tx, rec, durable)?;
+    }
+    Ok(page)
+}

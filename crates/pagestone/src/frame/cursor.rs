@@ -1,0 +1,81 @@
+//! Where a lane takes its pages from: one split frame at a time, and which of its pages are left.
+
+use super::{FrameBits, Run, bit, set_bits};
+use crate::layout::LaneCounters;
+use crate::units::FrameNo;
+
+/// One lane's place in the pool.
+#[derive(Debug)]
+pub(crate) struct Cursor {
+    /// The split (or about to be split) frame it stands in.
+    pub(super) frame: Option<FrameNo>,
+    /// Pages of the frame that are free and not handed out.
+    pub(super) available: FrameBits,
+    /// What this lane's transactions have added up to, as on the media.
+    pub(super) counters: LaneCounters,
+}
+
+impl Cursor {
+    pub(super) fn new(counters: LaneCounters) -> Cursor {
+        Cursor { frame: None, available: [0; 8], counters }
+    }
+
+    /// Takes a run of at most `want` pages: the first that is long enough, else the longest.
+    pub(super) fn take(&mut self, want: u64) -> Option<Run> {
+        let frame = self.frame?;
+        let (first, len) = longest(&self.available, want.min(512) as usize)?;
+        set_bits(&mut self.available, first, len, false);
+        Some(Run { page: frame.page(first), pages: len as u64 })
+    }
+
+    /// Takes back what was handed out and not published.
+    pub(super) fn give_back(&mut self, run: Run) {
+        if self.frame == Some(run.page.frame()) {
+            set_bits(&mut self.available, run.page.index_in_frame(), run.pages as usize, true);
+        }
+    }
+}
+
+/// First run of at least `want` set bits (cut to `want`), else the longest there is.
+fn longest(bits: &FrameBits, want: usize) -> Option<(usize, usize)> {
+    let mut best: Option<(usize, usize)> = None;
+    let mut i = 0;
+    while i < 512 {
+        if bits[i / 64] >> (i % 64) == 0 {
+            i = (i / 64 + 1) * 64;
+            continue;
+        }
+        if !bit(bits, i) {
+            i += 1;
+            continue;
+        }
+        let start = i;
+        while i < 512 && bit(bits, i) && i - start < want {
+            i += 1;
+        }
+        if i - start == want {
+            return Some((start, want));
+        }
+        if best.is_none_or(|(_, len)| i - start > len) {
+            best = Some((start, i - start));
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_cut_to_what_is_wanted_and_the_longest_is_taken_when_none_is_long_enough() {
+        let mut bits = [0; 8];
+        set_bits(&mut bits, 3, 2, true);
+        set_bits(&mut bits, 62, 5, true);
+        assert_eq!(longest(&bits, 1), Some((3, 1)));
+        assert_eq!(longest(&bits, 4), Some((62, 4)));
+        assert_eq!(longest(&bits, 9), Some((62, 5)));
+        assert_eq!(longest(&[0; 8], 1), None);
+        assert_eq!(longest(&[u64::MAX; 8], 512), Some((0, 512)));
+    }
+}

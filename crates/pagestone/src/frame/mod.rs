@@ -1,0 +1,349 @@
+//! Floor 4: who owns which frame and page; reserve in DRAM, publish in a transaction.
+//!
+//! ```text
+//!                 reserve (DRAM only)             publish (one record)
+//!   free frame  ----------------------> reserved -------------------> whole, owned by a file
+//!       |                                                                  | part of it freed
+//!       v a lane's cursor takes it                                         v
+//!   [T.............]  --- pages handed out one run at a time --->  split: table T inside
+//!       ^                                                                  |
+//!       +------------- only the table left: merges back -------------------+
+//! ```
+//!
+//! * A crash between reserve and publish leaks nothing: the media never heard of it.
+//! * A freed page stays in quarantine until the next checkpoint, because a record that is still in
+//!   the journal may describe it (it may have been a tree node), and, on media durable at sync,
+//!   because its old owner may come back after a power cut.
+//! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, the quarantine (as
+//!   large as the journal allows). Nothing grows with the pool.
+
+mod cursor;
+mod pins;
+mod publish;
+mod recount;
+mod search;
+mod slots;
+mod tx;
+
+pub(crate) use tx::{Durable, Fresh, Tx};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use zerocopy::IntoBytes;
+
+use crate::error::{Error, Result};
+use crate::journal::{Journal, Lane};
+use crate::layout::{COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, descriptor_at, inode_at};
+use crate::media::{Home, PageRef, Region};
+use crate::pad::Padded;
+use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
+use cursor::Cursor;
+use pins::Pins;
+use search::Search;
+use slots::Slots;
+
+/// A bit for each page of a frame.
+pub(crate) type FrameBits = [u64; 8];
+
+/// A run of pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    pub(crate) page: PageNo,
+    pub(crate) pages: u64,
+}
+
+const STRIPES: usize = 256;
+const VERIFIED: usize = 1 << 14;
+
+/// The allocator, the journal below it, and the only way to metadata for the floors above.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    pub(crate) region: Region,
+    pub(crate) geometry: Geometry,
+    pub(crate) journal: Journal,
+    home: Home,
+    cursors: Vec<Padded<Mutex<Cursor>>>,
+    /// Frame that each lane's cursor stands in, or `u64::MAX`; changed under the frame's stripe.
+    active: Vec<AtomicU64>,
+    /// Inode page that each lane filled last, or 0.
+    slot_pages: Vec<AtomicU64>,
+    stripes: Vec<Padded<Mutex<()>>>,
+    search: Mutex<Search>,
+    quarantine: Mutex<HashMap<FrameNo, FrameBits>>,
+    /// Pages handed out to a running transaction in frames that its cursor has left since.
+    held: Mutex<HashMap<FrameNo, FrameBits>>,
+    /// Pages that are still in use outside, freed or not.
+    pins: Pins,
+    slots: Slots,
+    /// Pages free, less those reserved.
+    free: Padded<AtomicI64>,
+    /// Pages that only operations which free others may use.
+    kept: i64,
+    /// Nodes whose checksum was found good since open; direct-mapped by page number.
+    verified: Vec<AtomicU64>,
+    /// Inode records likewise, by a hash of their place.
+    verified_inodes: Vec<AtomicU64>,
+}
+
+impl Frames {
+    /// The allocator of an open pool, after replay. Reads one page.
+    pub(crate) fn new(region: Region, geometry: Geometry, journal: Journal) -> Result<Frames> {
+        let mut cursors = Vec::new();
+        let mut pages = 0i64;
+        for lane in 0..geometry.lanes {
+            let counters = read_counters(&region, lane)?;
+            pages = pages.saturating_add(counters.counts.pages);
+            cursors.push(Padded(Mutex::new(Cursor::new(counters))));
+        }
+        let usable = geometry.usable_pages() as i64;
+        let frames = Frames {
+            active: cursors.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
+            slot_pages: cursors.iter().map(|_| AtomicU64::new(0)).collect(),
+            stripes: (0..STRIPES).map(|_| Padded::default()).collect(),
+            search: Mutex::new(Search::new(&geometry)),
+            quarantine: Mutex::default(),
+            held: Mutex::default(),
+            pins: Pins::default(),
+            slots: Slots::default(),
+            free: Padded(AtomicI64::new(usable - pages)),
+            kept: (usable / 64).clamp(32, 1024),
+            verified: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            verified_inodes: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            home: Home::here(),
+            cursors,
+            region,
+            geometry,
+            journal,
+        };
+        frames.take_up_slots();
+        Ok(frames)
+    }
+
+    /// Runs `f` as one transaction. If space is only waiting for a checkpoint, does that and runs
+    /// `f` again, so `f` must not change anything in DRAM but through the transaction.
+    ///
+    /// `deleting` operations may use the last pages.
+    pub(crate) fn transact<R>(&self, deleting: bool, mut f: impl FnMut(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+        let mut waits = 0;
+        loop {
+            let mut tx = Tx::new(self, self.begin()?, deleting);
+            match f(&mut tx) {
+                Ok(value) => {
+                    let empty = tx.commit()?;
+                    drop(tx); // and with it the lane: what follows takes one
+                    for page in empty {
+                        self.release_inode_page(page);
+                    }
+                    return Ok(value);
+                }
+                // What is free in all is enough, but waits for a checkpoint, or for other lanes to
+                // end what they are at (a checkpoint waits for them). Afterwards somebody else may
+                // be quicker than we are.
+                Err(Error::NoSpace) if !tx.is_full() && waits < 16 => {
+                    drop(tx);
+                    waits += 1;
+                    self.checkpoint()?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// An error in a child of the process that opened the pool.
+    pub(crate) fn check_home(&self) -> Result<()> {
+        if self.home.is_here() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    fn begin(&self) -> Result<MutexGuard<'_, Lane>> {
+        self.check_home()?;
+        if self.region.describe().read_only {
+            return Err(Error::ReadOnly);
+        }
+        loop {
+            if let Some(lane) = self.journal.begin()? {
+                return Ok(lane);
+            }
+            self.checkpoint()?;
+        }
+    }
+
+    /// See [`Journal::checkpoint`]; what was freed before becomes free.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.check_home()?;
+        self.journal.checkpoint(|| {
+            let freed = {
+                let mut quarantine = self.quarantine.lock();
+                let mut freed = std::mem::take(&mut *quarantine);
+                *quarantine = self.pins.keep(&mut freed);
+                freed
+            };
+            self.refresh_cursors(|frame| freed.contains_key(&frame));
+            let mut search = self.search.lock();
+            for frame in freed.into_keys() {
+                search.note_freed(frame);
+            }
+        })
+    }
+
+    /// `(pages free, pages kept for deleting)`.
+    pub(crate) fn space(&self) -> (u64, u64) {
+        (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept as u64)
+    }
+
+    /// What all lanes together count. Each counts its own: a total would be a line that all threads
+    /// write to.
+    pub(crate) fn counts(&self) -> Counts {
+        self.cursors.iter().fold(Counts::default(), |sum, cursor| sum.plus(cursor.lock().counters.counts))
+    }
+
+    /// A frame's descriptor.
+    pub(crate) fn descriptor(&self, frame: FrameNo) -> Result<FrameDesc> {
+        if !self.geometry.owns(frame) {
+            return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
+        }
+        let mut bytes = [0; 64];
+        self.region.read_meta(descriptor_at(&self.geometry, frame), &mut bytes)?;
+        FrameDesc::parse(&bytes, frame)
+    }
+
+    /// The inode record at the place of `ino`, whatever its generation.
+    pub(crate) fn inode_at_place(&self, ino: Ino) -> Result<InodeRec> {
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        rec.check(ino.place(), false)?;
+        Ok(rec)
+    }
+
+    /// As [`Frames::inode_at_place`], where the page is known to hold inodes; a checksum that was
+    /// compared since open is not compared again.
+    fn slot_record(&self, ino: Ino) -> Result<InodeRec> {
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        let place = ino.place();
+        rec.check(place, self.verified_inode(place).load(Ordering::Relaxed) == place)?;
+        Ok(rec)
+    }
+
+    /// The live inode with this number; [`Error::Stale`] if it is gone. Its checksum is compared
+    /// the first time, as a node's is.
+    ///
+    /// A number can outlive the page of its record. That page may be a file's by now, whose bytes
+    /// must not be taken for a record, however much they look like one.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
+        self.check_home()?;
+        if ino.page() != crate::layout::ROOT_INODES && self.geometry.owns(ino.page().frame()) {
+            self.check_inode_page(ino)?;
+        }
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        let place = ino.place();
+        let slot = self.verified_inode(place);
+        let known = slot.load(Ordering::Relaxed) == place;
+        rec.check(place, known)?;
+        live(&rec, ino)?;
+        if !known {
+            slot.store(place, Ordering::Relaxed);
+        }
+        Ok(rec)
+    }
+
+    /// Where it is remembered that the record at `place` was found good.
+    fn verified_inode(&self, place: u64) -> &AtomicU64 {
+        &self.verified_inodes[(place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % VERIFIED]
+    }
+
+    fn read_inode(&self, ino: Ino, rec: &mut InodeRec) -> Result<()> {
+        let fixed = ino.page() == crate::layout::ROOT_INODES;
+        if !fixed && !self.geometry.owns(ino.page().frame()) {
+            return Err(Error::Stale(ino.0));
+        }
+        self.region.read_meta(inode_at(ino), rec.as_mut_bytes())
+    }
+
+    /// A page of the pool's owned part.
+    pub(crate) fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
+        if !self.geometry.owns(page.frame()) {
+            return Err(Error::corrupt(page.to_string(), "outside the pool's frames"));
+        }
+        self.region.page(page)
+    }
+
+    /// Whether the node at `page` was verified since open; if not, `verify` decides.
+    pub(crate) fn verify_once(&self, page: PageNo, verify: impl FnOnce() -> Result<()>) -> Result<()> {
+        let slot = &self.verified[page.0 as usize % VERIFIED];
+        if slot.load(Ordering::Relaxed) != page.0 {
+            verify()?;
+            slot.store(page.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// DRAM held, in bytes; the same for every capacity.
+    pub(crate) fn dram_bytes(&self) -> u64 {
+        let fixed = 2 * VERIFIED * 8
+            + STRIPES * size_of::<Padded<Mutex<()>>>()
+            + self.cursors.len() * size_of::<Padded<Mutex<Cursor>>>();
+        (fixed + self.quarantine.lock().len() * 80) as u64
+            + self.pins.dram_bytes()
+            + self.search.lock().dram_bytes()
+            + self.slots.dram_bytes()
+    }
+
+    fn stripe(frame: FrameNo) -> usize {
+        (frame.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % STRIPES
+    }
+}
+
+/// Whether the record is that of the inode that `ino` names.
+fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
+    if rec.is_free() || rec.generation != ino.generation() {
+        return Err(Error::Stale(ino.0));
+    }
+    Ok(())
+}
+
+/// A lane's counters; all zero bytes count as none.
+pub(crate) fn read_counters(region: &Region, lane: u32) -> Result<LaneCounters> {
+    let mut line = [0; 64];
+    region.read_meta(COUNTERS.byte() + u64::from(lane) * 64, &mut line)?;
+    if line == [0; 64] {
+        return Ok(LaneCounters::new(lane, Counts::default()));
+    }
+    let wrong = |what| Error::corrupt(format!("counters of lane {lane}"), what);
+    let counters = LaneCounters::parse(line).ok_or_else(|| wrong("checksum does not match"))?;
+    // Larger than any pool: sums over the lanes must not overflow.
+    if counters.counts.largest() > 1 << 48 {
+        return Err(wrong("impossible count"));
+    }
+    Ok(counters)
+}
+
+/// Sets, or clears, `pages` bits from `first` on.
+pub(crate) fn set_bits(bits: &mut FrameBits, first: usize, pages: usize, value: bool) {
+    for i in first..first + pages {
+        let mask = 1u64 << (i % 64);
+        if value { bits[i / 64] |= mask } else { bits[i / 64] &= !mask }
+    }
+}
+
+/// Whether bit `i` is set.
+pub(crate) fn bit(bits: &FrameBits, i: usize) -> bool {
+    bits[i / 64] >> (i % 64) & 1 == 1
+}
+
+/// Cuts a run at frame boundaries: `(frame, first index, pages)`.
+pub(crate) fn by_frame(run: Run) -> impl Iterator<Item = (FrameNo, usize, usize)> {
+    let (mut page, end) = (run.page.0, run.page.0.saturating_add(run.pages));
+    std::iter::from_fn(move || {
+        if page >= end {
+            return None;
+        }
+        let index = (page % PAGES_PER_FRAME) as usize;
+        let pages = (PAGES_PER_FRAME - index as u64).min(end - page);
+        let frame = PageNo(page).frame();
+        page += pages;
+        Some((frame, index, pages as usize))
+    })
+}

@@ -1,0 +1,182 @@
+//! Opening after a crash: find the records that count, apply them in order of their numbers.
+//!
+//! ```text
+//!   lane   [ok 7][ok 9][torn]....        stops at the first record that is not whole
+//!   lane   [ok 8][old 3].........        or that an earlier checkpoint covers
+//! ```
+//!
+//! A torn record is the end of its lane: nothing was acknowledged after it. If a whole, newer
+//! record lies behind it, it was not torn but damaged, and that is reported, not skipped.
+
+use zerocopy::FromBytes;
+
+use super::checkpoint::{CHECKPOINT_SLOTS, SYNC_SLOTS};
+use super::{MAX_RECORD, for_each_run};
+use crate::error::{Error, Result};
+use crate::layout::{
+    COUNTERS, CheckpointMark, Geometry, RECORD_MAGIC, RECORD_PUBLISHES, ROOT_INODES, RecordHeader, SyncMark,
+};
+use crate::media::Region;
+use crate::units::PAGE_SIZE;
+
+/// No pool lives long enough for larger numbers; counting on from here cannot overflow.
+const MAX_NUMBER: u64 = 1 << 62;
+
+/// Where the last session ended.
+#[derive(Debug, Default)]
+pub(crate) struct Replayed {
+    /// Last sequence number that was given out, as far as can be told.
+    pub(crate) last_sequence: u64,
+    /// Last sequence number that counts.
+    pub(crate) applied: u64,
+    pub(crate) checkpoint_turn: u64,
+    pub(crate) sync_turn: u64,
+    /// Records applied.
+    pub(crate) records: u64,
+    /// What they stored, `(pool byte, length)`: to be flushed before the session starts.
+    pub(crate) runs: Vec<(u64, u64)>,
+}
+
+struct Found {
+    sequence: u64,
+    publishes: bool,
+    bytes: Vec<u8>,
+}
+
+/// What a scan goes by.
+struct Mark {
+    /// Records up to this number are history.
+    after: u64,
+    /// The pool's own.
+    salt: u64,
+    /// Records became durable in the order of their lane, so a gap is damage. Not so after a power
+    /// cut on media durable at sync: the kernel writes pages back in any order.
+    strict: bool,
+}
+
+/// Applies to the meta window every record that counts.
+pub(crate) fn replay(region: &Region, geometry: &Geometry, salt: u64) -> Result<Replayed> {
+    let (checkpoint, sync) = read_marks(region)?;
+    // A cache that cannot be told from another (all zeros) counts as lost.
+    let cache_id = region.describe().cache_id;
+    let cache_survived = cache_id != [0; 16] && checkpoint.cache_id == cache_id;
+    let prefix_only = checkpoint.at_sync != 0 && !cache_survived;
+    let mark = Mark { after: checkpoint.sequence, salt, strict: !prefix_only };
+    let mut found = Vec::new();
+    // The largest number seen is never given out again, even if its record does not count.
+    let mut largest = 0;
+    for lane in 0..geometry.lanes {
+        largest = scan_lane(region, geometry, lane, &mark, &mut found)?.max(largest);
+    }
+    found.sort_by_key(|f| f.sequence);
+    let mut out = Replayed {
+        applied: checkpoint.sequence,
+        checkpoint_turn: checkpoint.turn,
+        sync_turn: sync.turn,
+        ..Replayed::default()
+    };
+    let mut next = checkpoint.sequence.max(sync.sequence).saturating_add(1);
+    for record in &found {
+        // A number that was given out and whose record is missing was never acknowledged; others
+        // that were may have come after it. Only where the page cache is gone may a missing
+        // record be one that was whole.
+        let synced = record.sequence <= sync.sequence;
+        if prefix_only && !synced && (record.sequence != next || record.publishes) {
+            break;
+        }
+        next = next.max(record.sequence.saturating_add(1));
+        apply(region, geometry, record, &mut out)?;
+    }
+    out.last_sequence = out.applied.max(largest);
+    Ok(out)
+}
+
+fn read_marks(region: &Region) -> Result<(CheckpointMark, SyncMark)> {
+    let slot = |at: u64| -> Result<[u8; 64]> {
+        let mut line = [0; 64];
+        region.read_data(at, &mut line)?;
+        Ok(line)
+    };
+    let mut checkpoints = [None; 2];
+    let mut syncs = [None; 2];
+    for i in 0..2 {
+        checkpoints[i] = CheckpointMark::parse(slot(CHECKPOINT_SLOTS[i])?);
+        syncs[i] = SyncMark::parse(slot(SYNC_SLOTS[i])?);
+    }
+    let checkpoint = checkpoints.into_iter().flatten().filter(|m| m.turn.max(m.sequence) < MAX_NUMBER);
+    let checkpoint = checkpoint.max_by_key(|m| m.turn);
+    let sync = syncs.into_iter().flatten().filter(|m| m.turn.max(m.sequence) < MAX_NUMBER).max_by_key(|m| m.turn);
+    let missing = || Error::corrupt("journal header", "neither checkpoint mark is whole");
+    Ok((checkpoint.ok_or_else(missing)?, sync.unwrap_or(SyncMark::new(0, 0))))
+}
+
+/// Collects a lane's records up to the first that is not whole, and returns the largest number
+/// seen anywhere in the lane.
+fn scan_lane(region: &Region, geometry: &Geometry, lane: u32, mark: &Mark, found: &mut Vec<Found>) -> Result<u64> {
+    let mut bytes = vec![0; geometry.lane_len() as usize];
+    region.read_data(geometry.lane_at(lane), &mut bytes)?;
+    let mut at = 0;
+    let mut last = mark.after;
+    while let Some((header, record)) = whole_record(&bytes[at..], mark.salt, last) {
+        let publishes = header.flags & RECORD_PUBLISHES != 0;
+        found.push(Found { sequence: header.sequence, publishes, bytes: record.to_vec() });
+        last = header.sequence;
+        at += record.len();
+    }
+    let mut behind = at + 64;
+    while behind < bytes.len() {
+        if let Some((header, _)) = whole_record(&bytes[behind..], mark.salt, last) {
+            if mark.strict {
+                let place = format!("journal lane {lane}, byte {at:#x}");
+                return Err(Error::corrupt(
+                    place,
+                    format!("a record is damaged; a newer whole one follows at {behind:#x}"),
+                ));
+            }
+            last = header.sequence;
+        }
+        behind += 64;
+    }
+    Ok(last)
+}
+
+fn whole_record(bytes: &[u8], salt: u64, after: u64) -> Option<(RecordHeader, &[u8])> {
+    let (header, _) = RecordHeader::read_from_prefix(bytes).ok()?;
+    let len = header.len as usize;
+    let numbered = header.sequence > after && header.sequence < MAX_NUMBER;
+    let sane = header.magic == RECORD_MAGIC && header.salt == salt && numbered;
+    if !sane || len < 64 || len as u64 > MAX_RECORD || !len.is_multiple_of(64) {
+        return None;
+    }
+    let record = bytes.get(..len)?;
+    (header.crc == RecordHeader::sum(record)).then_some((header, record))
+}
+
+fn apply(region: &Region, geometry: &Geometry, record: &Found, out: &mut Replayed) -> Result<()> {
+    let mut result = Ok(());
+    let whole = for_each_run(&record.bytes[RecordHeader::SIZE..], &mut |place, bytes| {
+        if result.is_err() {
+            return;
+        }
+        result = allowed(geometry, place, bytes.len() as u64).and_then(|()| region.store(place, bytes));
+        out.runs.push((place, bytes.len() as u64));
+    });
+    result?;
+    if !whole {
+        return Err(Error::corrupt(format!("journal record {}", record.sequence), "malformed payload"));
+    }
+    out.records += 1;
+    out.applied = record.sequence;
+    Ok(())
+}
+
+/// A record may change counters, the root inode page, descriptors and what lies behind them.
+fn allowed(geometry: &Geometry, place: u64, len: u64) -> Result<()> {
+    let inside = |from: u64, to: u64| place >= from && place.checked_add(len).is_some_and(|end| end <= to);
+    let fixed = inside(COUNTERS.byte(), COUNTERS.byte() + PAGE_SIZE)
+        || inside(ROOT_INODES.byte(), ROOT_INODES.byte() + PAGE_SIZE);
+    if fixed || inside(geometry.descriptors.byte(), geometry.size) {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!("journal record for pool byte {place:#x}"), "it would change what never changes"))
+}

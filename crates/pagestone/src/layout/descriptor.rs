@@ -1,0 +1,179 @@
+//! Descriptors: who owns a frame, and, once it is split, who owns each of its pages.
+//!
+//! ```text
+//!   frame descriptor, 64 bytes per 2 MiB            split entry, 8 bytes per 4 KiB
+//!     0  checksum (salted with the frame number)      bits  0..3   use (0: free)
+//!     4  state: free, whole, split, retired           bits  4..43  owner: place of the inode
+//!     6  used pages (split)                           bits 44..55  zero
+//!     8  owner: place of the inode (whole)            bits 56..63  check of the other bits and
+//!    16  first file page (whole)                                   of the page's number
+//!    24  page of the split table (split)
+//!    32  boot generation (heap frames, later)
+//! ```
+//!
+//! A split frame's table is one of the frame's own pages, so splitting and merging need no space
+//! elsewhere and a full pool can still take a frame apart in order to free a part of it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::crc32c;
+use crate::error::{Error, Result};
+use crate::units::{FrameNo, PageNo};
+
+/// What a frame is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum FrameState {
+    /// Nobody's.
+    Free = 0,
+    /// One file's, all 512 pages.
+    Whole = 1,
+    /// Divided; the table says who owns which page.
+    Split = 2,
+    /// Taken out of use after a media error.
+    Retired = 3,
+}
+
+/// The on-media record of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct FrameDesc {
+    crc: u32,
+    state: u8,
+    zero: u8,
+    /// Pages in use, the table included (split).
+    pub(crate) used: u16,
+    /// Place of the owning inode (whole).
+    pub(crate) owner: u64,
+    /// File page at which the frame is mapped (whole).
+    pub(crate) file_page: u64,
+    table: u64,
+    generation: u64,
+    reserved: [u64; 3],
+}
+
+const _: () = assert!(size_of::<FrameDesc>() as u64 == FrameDesc::SIZE);
+
+impl FrameDesc {
+    /// Bytes on the media.
+    pub(crate) const SIZE: u64 = 64;
+    /// A free frame: all zeros.
+    pub(crate) const FREE: FrameDesc = FrameDesc {
+        crc: 0,
+        state: 0,
+        zero: 0,
+        used: 0,
+        owner: 0,
+        file_page: 0,
+        table: 0,
+        generation: 0,
+        reserved: [0; 3],
+    };
+
+    /// A frame that belongs to one file.
+    pub(crate) fn whole(frame: FrameNo, owner: u64, file_page: u64) -> FrameDesc {
+        FrameDesc { state: FrameState::Whole as u8, owner, file_page, ..Self::FREE }.sealed(frame)
+    }
+
+    /// A divided frame, of whose pages `used` are taken (the table is one of them).
+    pub(crate) fn split(frame: FrameNo, table: PageNo, used: u16) -> FrameDesc {
+        FrameDesc { state: FrameState::Split as u8, used, table: table.0, ..Self::FREE }.sealed(frame)
+    }
+
+    fn sum(&self, frame: FrameNo) -> u32 {
+        crc32c(&self.as_bytes()[4..]) ^ (frame.0 as u32).wrapping_mul(0x9E37_79B1)
+    }
+
+    fn sealed(mut self, frame: FrameNo) -> FrameDesc {
+        self.crc = self.sum(frame);
+        self
+    }
+
+    /// Checks a record read from the media: checksum, state, and that the table lies inside.
+    pub(crate) fn parse(bytes: &[u8; 64], frame: FrameNo) -> Result<FrameDesc> {
+        let desc: FrameDesc = zerocopy::transmute!(*bytes);
+        if desc == Self::FREE {
+            return Ok(desc);
+        }
+        let wrong = |what: &str| Err(Error::corrupt(format!("descriptor of {frame}"), what));
+        if desc.crc != desc.sum(frame) {
+            return wrong("checksum does not match");
+        }
+        match desc.state {
+            1 | 3 => Ok(desc),
+            2 if PageNo(desc.table).frame() != frame => wrong("its table lies outside the frame"),
+            2 if desc.used == 0 || desc.used > 512 => wrong("impossible count of used pages"),
+            2 => Ok(desc),
+            _ => wrong("unknown state"),
+        }
+    }
+
+    /// What the frame is used for; the record was checked by [`FrameDesc::parse`].
+    pub(crate) fn state(&self) -> FrameState {
+        match self.state {
+            0 => FrameState::Free,
+            1 => FrameState::Whole,
+            2 => FrameState::Split,
+            _ => FrameState::Retired,
+        }
+    }
+
+    /// The page that holds the split table.
+    pub(crate) fn table(&self) -> PageNo {
+        PageNo(self.table)
+    }
+}
+
+/// What a page of a split frame is used for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub(crate) enum PageUse {
+    /// Bytes of a file, or a long symlink's target.
+    Data = 1,
+    /// Sixteen inode records.
+    Inodes = 2,
+    /// A node of a B+tree.
+    Node = 3,
+    /// This frame's split table.
+    Table = 4,
+}
+
+/// One page's entry in a split table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageEntry(pub(crate) u64);
+
+impl PageEntry {
+    /// A free page.
+    pub(crate) const FREE: PageEntry = PageEntry(0);
+
+    /// The entry of `page`, used for `what` by the inode at `owner` (0 for inode pages and tables).
+    pub(crate) fn new(page: PageNo, what: PageUse, owner: u64) -> PageEntry {
+        let word = what as u64 | (owner & ((1 << 40) - 1)) << 4;
+        PageEntry(word | Self::check(word, page) << 56)
+    }
+
+    fn check(word: u64, page: PageNo) -> u64 {
+        // A multiplicative hash: any flipped bit of the word changes the top byte with
+        // probability 255/256, and an entry copied to another page does too.
+        ((word ^ page.0.rotate_left(32)).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 56
+    }
+
+    /// Use and owner; `None` for a free page.
+    pub(crate) fn parse(self, page: PageNo) -> Result<Option<(PageUse, u64)>> {
+        if self == Self::FREE {
+            return Ok(None);
+        }
+        let word = self.0 & ((1 << 56) - 1);
+        let what = match word & 15 {
+            1 => PageUse::Data,
+            2 => PageUse::Inodes,
+            3 => PageUse::Node,
+            4 => PageUse::Table,
+            _ => return Err(Error::corrupt(format!("split entry of {page}"), "unknown use")),
+        };
+        if word >> 44 != 0 || Self::check(word, page) != self.0 >> 56 {
+            return Err(Error::corrupt(format!("split entry of {page}"), "check does not match"));
+        }
+        Ok(Some((what, word >> 4)))
+    }
+}

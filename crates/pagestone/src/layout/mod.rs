@@ -1,0 +1,70 @@
+//! Floor 2: every on-media type, byte by byte. The same text for people: `docs/format.md`.
+//!
+//! ```text
+//!   page 0      superblock, first copy           written once, by create
+//!   page 1      journal header: checkpoint and sync marks, two slots each
+//!   page 2      lane counters, one line per lane
+//!   page 3      root inode page: inode 1 is the root directory, 2 the orphan index
+//!   page 255    superblock, second copy
+//!   page 256    journal lanes, one after the other
+//!   ...         frame descriptors, 64 bytes for every frame of the pool
+//!   first_frame the first 2 MiB frame that can be owned; from here on everything is allocated
+//! ```
+//!
+//! All numbers are little-endian. Every structure carries a checksum and the number of the place
+//! where it belongs, so that a flipped bit and a misplaced write are both found where they are
+//! read. An all-zero descriptor is a free frame and an all-zero inode record a free slot, which is
+//! why formatting writes four pages however large the pool is.
+
+mod descriptor;
+mod inode;
+pub(crate) mod node;
+mod record;
+mod superblock;
+
+pub(crate) use descriptor::{FrameDesc, FrameState, PageEntry, PageUse};
+pub(crate) use inode::{INLINE_EXTENTS, InlineExtent, InodeRec, TreeRef};
+pub(crate) use record::{
+    CheckpointMark, Counts, LaneCounters, RECORD_MAGIC, RECORD_PUBLISHES, RecordHeader, SyncMark, entry_word,
+};
+pub(crate) use superblock::{Geometry, Superblock};
+
+use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
+
+const _: () = assert!(cfg!(target_endian = "little"), "the format is little-endian and read in place");
+
+/// Format version that this build writes and reads.
+pub(crate) const VERSION: u32 = 2;
+/// Smallest pool: metadata and three frames.
+pub(crate) const MIN_POOL: u64 = 8 << 20;
+/// Largest pool: what an inode number can address.
+pub(crate) const MAX_POOL: u64 = 1 << 48;
+
+/// Where the fixed structures lie.
+pub(crate) const JOURNAL_HEADER: PageNo = PageNo(1);
+pub(crate) const COUNTERS: PageNo = PageNo(2);
+pub(crate) const ROOT_INODES: PageNo = PageNo(3);
+pub(crate) const SUPERBLOCKS: [PageNo; 2] = [PageNo(0), PageNo(255)];
+pub(crate) const FIRST_LANE: PageNo = PageNo(256);
+
+/// The root directory; its generation never changes.
+pub(crate) const ROOT: Ino = Ino::new(ROOT_INODES, 1, 1);
+/// The index of files that have no name but are still open.
+pub(crate) const ORPHANS: Ino = Ino::new(ROOT_INODES, 2, 1);
+
+/// CRC-32C, as everywhere in storage.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Where frame `frame`'s descriptor lies, in pool bytes.
+pub(crate) fn descriptor_at(geometry: &Geometry, frame: FrameNo) -> u64 {
+    geometry.descriptors.byte() + frame.0 * FrameDesc::SIZE
+}
+
+/// Where an inode record lies, in pool bytes.
+pub(crate) fn inode_at(ino: Ino) -> u64 {
+    ino.page().byte() + ino.slot() as u64 * InodeRec::SIZE
+}
+
+const _: () = assert!(InodeRec::SIZE * Ino::SLOTS_PER_PAGE == PAGE_SIZE);

@@ -1,0 +1,44 @@
+//! Pagestone: persistent memory as storage, as memory, and as a cache that survives power loss.
+//!
+//! A [`Pool`] is one persistent range that Pagestone has formatted; [`Dir`] and [`File`] are its
+//! contents. The floors, each using only what lies below it:
+//!
+//! ```text
+//!   pool   one open pool: its locks, create, open, close, info
+//!   check  proves that nothing is lost or owned twice, and repairs
+//!   map    mappings: file ranges whose pages are the pool's
+//!   snapshot  trees, twice
+//!   dir    names                        file   extent maps, bytes, attributes
+//!   tree   one persistent B+tree for every index
+//!   frame  descriptors, splitting and merging, allocation
+//!   journal  transactions, redo, replay
+//!   layout   every on-media type, byte by byte
+//!   media    map a range; store, flush, fence
+//! ```
+
+mod attr;
+mod check;
+mod dir;
+mod error;
+mod file;
+mod frame;
+mod journal;
+mod layout;
+mod map;
+pub mod media;
+mod pad;
+mod places;
+mod pool;
+mod snapshot;
+mod tree;
+mod units;
+
+pub use attr::{Attr, DirEntry, Extent, Kind, NewNode, RenameMode, SetAttr, StatFs, Time, XattrMode};
+pub use check::{Finding, Report, check, check_on};
+pub use dir::Dir;
+pub use error::{Error, Result};
+pub use file::{File, Piece};
+pub use map::{AtomicMapping, MapMechanism, MapOptions, MapReport, Mapping, Pin, Slice, Word};
+pub use pool::{CreateOptions, Info, Node, OpenOptions, Pool};
+pub use snapshot::{Change, Copied, Snapshot, Snapshots, What};
+pub use units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PageNo};

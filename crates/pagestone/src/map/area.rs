@@ -1,0 +1,584 @@
+//! One mapping's address space: which of its pages are what, and the steps from one to another.
+//!
+//! ```text
+//!   absent   a question: the first touch is told to us        (userfaultfd, missing)
+//!   hole     zeros; the first store is told to us             (userfaultfd, write-protected)
+//!   data     the pool's own pages                             (the media's file)
+//!   nothing  SIGBUS, EFAULT: behind the end, or taken away    (an empty file)
+//!
+//!            touch              store, write_at            truncate, punch
+//!   absent --------> hole -------------------------> data -----------------> nothing
+//!      |  `--------------------- touch --------------> ^                        |
+//!      ^-----------------------------------------------------------------------'
+//!                           growth, refresh
+//! ```
+//!
+//! Every step is one system call on the target, so that no store can fall between two of them.
+//! What is done to pages is decided under the inode's lock; the state below is locked inside it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
+
+use super::link::Links;
+use super::ranges::Ranges;
+use super::service::{MapMechanism, Mechanism};
+use super::sys;
+use super::{access, child};
+use crate::error::{Error, Result};
+use crate::file::File;
+use crate::file::chain::Span;
+use crate::file::map::Map;
+use crate::frame::Run;
+use crate::layout::InodeRec;
+use crate::media::{Lend, Region};
+use crate::pool::{Inner, WeakPool};
+use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
+
+/// Pieces of storage that are mapped at one fault; a window of more is mapped by frames.
+const PIECES: usize = 256;
+/// Pages that the first store to a hole gets storage for.
+const FIRST_FILL: u64 = 16;
+
+/// Why a page cannot be reached.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No space for a hole that was stored to.
+    NoSpace,
+    /// Anything else.
+    Other(String),
+}
+
+/// What pages are, as a parent tells its child.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// Behind the end of the file.
+    Nothing,
+    /// Zeros, until somebody stores there.
+    Hole,
+    /// Not settled: the next touch asks.
+    Question,
+    /// The pool's pages from this one on.
+    Data(PageNo),
+}
+
+/// How a range is mapped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) lend: Lend,
+    /// Private copies are to be committed, or forgotten.
+    pub(super) atomic: bool,
+    pub(super) mechanism: &'static Mechanism,
+}
+
+/// A mapping's address space.
+#[derive(Debug)]
+pub(super) struct Area {
+    /// The same in a child.
+    pub(super) id: u64,
+    pub(super) pool: WeakPool,
+    /// Children that have it too.
+    pub(super) links: Mutex<Links>,
+    pub(super) ino: Ino,
+    /// Address of the first page.
+    pub(super) base: usize,
+    /// File page there.
+    pub(super) first: u64,
+    pub(super) pages: u64,
+    pub(super) lend: Lend,
+    /// Private copies are to be committed, or forgotten: what is replaced below is shown anew.
+    atomic: bool,
+    /// Pages of the smallest piece that the media can map: 1, or 512.
+    pub(super) granule: u64,
+    /// Pages that are looked at together, a power of two.
+    pub(super) window: u64,
+    mechanism: &'static Mechanism,
+    /// The standard library's lock: it can be let go of in a child, whoever waits for it in the
+    /// parent.
+    state: std::sync::Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// The address space was given back.
+    gone: bool,
+    /// File pages that are an error until refreshed, or until the file grows over them again.
+    pub(super) cut: Ranges,
+    /// File pages where nothing is mapped at present.
+    pub(super) nothing: Ranges,
+    /// File pages where a hole is mapped at present.
+    pub(super) holes: Ranges,
+    /// File pages that are a question at present.
+    pub(super) absent: Ranges,
+    /// Storage that a private mapping shows and that is not, or may not stay, the file's own.
+    pinned: Vec<Run>,
+    failed: BTreeMap<u64, Failure>,
+    /// The pages that the last store to a hole got.
+    filled: Range<u64>,
+    /// In a child: changes that the parent has told of.
+    pub(super) changes: u64,
+    /// In a child: it has no connection to the parent.
+    pub(super) disowned: bool,
+}
+
+impl Area {
+    /// Address space at `base` for these pages of `file`.
+    pub(super) fn new(file: &File, base: usize, pages: Range<u64>, how: How) -> Area {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let count = pages.end - pages.start;
+        let granule = file.inner().frames.region.granule().map_or(1, |bytes| bytes / PAGE_SIZE);
+        Area {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            pool: file.pool().downgrade(),
+            links: Mutex::default(),
+            ino: file.ino(),
+            base,
+            first: pages.start,
+            pages: count,
+            lend: how.lend,
+            atomic: how.atomic,
+            granule,
+            window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
+            mechanism: how.mechanism,
+            state: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The state, for a fork too: of a mapping that is gone as well.
+    pub(super) fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn uffd(&self) -> &Mechanism {
+        child::mechanism().unwrap_or(self.mechanism)
+    }
+
+    /// The file pages mapped.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.first..self.first + self.pages
+    }
+
+    /// The part of these file pages that is mapped.
+    pub(super) fn clip(&self, pages: Range<u64>) -> Range<u64> {
+        let mine = self.range();
+        let start = pages.start.clamp(mine.start, mine.end);
+        start..pages.end.clamp(start, mine.end)
+    }
+
+    /// Where these file pages lie.
+    pub(super) fn addr(&self, pages: &Range<u64>) -> Range<usize> {
+        let at = |page: u64| self.base + ((page - self.first) * PAGE_SIZE) as usize;
+        at(pages.start)..at(pages.end)
+    }
+
+    /// The file page at an address.
+    pub(super) fn page_at(&self, addr: usize) -> u64 {
+        self.first + (addr - self.base) as u64 / PAGE_SIZE
+    }
+
+    /// The window around a page.
+    pub(super) fn window_of(&self, page: u64) -> Range<u64> {
+        let start = page / self.window * self.window;
+        self.clip(start..start + self.window)
+    }
+
+    /// The state, unless the address space was given back.
+    pub(super) fn live(&self) -> Option<MutexGuard<'_, State>> {
+        let state = self.locked();
+        (!state.gone).then_some(state)
+    }
+
+    /// Gives the address space (`all` of it) back. Nothing is mapped there afterwards by anybody.
+    pub(super) fn give_back(&self, inner: &Inner, all: Range<usize>) {
+        let mut state = self.locked();
+        state.gone = true;
+        sys::unmap(all);
+        drop(state);
+        if inner.frames.check_home().is_ok() && self.links.lock().is_empty() {
+            self.unpin(inner);
+        }
+    }
+
+    /// Lets go of what a private mapping showed.
+    pub(super) fn unpin(&self, inner: &Inner) {
+        self.locked().pinned.drain(..).for_each(|run| inner.frames.unpin(run));
+    }
+
+    /// Everything is a question.
+    pub(super) fn start(&self) -> io::Result<()> {
+        match self.live() {
+            Some(mut state) => self.put_absent(&mut state, self.range()),
+            None => Ok(()),
+        }
+    }
+
+    /// How its faults are answered.
+    pub(super) fn mechanism(&self) -> MapMechanism {
+        self.mechanism.name()
+    }
+
+    /// Whether the page was taken away.
+    pub(super) fn is_cut(&self, page: u64) -> bool {
+        self.live().is_none_or(|state| state.cut.contains(page))
+    }
+
+    /// Maps the storage of the file as it is, `most` pieces at most; holes wait for their first
+    /// touch (but where stores stay private: nobody has to hear of them).
+    pub(super) fn install_first(&self, inner: &Inner, rec: &InodeRec, most: usize) -> usize {
+        let inside = self.clip(self.whole(0..rec.size.div_ceil(PAGE_SIZE)));
+        let Ok(spans) = spans(inner, rec, inside, most) else { return 0 };
+        let pieces = spans.len();
+        for (pages, span) in spans {
+            let at_once = self.lend == Lend::Private || self.mechanism() == MapMechanism::Signals;
+            if !matches!(span, Span::Hole(_)) || at_once {
+                self.install(inner, rec, pages);
+            }
+        }
+        pieces
+    }
+
+    /// Maps what these pages are. The caller holds the inode's lock.
+    pub(super) fn install(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+        let pages = self.clip(self.whole(pages));
+        if self.granule == 1 {
+            if let Some(mut state) = self.live() {
+                self.show(&mut state, inner, rec, pages);
+            }
+            return;
+        }
+        for first in pages.step_by(self.granule as usize) {
+            let chunk = first..first + self.granule;
+            let gathered = self.gather(inner, chunk.clone()).and_then(|()| inner.frames.inode(self.ino));
+            let Some(mut state) = self.live() else { return };
+            match gathered {
+                Ok(rec) => self.show(&mut state, inner, &rec, chunk),
+                Err(e) => chunk.for_each(|page| self.fail_locked(&mut state, page, &e)),
+            }
+        }
+    }
+
+    /// The pages rounded out to what the media can map.
+    pub(super) fn whole(&self, pages: Range<u64>) -> Range<u64> {
+        let end = pages.end.checked_next_multiple_of(self.granule).unwrap_or(pages.end);
+        pages.start / self.granule * self.granule..end
+    }
+
+    /// Has storage in these pages moved to where it can be mapped.
+    pub(super) fn gather(&self, inner: &Inner, pages: Range<u64>) -> Result<()> {
+        let end = inner.frames.inode(self.ino)?.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
+        let pages = self.clip(self.whole(pages));
+        match self.granule {
+            1 => Ok(()),
+            // Also where this mapping shows nothing: a child may show it again.
+            step => {
+                let mut chunks = (pages.start..pages.end.min(end)).step_by(step as usize);
+                chunks.try_for_each(|first| inner.gather(self.ino, first, false))
+            }
+        }
+    }
+
+    /// As `install`, of the window around a page that was touched, or less if that is in many
+    /// pieces; returns what was done.
+    pub(super) fn install_around(&self, inner: &Inner, rec: &InodeRec, page: u64) -> (Range<u64>, usize) {
+        let window = self.window_of(page);
+        let pieces = spans(inner, rec, window.clone(), PIECES).map_or(PIECES, |spans| spans.len());
+        let few = pieces < PIECES;
+        let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
+        let pages = if few { window } else { self.clip(start..start + PAGES_PER_FRAME) };
+        self.install(inner, rec, pages.clone());
+        (pages, pieces)
+    }
+
+    /// Which pages to give storage to at a store to `page`, which lies in a hole that reaches over
+    /// `hole`: 16 at first, more each time a program goes on where the last ones end, whole frames
+    /// in the end. Nothing behind the file's last page.
+    pub(super) fn fill_around(&self, page: u64, hole: Range<u64>, end: u64) -> Range<u64> {
+        if self.granule > 1 {
+            return self.whole(page..page + 1);
+        }
+        let Some(mut state) = self.live() else { return page..page + 1 };
+        let last = state.filled.end - state.filled.start;
+        let goes_on = last > 0 && page >= state.filled.end && page - state.filled.end < FIRST_FILL;
+        let size = if goes_on { (last * 2).next_power_of_two().min(PAGES_PER_FRAME) } else { FIRST_FILL };
+        let start = page / size * size;
+        let around = self.clip(start.max(hole.start)..(start + size).min(hole.end).min(end));
+        state.filled = around.clone();
+        around
+    }
+
+    /// Puts an error at `page`; it is told once, and the page is tried again afterwards.
+    pub(super) fn fail(&self, page: u64, error: &Error) {
+        let Some(mut state) = self.live() else { return };
+        self.fail_locked(&mut state, page, error);
+    }
+
+    pub(super) fn fail_locked(&self, state: &mut State, page: u64, error: &Error) {
+        let failure = match error {
+            Error::NoSpace => Failure::NoSpace,
+            other => Failure::Other(other.to_string()),
+        };
+        state.failed.insert(page, failure);
+        // If even that cannot be mapped, the page stays as it is and is asked for again.
+        let _ = self.put_nothing(state, page..page + 1);
+    }
+
+    /// Why `page` could not be reached; `None` if nothing is wrong (any more).
+    pub(super) fn why(&self, page: u64) -> Option<Error> {
+        let mut state = self.live()?;
+        if state.disowned {
+            return Some(Error::Forked);
+        }
+        let at = page.saturating_mul(PAGE_SIZE);
+        if let Some(failure) = state.failed.remove(&page) {
+            let _ = self.put_absent(&mut state, page..page + 1);
+            return Some(match failure {
+                Failure::NoSpace => Error::NoSpace,
+                Failure::Other(what) => Error::Media(io::Error::other(what)),
+            });
+        }
+        match () {
+            () if state.cut.contains(page) => Some(Error::Revoked(at)),
+            () if state.nothing.contains(page) => Some(Error::BeyondEnd(at)),
+            () => None,
+        }
+    }
+
+    /// Pages that were taken away are the file's as it is now.
+    pub(super) fn refresh(&self, pages: Range<u64>) -> Result<()> {
+        let pages = self.clip(self.whole(pages));
+        let Some(mut state) = self.live() else { return Ok(()) };
+        state.cut.remove(pages.clone());
+        let failed: Vec<u64> = state.failed.range(pages.clone()).map(|(&page, _)| page).collect();
+        failed.iter().for_each(|page| drop(state.failed.remove(page)));
+        for part in state.nothing.within(pages) {
+            self.put_absent(&mut state, part)?;
+        }
+        Ok(())
+    }
+
+    /// Takes down what is mapped of these pages as holes, or (`all`) whatever it is; the next touch
+    /// maps them again. Keeps the kernel's page tables, or its mappings, few. The inode is locked.
+    pub(super) fn take_down(&self, pages: Range<u64>, all: bool) {
+        let Some(mut state) = self.live() else { return };
+        let pages = self.clip(pages);
+        let parts = if all { state.nothing.without(pages) } else { state.holes.within(pages) };
+        for part in parts {
+            // Put there as one piece, whatever of it is a question already.
+            state.absent.remove(part.clone());
+            if self.put_absent(&mut state, part).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Pages mapped as holes at present, and pages where nothing can be reached.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        self.live().map_or((0, 0), |state| (state.holes.pages(), state.nothing.pages()))
+    }
+
+    pub(super) fn cut_here(&self, pages: Range<u64>) {
+        let Some(mut state) = self.live() else { return };
+        state.filled = 0..0;
+        state.cut.insert(pages.clone());
+        if self.put_nothing(&mut state, pages.clone()).is_err() {
+            // No kernel mapping left to say "nothing" with: unmapped says it too (SIGSEGV).
+            sys::unmap(self.addr(&pages));
+            state.holes.remove(pages.clone());
+            state.absent.remove(pages.clone());
+            state.nothing.insert(pages);
+        }
+    }
+
+    /// File pages of `pages` that are mapped from storage.
+    pub(super) fn data(state: &State, pages: Range<u64>) -> Vec<Range<u64>> {
+        let others = [&state.absent, &state.holes, &state.nothing];
+        let left = |left: Vec<Range<u64>>, set: &&Ranges| left.into_iter().flat_map(|part| set.without(part)).collect();
+        others.iter().fold(vec![pages], left)
+    }
+
+    pub(super) fn freeze_here(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) {
+        let Some(mut state) = self.live() else { return };
+        match self.lend {
+            Lend::Private if replaced.is_some() => {
+                let replaced = self.clip(self.whole(replaced.unwrap_or_default()));
+                if self.atomic {
+                    for part in state.nothing.without(replaced) {
+                        self.show_anew(&mut state, part);
+                    }
+                    return;
+                }
+                for part in Area::data(&state, replaced) {
+                    self.make_private(&part);
+                }
+            }
+            Lend::Private => {
+                let runs = runs(inner, rec, self.range()).unwrap_or_default();
+                runs.iter().for_each(|&run| inner.frames.pin(run));
+                state.pinned.extend(runs);
+            }
+            Lend::Read | Lend::Write => {
+                for part in Area::data(&state, self.range()) {
+                    if self.put_absent(&mut state, part.clone()).is_err() {
+                        // An error that refresh takes away, rather than a store to a frozen page.
+                        let _ = self.put_nothing(&mut state, part);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets go of what is not a private copy: the next touch maps the file's new pages.
+    fn show_anew(&self, state: &mut State, pages: Range<u64>) {
+        let Ok(copies) = sys::private_copies(self.addr(&pages)) else { return self.make_private(&pages) };
+        let mut rest = Ranges::default();
+        rest.insert(pages);
+        for copy in copies {
+            rest.remove(self.page_at(copy.start)..self.page_at(copy.start) + copy.len() as u64 / PAGE_SIZE);
+        }
+        for part in rest.within(self.range()) {
+            if self.put_absent(state, part.clone()).is_err() {
+                self.make_private(&part);
+            }
+        }
+    }
+
+    /// Has the kernel make private copies of pages of a private mapping, by storing what is there.
+    fn make_private(&self, pages: &Range<u64>) {
+        for addr in self.addr(pages).step_by(PAGE_SIZE as usize) {
+            let mut word = 0;
+            // SAFETY: an aligned word of this mapping; what is there, or has been stored meanwhile,
+            // stays. A page that cannot be reached has no bytes to keep.
+            unsafe {
+                if access::load(addr, 8, &mut word).is_ok() {
+                    let same = word;
+                    let _ = access::compare(addr, 8, &mut word, same);
+                }
+            }
+        }
+    }
+
+    // ---- the steps ---------------------------------------------------------------------------
+
+    fn show(&self, state: &mut State, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+        let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
+        let region = &inner.frames.region;
+        let inside = pages.start..pages.end.min(end).max(pages.start);
+        let mut put = || -> Result<()> {
+            self.put_nothing(state, inside.end..pages.end)?;
+            for part in state.cut.within(inside.clone()) {
+                self.put_nothing(state, part)?;
+            }
+            for part in state.cut.without(inside.clone()) {
+                for (pages, span) in spans(inner, rec, part, usize::MAX)? {
+                    match span {
+                        Span::Hole(_) => self.put_hole(state, pages)?,
+                        // A store would change what others have borrowed too, so the first touch
+                        // makes the pages the file's own.
+                        Span::Borrowed(_) if self.lend == Lend::Write => self.put_absent(state, pages)?,
+                        Span::Borrowed(run) if self.lend == Lend::Private => {
+                            inner.frames.pin(run);
+                            state.pinned.push(run);
+                            self.put_data(state, region, pages, run)?;
+                        }
+                        Span::Borrowed(run) | Span::Data(run) => {
+                            region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
+                            self.put_data(state, region, pages, run)?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = put() {
+            // Better an error than pages that are not the file's; each is tried again once told.
+            pages.for_each(|page| self.fail_locked(state, page, &e));
+        }
+    }
+
+    pub(super) fn put_data(&self, state: &mut State, region: &Region, pages: Range<u64>, run: Run) -> Result<()> {
+        let whole = [pages.start, pages.end, run.page.0].iter().all(|page| page.is_multiple_of(self.granule));
+        if !whole {
+            // The kernel would round up, over pages that are not the file's.
+            return Err(Error::NotSupported("a piece of storage that these media cannot map"));
+        }
+        let addr = self.addr(&pages);
+        // SAFETY: the range is address space of this mapping, which hands out no references.
+        unsafe { region.map_at(run.page.byte(), addr.len() as u64, addr.start as *mut u8, self.lend)? };
+        state.nothing.remove(pages.clone());
+        state.absent.remove(pages.clone());
+        state.holes.remove(pages);
+        Ok(())
+    }
+
+    pub(super) fn put_hole(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.holes.without(pages) {
+            let addr = self.addr(&part);
+            match (self.lend, self.uffd()) {
+                (Lend::Private, _) => sys::put_zeros(addr, true)?,
+                (Lend::Write, Mechanism::Userfault(uffd)) => uffd.put_hole(addr)?,
+                _ => sys::put_zeros(addr, false)?,
+            }
+            state.nothing.remove(part.clone());
+            state.absent.remove(part.clone());
+            state.holes.insert(part);
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_absent(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.absent.without(pages) {
+            match self.uffd() {
+                Mechanism::Userfault(uffd) => uffd.put_absent(self.addr(&part))?,
+                Mechanism::Signals => sys::put_nothing(self.addr(&part), 0)?,
+            }
+            state.nothing.remove(part.clone());
+            state.holes.remove(part.clone());
+            state.absent.insert(part);
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_nothing(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.nothing.without(pages) {
+            let addr = self.addr(&part);
+            sys::put_nothing(addr, (part.start - self.first) * PAGE_SIZE)?;
+            state.holes.remove(part.clone());
+            state.absent.remove(part.clone());
+            state.nothing.insert(part);
+        }
+        Ok(())
+    }
+}
+
+/// The storage of these pages.
+pub(super) fn runs(inner: &Inner, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
+    let run = |(pages, span): (Range<u64>, Span)| match span {
+        Span::Data(run) | Span::Borrowed(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
+        Span::Hole(_) => None,
+    };
+    Ok(spans(inner, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
+}
+
+/// What these pages are, in at most `most` pieces.
+pub(super) fn spans(inner: &Inner, rec: &InodeRec, pages: Range<u64>, most: usize) -> Result<Vec<(Range<u64>, Span)>> {
+    let _chain = inner.chain(rec);
+    let map = Map { nodes: &inner.frames, frames: &inner.frames, rec };
+    let mut out = Vec::new();
+    let mut page = pages.start;
+    while page < pages.end && out.len() < most {
+        let span = map.span(page)?;
+        let end = page.saturating_add(span.pages()).min(pages.end);
+        let span = match span {
+            Span::Data(run) => Span::Data(Run { pages: end - page, ..run }),
+            Span::Borrowed(run) => Span::Borrowed(Run { pages: end - page, ..run }),
+            Span::Hole(_) => Span::Hole(end - page),
+        };
+        out.push((page..end, span));
+        page = end;
+    }
+    Ok(out)
+}

@@ -1,0 +1,128 @@
+//! Failure-atomic mappings: stores stay in private copies until a commit makes all of them the file's.
+//!
+//! ```text
+//!   store     the kernel copies the page; the file has the old one
+//!   commit    which pages are copies?  (PAGEMAP_SCAN)
+//!             --> File::write_atomic: all of them, durable and visible at once, or none
+//!             --> the copies go; the next touch maps the file's new pages
+//!   discard   the copies go
+//! ```
+//!
+//! The cost is that of the pages changed; finding them costs a look at the page tables that are there.
+
+use std::ops::{Deref, Range};
+
+use super::{MapOptions, Mapping, access, sys};
+use crate::error::{Error, Result};
+use crate::file::File;
+use crate::media::Durability;
+use crate::units::PAGE_SIZE;
+
+/// A mapping whose stores reach the file at [`AtomicMapping::commit`], however many, all of them or
+/// none. Loads and stores are those of [`Mapping`]; a commit has the mapping for itself.
+///
+/// Dropped without commit, or after a crash, the file is as it was. Pages are committed whole: of two
+/// mappings that change different bytes of one page, the later commit wins.
+#[derive(Debug)]
+pub struct AtomicMapping(Mapping);
+
+impl File {
+    /// Maps a range so that stores to it become the file's all at once, at a commit.
+    ///
+    /// # Errors
+    /// As [`File::map`]; [`Error::ReadOnly`] for a pool that takes no changes.
+    pub fn map_atomic(&self, range: Range<u64>) -> Result<AtomicMapping> {
+        if self.inner().frames.region.describe().read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.map_as(range, &MapOptions::private(), true).map(AtomicMapping)
+    }
+}
+
+impl Deref for AtomicMapping {
+    type Target = Mapping;
+    fn deref(&self) -> &Mapping {
+        &self.0
+    }
+}
+
+impl AtomicMapping {
+    /// Makes all stores since the last commit the file's, durable on return; returns how many pages that were.
+    /// Readers of the file and other mappings see all of them or none. Stores behind the end of the
+    /// file, in its last page, are dropped.
+    ///
+    /// Stores through a raw pointer must not go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] and whatever the media say: the file is as it was, and the stores are
+    /// still here, for another try or [`AtomicMapping::discard`].
+    pub fn commit(&mut self) -> Result<u64> {
+        let pages = self.changed()?;
+        let size = self.0.file.attr()?.size;
+        let mut parts = Vec::with_capacity(pages.len());
+        for range in &pages {
+            let (at, end) = (range.start * PAGE_SIZE, (range.end * PAGE_SIZE).min(size));
+            if at < end {
+                parts.push((at, self.copy(range.start, (end - at) as usize)?));
+            }
+        }
+        let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
+        self.0.file.write_atomic(&parts)?;
+        if self.0.file.inner().frames.region.describe().durability == Durability::AtSync {
+            self.0.file.sync()?;
+        }
+        self.discard()?;
+        Ok(pages.iter().map(|range| range.end - range.start).sum())
+    }
+
+    /// Forgets all stores since the last commit: the mapping shows the file as it is.
+    pub fn discard(&mut self) -> Result<()> {
+        let _lock = self.0.lock();
+        self.0.area.take_down(self.0.area.range(), true);
+        Ok(())
+    }
+
+    /// File pages that were stored to since the last commit.
+    fn changed(&self) -> Result<Vec<Range<u64>>> {
+        let area = &self.0.area;
+        let found = match sys::private_copies(area.addr(&area.range())) {
+            Ok(found) => found,
+            // Linux before 6.7 does not tell copies from zeros that were only read.
+            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
+                return sys::perhaps_private(area.addr(&area.range()))?
+                    .into_iter()
+                    .flat_map(|range| {
+                        area.page_at(range.start)..area.page_at(range.start) + (range.len() as u64) / PAGE_SIZE
+                    })
+                    .filter_map(|page| match self.differs(page) {
+                        Ok(true) => Some(Ok(page..page + 1)),
+                        Ok(false) => None,
+                        Err(e) => Some(Err(e)),
+                    })
+                    .collect();
+            }
+            Err(e) => return Err(e.into()),
+        };
+        Ok(found
+            .into_iter()
+            .map(|range| area.page_at(range.start)..area.page_at(range.start) + range.len() as u64 / PAGE_SIZE)
+            .collect())
+    }
+
+    /// Whether a page is other here than in the file.
+    fn differs(&self, page: u64) -> Result<bool> {
+        let mut there = vec![0; PAGE_SIZE as usize];
+        let len = self.0.file.read_at(page * PAGE_SIZE, &mut there)?;
+        Ok(self.copy(page, len)? != there[..len])
+    }
+
+    /// Bytes of the mapping from a file page on.
+    fn copy(&self, page: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let from = self.0.area.addr(&(page..page + 1)).start;
+        // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, which nobody
+        // stores to during a commit.
+        self.0.until_reached(false, || unsafe { access::copy(bytes.as_mut_ptr() as usize, from, len) })?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,115 @@
+//! Answering one fault.
+//!
+//! ```text
+//!   whose is the address? --> lock the inode --> what is the page?
+//!       hole, and somebody stores: storage around it, published, shown in every mapping
+//!       anything else:             the window around it as it is
+//!   wake whoever waits
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::area::Area;
+use super::service::{Service, find};
+use super::sys::{Fault, Userfault};
+use crate::error::Result;
+use crate::file::chain::Span;
+use crate::file::map::Map;
+use crate::media::Lend;
+use crate::pool::Inner;
+use crate::units::PAGE_SIZE;
+
+/// Answers a store to a hole if that can be done without waiting for anybody's lock.
+pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
+    // A child may have to be told, and that is waited for.
+    if !fault.protected || service.has_children() {
+        return false;
+    }
+    let Some(entries) = service.try_entries() else { return false };
+    let Some(entry) = find(&entries, fault.addr) else { return false };
+    let (area, inner) = (&*entry.area, entry.file.inner());
+    let Some(_lock) = inner.locks.try_write(area.ino) else { return false };
+    let page = area.page_at(fault.addr);
+    // A page that was cut, or storage that is not shown yet, may take a step that waits.
+    if area.is_cut(page) || !matches!(store(inner, area, page, true), Ok(true)) {
+        return false;
+    }
+    uffd.wake(area.addr(&(page..page + 1)));
+    true
+}
+
+/// Answers a fault, waiting for locks.
+pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
+    let entries = service.entries();
+    let Some(entry) = find(&entries, fault.addr) else {
+        uffd.wake(fault.addr..fault.addr + PAGE_SIZE as usize);
+        return;
+    };
+    let (area, inner) = (&entry.area, entry.file.inner());
+    let page = area.page_at(fault.addr);
+    let done = {
+        let _lock = inner.locks.write(&[area.ino]);
+        let stored = match area.is_cut(page) {
+            true => Ok(false),
+            false => store(inner, area, page, fault.write || fault.protected),
+        };
+        match stored.and_then(|_| show(service, inner, area, page)) {
+            Ok(pages) => pages,
+            Err(e) => {
+                area.fail(page, &e);
+                page..page + 1
+            }
+        }
+    };
+    uffd.wake(area.addr(&done));
+}
+
+/// Answers a fault of the calling thread, which holds the inode's lock.
+pub(super) fn answer_here(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<()> {
+    store(inner, area, page, write)?;
+    let rec = inner.frames.inode(area.ino)?;
+    area.install_around(inner, &rec, page);
+    Ok(())
+}
+
+/// Storage of the file's own for `page`, if a shared mapping needs it: a hole that is stored to, or
+/// a page that is borrowed. Whether it did. The inode is locked.
+pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<bool> {
+    let rec = inner.frames.inode(area.ino)?;
+    let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.granule);
+    if area.lend != Lend::Write || page >= end {
+        return Ok(false);
+    }
+    let around = {
+        let _chain = inner.chain(&rec);
+        let map = Map { nodes: &inner.frames, frames: &inner.frames, rec: &rec };
+        let span = map.span(page)?;
+        let behind = page.saturating_add(span.pages());
+        match span {
+            Span::Hole(_) if write => {
+                let start = map.at_or_before(page)?.map_or(0, |before| before.end());
+                // A base may have something to say in front of the page.
+                let start = if rec.base == 0 { start } else { page };
+                area.fill_around(page, start..behind, end)
+            }
+            Span::Borrowed(_) => area.fill_around(page, page..behind, end),
+            _ => return Ok(false),
+        }
+    };
+    if area.granule > 1 {
+        inner.gather(area.ino, around.start, true)?;
+        inner.shown_anew(area.ino, around)?;
+    } else {
+        inner.materialize(area.ino, around)?;
+    }
+    Ok(true)
+}
+
+/// Maps the window around `page` as it is; returns what was done. The inode is locked.
+fn show(service: &Service, inner: &Inner, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
+    let rec = inner.frames.inode(area.ino)?;
+    let (pages, pieces) = area.install_around(inner, &rec, page);
+    service.note_window(area, pages.clone(), pieces);
+    Ok(pages)
+}

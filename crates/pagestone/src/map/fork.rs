@@ -1,0 +1,134 @@
+//! What happens to mappings at a fork, seen from the parent.
+//!
+//! ```text
+//!   prepare    the list and all mappings are locked: the child gets a copy that is consistent
+//!   fork       data and "nothing" are inherited; questions and holes are not (MADV_DONTFORK):
+//!              a store of the child there would be seen by nobody
+//!   parent     a thread answers the child's faults
+//!   child      see child.rs
+//! ```
+//!
+//! A child's child has no connection: its mappings are errors.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
+
+use parking_lot::Mutex;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::area::{Area, Shown, State};
+use super::link::{self, Link};
+use super::service::{Entries, Entry, Service, spawn};
+use super::{child, fault};
+
+/// Spans in one answer.
+pub(super) const MOST: usize = 256;
+/// Words of an answer: what came of it, how many spans, and three words for each.
+pub(super) const ANSWER: usize = 2 + 3 * MOST;
+
+/// A fork under way. The locks are let go of in the order of the fields.
+struct Forking {
+    sockets: Option<[(OwnedFd, OwnedFd); 2]>,
+    _states: Vec<MutexGuard<'static, State>>,
+    _entries: RwLockWriteGuard<'static, Entries>,
+    /// Keeps what is locked.
+    areas: Vec<Arc<Area>>,
+}
+
+// SAFETY: taken and given back by the one thread that forks; in the child, by the thread that is
+// its copy. The locks are the standard library's, which do not know who holds them.
+unsafe impl Send for Forking {}
+
+static FORKING: Mutex<Option<Forking>> = Mutex::new(None);
+
+/// Has the C library tell of forks, once for the process.
+pub(super) fn watch() {
+    // SAFETY: the handlers take and release locks of this module alone.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
+}
+
+extern "C" fn prepare() {
+    let Some(service) = Service::existing() else { return };
+    let entries = service.entries_mut();
+    if entries.is_empty() {
+        return;
+    }
+    let areas: Vec<_> = entries.values().map(|entry| entry.area.clone()).collect();
+    // SAFETY: `areas` keeps the mutexes, and goes after the guards.
+    let lock = |area: &Arc<Area>| unsafe { std::mem::transmute::<MutexGuard<'_, State>, _>(area.locked()) };
+    let states = areas.iter().map(lock).collect();
+    let sockets = link::pair().and_then(|asks| Ok([asks, link::pair()?])).ok();
+    *FORKING.lock() = Some(Forking { sockets, _states: states, _entries: entries, areas });
+}
+
+extern "C" fn in_parent() {
+    let Some(service) = Service::existing() else { return };
+    let Some(mut forking) = FORKING.lock().take() else { return };
+    let areas = forking.areas.clone();
+    if let Some([(asks, _), (control, _)]) = forking.sockets.take() {
+        let link = Arc::new(Link::new(control));
+        let (known, serving) = (areas.clone(), link.clone());
+        // Known before anything can change again; told to the thread whose child it is.
+        areas.iter().for_each(|area| area.links.lock().push(link.clone()));
+        service.child_came();
+        let serve = move || {
+            serve(service, &asks);
+            serving.bury();
+            for area in &known {
+                area.links.lock().retain(|other| !Arc::ptr_eq(other, &serving));
+            }
+            service.child_went();
+            service.bury_retired();
+        };
+        // Without a thread the socket is closed, and the child's faults are errors.
+        let _ = spawn("pagestone-child", serve);
+    }
+}
+
+extern "C" fn in_child() {
+    let Some(service) = Service::existing() else { return };
+    let Some(mut forking) = FORKING.lock().take() else { return };
+    let (areas, sockets) = (forking.areas.clone(), forking.sockets.take());
+    drop(forking);
+    let sockets = sockets.map(|[(_, asks), (_, control)]| (asks, control));
+    child::begin(service, &areas, sockets);
+}
+
+/// Answers a child's faults until it is gone.
+fn serve(service: &'static Service, asks: &OwnedFd) {
+    let mut ask = [0; 3];
+    while let Ok(3) = link::receive(asks, &mut ask, RecvFlags::empty()) {
+        let [id, page, write] = ask;
+        let shown = service.by_id(id).map(|entry| look(&entry, page, write != 0));
+        let mut answer = [0; ANSWER];
+        let words = match shown {
+            Some(Ok(spans)) => {
+                answer[1] = spans.len() as u64;
+                for (words, (pages, shown)) in answer[2..].chunks_exact_mut(3).zip(&spans) {
+                    words.copy_from_slice(&[pages.start, pages.end, shown.word()]);
+                }
+                2 + 3 * spans.len()
+            }
+            Some(Err(crate::error::Error::NoSpace)) => {
+                answer[0] = 1;
+                2
+            }
+            _ => {
+                answer[0] = 2;
+                2
+            }
+        };
+        if link::send(asks, &answer[..words], SendFlags::empty()).is_err() {
+            return;
+        }
+    }
+}
+
+/// What the window around `page` is, once the page has the storage that the touch takes.
+fn look(entry: &Entry, page: u64, write: bool) -> crate::error::Result<Vec<(std::ops::Range<u64>, Shown)>> {
+    let (area, inner) = (&entry.area, entry.file.inner());
+    let _lock = inner.locks.write(&[area.ino]);
+    fault::store(inner, area, page, write)?;
+    area.gather(inner, area.window_of(page))?;
+    area.describe(inner, &inner.frames.inode(area.ino)?, page, MOST)
+}

@@ -1,0 +1,217 @@
+//! A mapping on both sides of a fork: what the parent tells, and what the child does with it.
+//!
+//! ```text
+//!   parent    describe: pages -> Shown          tell: cut, again, grown
+//!   child     take_up:  Shown -> kernel         hear: the same
+//! ```
+
+use std::io;
+use std::ops::Range;
+
+use super::area::{Area, Failure, Shown, State, spans};
+use super::link::News;
+use crate::error::{Error, Result};
+use crate::file::chain::Span;
+use crate::frame::Run;
+use crate::layout::InodeRec;
+use crate::media::{Lend, Region};
+use crate::pool::Inner;
+use crate::units::{PAGE_SIZE, PageNo};
+
+impl Shown {
+    /// As one word: 0 to 2, or the pool page and 3.
+    pub(super) fn word(self) -> u64 {
+        match self {
+            Shown::Nothing => 0,
+            Shown::Hole => 1,
+            Shown::Question => 2,
+            Shown::Data(page) => page.0 + 3,
+        }
+    }
+
+    /// What the word says.
+    pub(super) fn of(word: u64) -> Shown {
+        match word {
+            0 => Shown::Nothing,
+            1 => Shown::Hole,
+            2 => Shown::Question,
+            page => Shown::Data(PageNo(page - 3)),
+        }
+    }
+}
+
+// ---- the parent ----------------------------------------------------------------------------------
+
+impl Area {
+    /// What the window around `page` is, or less of it if that is in more than `most` pieces. The
+    /// inode is locked.
+    pub(super) fn describe(
+        &self,
+        inner: &Inner,
+        rec: &InodeRec,
+        page: u64,
+        most: usize,
+    ) -> Result<Vec<(Range<u64>, Shown)>> {
+        let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
+        let mut window = self.window_of(page);
+        if spans(inner, rec, window.start..window.end.min(end).max(window.start), most - 1)?.len() >= most - 1 {
+            window.start = page;
+        }
+        let inside = window.start..window.end.min(end).max(window.start);
+        let mut out = Vec::new();
+        for (pages, span) in spans(inner, rec, inside.clone(), most - 1)? {
+            let shown = match span {
+                Span::Hole(_) => Shown::Hole,
+                Span::Borrowed(_) if self.lend == Lend::Write => Shown::Question,
+                Span::Borrowed(run) | Span::Data(run) => {
+                    inner.frames.region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
+                    Shown::Data(run.page)
+                }
+            };
+            out.push((pages, shown));
+        }
+        if inside.end < window.end && out.last().is_none_or(|(pages, _)| pages.end == inside.end) {
+            out.push((inside.end..window.end, Shown::Nothing));
+        }
+        Ok(out)
+    }
+
+    /// Tells the children; whether all have done their part.
+    pub(super) fn tell(&self, news: News, pages: &Range<u64>) -> bool {
+        let links = self.links.lock().clone();
+        let pages = &self.clip(self.whole(pages.clone()));
+        // Each is told, whatever another one says.
+        links.iter().filter(|link| !link.tell(news, self, pages)).count() == 0
+    }
+
+    /// As `tell`, of pages that will be given back: what a child may still show is pinned.
+    pub(super) fn tell_cut(&self, pages: &Range<u64>) {
+        let links = self.links.lock().clone();
+        for link in links {
+            if link.tell(News::Cut, self, pages) {
+                continue;
+            }
+            let Some(pool) = self.pool.upgrade() else { continue };
+            let inner = pool.inner();
+            let runs = inner.frames.inode(self.ino).and_then(|rec| super::area::runs(inner, &rec, pages.clone()));
+            link.pin(&self.pool, &runs.unwrap_or_default());
+        }
+    }
+}
+
+// ---- the child -----------------------------------------------------------------------------------
+
+impl Area {
+    /// Maps nothing where something was not inherited.
+    pub(super) fn close_gaps(&self) -> io::Result<()> {
+        let Some(mut state) = self.live() else { return Ok(()) };
+        if self.lend == Lend::Write {
+            for part in state.holes.within(self.range()) {
+                state.holes.remove(part.clone());
+                state.absent.insert(part);
+            }
+        }
+        let gaps = state.absent.within(self.range());
+        gaps.into_iter().try_for_each(|part| super::sys::put_nothing(self.addr(&part), 0))
+    }
+
+    /// Questions in place of what was not inherited, and is nothing yet.
+    pub(super) fn inherit(&self) -> io::Result<()> {
+        let Some(mut state) = self.live() else { return Ok(()) };
+        for part in state.absent.within(self.range()) {
+            state.absent.remove(part.clone());
+            self.put_absent(&mut state, part)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody answers for the mapping in this process: all of it is an error.
+    pub(super) fn disown(&self) {
+        if let Some(mut state) = self.live() {
+            state.disowned = true;
+            if super::sys::put_nothing(self.addr(&self.range()), 0).is_err() {
+                super::sys::unmap(self.addr(&self.range()));
+            }
+        }
+    }
+
+    /// How often the parent has told of a change.
+    pub(super) fn changes(&self) -> u64 {
+        self.live().map_or(0, |state| state.changes)
+    }
+
+    /// Maps what the parent says; false, nothing done, if it has told of a change since `changes`.
+    pub(super) fn take_up(&self, region: &Region, changes: u64, spans: &[(Range<u64>, Shown)]) -> bool {
+        self.unless_changed(changes, |area, state| {
+            for (pages, shown) in spans {
+                for part in state.cut.without(area.clip(pages.clone())) {
+                    if let Err(e) = area.take_up_part(state, region, pages.start, part.clone(), *shown) {
+                        area.fail_locked(state, part.start, &e);
+                    }
+                }
+            }
+        })
+    }
+
+    fn take_up_part(
+        &self,
+        state: &mut State,
+        region: &Region,
+        first: u64,
+        part: Range<u64>,
+        shown: Shown,
+    ) -> Result<()> {
+        match shown {
+            Shown::Nothing => self.put_nothing(state, part)?,
+            Shown::Hole => self.put_hole(state, part)?,
+            Shown::Question => self.put_absent(state, part)?,
+            Shown::Data(page) => {
+                let run = Run { page: page.plus(part.start - first), pages: part.end - part.start };
+                self.put_data(state, region, part, run)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes why the parent could not answer; false as in `take_up`.
+    pub(super) fn take_failure(&self, changes: u64, page: u64, failure: Failure) -> bool {
+        let error = match failure {
+            Failure::NoSpace => Error::NoSpace,
+            Failure::Other(what) => io::Error::other(what).into(),
+        };
+        self.unless_changed(changes, |area, state| area.fail_locked(state, page, &error))
+    }
+
+    fn unless_changed(&self, changes: u64, act: impl FnOnce(&Area, &mut State)) -> bool {
+        let Some(mut state) = self.live() else { return true };
+        if state.changes != changes {
+            return false;
+        }
+        act(self, &mut state);
+        true
+    }
+
+    /// The parent tells of a change.
+    pub(super) fn hear(&self, news: News, pages: Range<u64>) {
+        let pages = self.clip(self.whole(pages));
+        let Some(mut state) = self.live() else { return };
+        state.changes += 1;
+        match news {
+            News::Cut => {
+                state.cut.insert(pages.clone());
+                let _ = self.put_nothing(&mut state, pages);
+            }
+            News::Grown => {
+                state.cut.remove(pages.clone());
+                for part in state.nothing.within(pages) {
+                    let _ = self.put_absent(&mut state, part);
+                }
+            }
+            News::Again => {
+                for part in state.cut.without(pages) {
+                    let _ = self.put_absent(&mut state, part);
+                }
+            }
+        }
+    }
+}

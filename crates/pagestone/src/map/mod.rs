@@ -1,0 +1,343 @@
+//! Floor 7, first half: file ranges in a process's address space, whose pages *are* the pool's.
+//!
+//! ```text
+//!   Mapping        what a program holds: safe loads and stores, refresh, flush, report
+//!     view.rs      words, values, slices         access.rs, signal.rs   faults become errors
+//!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, ranges.rs)
+//!   AtomicMapping  stores that are the file's at a commit                (atomic.rs)
+//!   Service        answers faults for the whole process                   (service.rs, fault.rs)
+//!   fork.rs, link.rs, child.rs, inherit.rs     the same mapping in a child process
+//!   sys.rs         mmap, mremap, userfaultfd
+//! ```
+//!
+//! `docs/mappings.md` says what holds on which media.
+
+mod access;
+mod area;
+mod atomic;
+mod child;
+mod fault;
+mod fork;
+mod inherit;
+mod link;
+mod ranges;
+mod report;
+mod service;
+mod signal;
+mod sys;
+mod told;
+mod view;
+
+pub use atomic::AtomicMapping;
+pub use report::MapReport;
+pub use service::MapMechanism;
+pub use view::{Slice, Word};
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::file::{File, bounce};
+use crate::frame::Run;
+use crate::media::{Durability, Lend};
+use crate::pool::{Inner, Watcher, WriteGuards};
+use crate::units::{FRAME_SIZE, PAGE_SIZE};
+use area::Area;
+use service::{Entry, Service};
+
+/// Pieces of storage that are mapped when the mapping is made; of a file in more pieces, the rest
+/// is mapped as it is touched.
+const AT_ONCE: usize = 1000;
+
+/// How a range is mapped.
+#[derive(Clone, Debug, Default)]
+pub struct MapOptions {
+    /// Stores are allowed.
+    pub write: bool,
+    /// Stores stay with this mapping and never reach the file.
+    pub private: bool,
+    /// Answer faults this way; `None` takes the best that the system allows.
+    pub mechanism: Option<MapMechanism>,
+}
+
+impl MapOptions {
+    /// Loads only.
+    pub fn read_only() -> MapOptions {
+        MapOptions::default()
+    }
+    /// Loads and stores; stores reach the file.
+    pub fn shared() -> MapOptions {
+        MapOptions { write: true, ..MapOptions::default() }
+    }
+    /// Loads and stores; stores never reach the file.
+    pub fn private() -> MapOptions {
+        MapOptions { write: true, private: true, ..MapOptions::default() }
+    }
+
+    fn lend(&self) -> Lend {
+        match (self.write, self.private) {
+            (true, false) => Lend::Write,
+            (true, true) => Lend::Private,
+            (false, _) => Lend::Read,
+        }
+    }
+}
+
+/// A range of a file in this process's address space; unmapped when dropped. `Send + Sync`.
+///
+/// Its pages are the pool's: there is no copy, a store is visible to every other mapping and
+/// reader at once, and durable as [`Mapping::flush`] and [`Mapping::drain`] say. The file stays
+/// while it is mapped, also when its last name goes.
+///
+/// Others may store to the same bytes at any time, so no reference to them is ever made: bytes are
+/// copied in and out, words are atomic. A page may also go away under a mapping: the methods then
+/// answer [`Error::Revoked`] (it was punched or truncated away) or [`Error::BeyondEnd`]; a raw
+/// pointer ([`Mapping::as_ptr`]) meets SIGBUS there, as with any mapped file.
+#[derive(Debug)]
+pub struct Mapping {
+    area: Arc<Area>,
+    file: File,
+    service: &'static Service,
+    /// All address space that was taken.
+    taken: Range<usize>,
+    /// First byte, as an offset in the file.
+    offset: u64,
+    len: u64,
+    _bounce: bounce::Guard,
+}
+
+impl File {
+    /// Maps the bytes `range` of the file, which may be holes, or lie behind its end: they can be
+    /// reached once the file has grown over them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty range or one that no file can have; [`Error::ReadOnly`] for
+    /// shared stores to a pool that takes none; [`Error::NotSupported`] on media that cannot be
+    /// mapped (the simulator), or for a mechanism that the system does not allow.
+    pub fn map(&self, range: Range<u64>, options: &MapOptions) -> Result<Mapping> {
+        self.map_as(range, options, false)
+    }
+
+    /// As [`File::map`]; `atomic`: what is stored there is committed or forgotten, not kept.
+    fn map_as(&self, range: Range<u64>, options: &MapOptions, atomic: bool) -> Result<Mapping> {
+        let inner = self.inner();
+        inner.frames.check_home()?;
+        let end = range.end.checked_next_multiple_of(PAGE_SIZE).filter(|&end| end <= i64::MAX as u64);
+        let Some(end) = end.filter(|_| range.start < range.end) else {
+            return Err(Error::Invalid("a mapping is of at least one byte, at offsets that a file can have"));
+        };
+        if inner.frames.region.granule().is_none() {
+            return Err(Error::NotSupported("these media cannot be mapped"));
+        }
+        let lend = options.lend();
+        if lend == Lend::Write && inner.frames.region.describe().read_only {
+            return Err(Error::ReadOnly);
+        }
+        let service = Service::get()?;
+        let mechanism = service.mechanism(options.mechanism)?;
+        let granule = inner.frames.region.granule().unwrap_or(PAGE_SIZE);
+        let pages = range.start / granule * granule / PAGE_SIZE..end.next_multiple_of(granule) / PAGE_SIZE;
+        let within = (pages.start * PAGE_SIZE % FRAME_SIZE) as usize;
+        let bytes = usize::try_from((pages.end - pages.start) * PAGE_SIZE)
+            .map_err(|_| Error::Invalid("longer than an address space"))?;
+        let (shown, taken) = sys::reserve(bytes, within)?;
+        let bounce = bounce::Guard::new(shown.clone());
+        let area = Arc::new(Area::new(self, shown.start, pages, area::How { lend, atomic, mechanism }));
+        let (offset, len) = (range.start, range.end - range.start);
+        let mapping = Mapping { area, file: self.clone(), service, taken, offset, len, _bounce: bounce };
+        mapping.start(inner)?;
+        Ok(mapping)
+    }
+}
+
+impl Mapping {
+    fn start(&self, inner: &Inner) -> Result<()> {
+        self.service.keep_few();
+        self.service.add(Entry { area: self.area.clone(), file: self.file.clone() });
+        let _lock = inner.locks.write(&[self.area.ino]);
+        self.area.start()?;
+        inner.zero_tail(self.area.ino)?;
+        let rec = inner.frames.inode(self.area.ino)?;
+        let watcher: Arc<dyn Watcher> = self.area.clone();
+        inner.opens.watch(self.file.opened(), watcher);
+        let pieces = self.area.install_first(inner, &rec, AT_ONCE);
+        self.service.note_window(&self.area, self.area.range(), pieces);
+        Ok(())
+    }
+
+    /// The file's lock; a child has no use for it, and only its own mapping to change.
+    fn lock(&self) -> Option<WriteGuards<'_>> {
+        let inner = self.file.inner();
+        inner.frames.check_home().is_ok().then(|| inner.locks.write(&[self.area.ino]))
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Never: a mapping has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Offset in the file of the first byte.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Address of the first byte, for system calls and foreign code; valid while the mapping is.
+    ///
+    /// Others may store to the bytes, and pages may go away (SIGBUS, EFAULT): make no references.
+    pub fn as_ptr(&self) -> *mut u8 {
+        (self.area.base + (self.offset - self.area.first * PAGE_SIZE) as usize) as *mut u8
+    }
+
+    /// How its faults are answered.
+    pub fn mechanism(&self) -> MapMechanism {
+        self.area.mechanism()
+    }
+
+    /// File pages of a range of the mapping.
+    fn pages(&self, range: Range<u64>) -> Result<Range<u64>> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Error::Invalid("a range outside the mapping"));
+        }
+        let (start, end) = (self.offset + range.start, self.offset + range.end);
+        Ok(start / PAGE_SIZE..end.div_ceil(PAGE_SIZE).max(start / PAGE_SIZE))
+    }
+
+    /// Pages of the range (bytes of the mapping) that were punched or truncated away are the
+    /// file's again, as it is now; so are those that could not be given storage. Until then they
+    /// are [`Error::Revoked`].
+    pub fn refresh(&self, range: Range<u64>) -> Result<()> {
+        let pages = self.pages(range)?;
+        let _lock = self.lock();
+        self.area.refresh(pages)
+    }
+
+    /// Takes storage for the holes in the range now, so that later stores there neither wait nor
+    /// fail. Pages behind the end of the file are left out.
+    pub fn populate(&self, range: Range<u64>) -> Result<()> {
+        let pages = self.pages(range)?;
+        if self.area.lend != Lend::Write {
+            return Err(Error::Invalid("storage is for a shared mapping with stores"));
+        }
+        let inner = self.file.inner();
+        let _lock = inner.locks.write(&[self.area.ino]);
+        let rec = inner.frames.inode(self.area.ino)?;
+        let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
+        if self.area.granule > 1 {
+            let whole = self.area.whole(pages.start..end);
+            let mut chunks = whole.step_by(self.area.granule as usize);
+            chunks.try_for_each(|first| inner.gather(self.area.ino, first, true))?;
+        } else {
+            inner.materialize(self.area.ino, pages.start..end)?;
+        }
+        self.area.install(inner, &inner.frames.inode(self.area.ino)?, pages);
+        Ok(())
+    }
+
+    /// Keeps the pages of the range (bytes of the mapping) from reuse until the pin is dropped, also
+    /// if they are punched or truncated away meanwhile: for transfers by the kernel or a device
+    /// that go on in the background. Holes of a shared mapping with stores get storage first;
+    /// pages behind the end of the file are left out.
+    pub fn pin(&self, range: Range<u64>) -> Result<Pin> {
+        let pages = self.pages(range.clone())?;
+        if self.area.lend == Lend::Write {
+            self.populate(range)?;
+        }
+        let inner = self.file.inner();
+        let _lock = inner.locks.read(self.area.ino);
+        let rec = inner.frames.inode(self.area.ino)?;
+        let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
+        let runs: Vec<Run> = area::runs(inner, &rec, pages.start..end)?;
+        runs.iter().for_each(|&run| inner.frames.pin(run));
+        Ok(Pin { file: self.file.clone(), runs })
+    }
+
+    /// Starts making stores to the range (bytes of the mapping) durable; [`Mapping::drain`] ends
+    /// it. On DAX media this writes cache lines back and is never a system call; with caches
+    /// inside the power-fail domain, and on memory, there is nothing to do. On an ordinary file
+    /// the drain does it all.
+    pub fn flush(&self, range: Range<u64>) -> Result<()> {
+        let (start, end) = (range.start, range.end);
+        self.pages(range)?;
+        if self.area.lend != Lend::Write {
+            return Ok(());
+        }
+        self.file.opened().touch();
+        self.file.flush_stored(self.offset + start, end - start)
+    }
+
+    /// What was flushed before is durable on return (as far as the pool's media promise anything):
+    /// a fence on DAX media, a sync of the file on ordinary files.
+    pub fn drain(&self) -> Result<()> {
+        let inner = self.file.inner();
+        match inner.frames.region.describe().durability {
+            Durability::AtFence => {
+                inner.frames.region.fence();
+                Ok(())
+            }
+            Durability::AtSync => self.file.sync(),
+        }
+    }
+
+    /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.
+    fn recover(&self, addr: usize, write: bool, tries: u32) -> Result<()> {
+        let inner = self.file.inner();
+        let fault = || Error::from(std::io::Error::from_raw_os_error(libc::EFAULT));
+        if !self.area.addr(&self.area.range()).contains(&addr) {
+            // The caller's own side of the copy.
+            return Err(fault());
+        }
+        let page = self.area.page_at(addr);
+        let _lock = self.lock();
+        if let Some(e) = self.area.why(page) {
+            return Err(e);
+        }
+        if tries > 100 {
+            // Nothing of ours is wrong there: the memory itself is.
+            return Err(fault());
+        }
+        if self.area.mechanism() == MapMechanism::Signals {
+            fault::answer_here(inner, &self.area, page, write)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps pages of a mapping from reuse; see [`Mapping::pin`]. Outlives the mapping if need be.
+#[derive(Debug)]
+pub struct Pin {
+    file: File,
+    runs: Vec<Run>,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.runs.iter().for_each(|&run| self.file.inner().frames.unpin(run));
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let inner = self.file.inner();
+        let here = inner.frames.check_home().is_ok();
+        if here {
+            // Before it leaves the other list: a child may ask for it at any moment.
+            self.service.retire(Entry { area: self.area.clone(), file: self.file.clone() });
+        }
+        // Off the list while the addresses are still ours: nobody else can have the same.
+        self.service.remove(&self.area);
+        self.area.give_back(inner, self.taken.clone());
+        if here {
+            self.service.bury_retired();
+        }
+    }
+}

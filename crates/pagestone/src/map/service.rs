@@ -1,0 +1,337 @@
+//! What answers faults: one reader, two helpers, and the list of all mappings of the process.
+//!
+//! ```text
+//!   kernel --userfaultfd--> reader --- a store to a hole, nobody in the way: answered at once
+//!                              |
+//!                              `- queue -> helpers     may wait for locks, and move memory
+//! ```
+//!
+//! The reader waits for nothing but the kernel: `mremap` of whoever changes a mapping ends only
+//! when the reader has read of it. None of these threads ever touches a mapping, and nobody
+//! touches one while holding a lock of the engine: `File::read_at` and `write_at` go by way of a
+//! buffer when a program hands them memory that is itself mapped here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+
+use super::area::Area;
+use super::sys::{Fault, Userfault};
+use super::{fault, fork, signal};
+use crate::error::{Error, Result};
+use crate::file::File;
+use crate::media::Lend;
+use crate::pool::Watcher;
+
+/// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
+const MOST_HOLES: u64 = 2 << 20;
+const HELPERS: usize = 2;
+
+/// How this process learns of faults.
+#[derive(Debug)]
+pub(super) enum Mechanism {
+    /// From the kernel.
+    Userfault(Userfault),
+    /// It does not: what a mapping shows is settled when it is made.
+    Signals,
+}
+
+/// How faults in mappings are answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MapMechanism {
+    /// userfaultfd: everything in the table of `docs/mappings.md` holds, the kernel's own stores
+    /// to holes included.
+    Userfaultfd,
+    /// Signals only: the methods of a mapping work; a raw pointer, or the kernel, that stores to a
+    /// hole needs [`Mapping::populate`](crate::Mapping::populate) first.
+    Signals,
+}
+
+impl MapMechanism {
+    /// What a mapping made by this process would use.
+    pub fn here() -> MapMechanism {
+        match Service::existing() {
+            Some(service) => service.mechanism.name(),
+            None => Userfault::new().map_or(MapMechanism::Signals, |_| MapMechanism::Userfaultfd),
+        }
+    }
+}
+
+impl std::fmt::Display for MapMechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            MapMechanism::Userfaultfd => "userfaultfd: the kernel's own stores to holes work too",
+            MapMechanism::Signals => "signals: the kernel stores to a hole only once it has storage",
+        })
+    }
+}
+
+impl Mechanism {
+    pub(super) fn name(&self) -> MapMechanism {
+        match self {
+            Mechanism::Userfault(_) => MapMechanism::Userfaultfd,
+            Mechanism::Signals => MapMechanism::Signals,
+        }
+    }
+}
+
+/// A mapping as the service knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) area: Arc<Area>,
+    pub(super) file: File,
+}
+
+impl Entry {
+    /// The mapping hears of no more changes.
+    pub(super) fn unwatch(&self) {
+        self.area.unpin(self.file.inner());
+        let watcher: Arc<dyn Watcher> = self.area.clone();
+        self.file.inner().opens.unwatch(self.file.opened(), &watcher);
+    }
+}
+
+pub(super) type Entries = BTreeMap<usize, Entry>;
+
+/// The process's service; made with the first mapping, for good.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) mechanism: Mechanism,
+    /// The standard library's lock, as for the state of a mapping.
+    entries: RwLock<Entries>,
+    queue: Mutex<VecDeque<Fault>>,
+    waiting: Condvar,
+    /// What is mapped, in the order in which it was.
+    windows: Mutex<VecDeque<(Arc<Area>, Range<u64>)>>,
+    /// Kernel mappings of the process: as many as were counted last, and what was mapped since.
+    pieces: AtomicUsize,
+    most_pieces: usize,
+    /// Children that have mappings.
+    children: AtomicUsize,
+    /// Mappings that are gone here and that a child still has.
+    retired: Mutex<Vec<Entry>>,
+}
+
+static SERVICE: OnceLock<Service> = OnceLock::new();
+
+impl Service {
+    /// The service of this process.
+    pub(super) fn get() -> io::Result<&'static Service> {
+        static START: Mutex<()> = Mutex::new(());
+        if let Some(service) = SERVICE.get() {
+            return Ok(service);
+        }
+        let _one = START.lock();
+        if let Some(service) = SERVICE.get() {
+            return Ok(service);
+        }
+        signal::install()?;
+        let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
+        let service = SERVICE.get_or_init(|| Service {
+            mechanism,
+            entries: RwLock::default(),
+            queue: Mutex::default(),
+            waiting: Condvar::new(),
+            windows: Mutex::default(),
+            pieces: AtomicUsize::new(0),
+            most_pieces: half_of_limit(),
+            children: AtomicUsize::new(0),
+            retired: Mutex::default(),
+        });
+        fork::watch();
+        if let Mechanism::Userfault(uffd) = &service.mechanism {
+            spawn("pagestone-fault", move || service.read(uffd))?;
+            for _ in 0..HELPERS {
+                spawn("pagestone-map", move || service.help(uffd))?;
+            }
+        }
+        Ok(service)
+    }
+
+    /// The service, if there is one yet.
+    pub(super) fn existing() -> Option<&'static Service> {
+        SERVICE.get()
+    }
+
+    /// Whether a child has mappings of this process.
+    pub(super) fn has_children(&self) -> bool {
+        self.children.load(Ordering::SeqCst) > 0
+    }
+
+    /// There is one more such child.
+    pub(super) fn child_came(&self) {
+        self.children.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// There is one less.
+    pub(super) fn child_went(&self) {
+        self.children.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The list of mappings, for changes; nobody answers a fault meanwhile.
+    pub(super) fn entries_mut(&self) -> RwLockWriteGuard<'_, Entries> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mapping with this number, also if only a child has it any more.
+    pub(super) fn by_id(&self, id: u64) -> Option<Entry> {
+        let here = self.entries().values().find(|entry| entry.area.id == id).cloned();
+        here.or_else(|| self.retired.lock().iter().find(|entry| entry.area.id == id).cloned())
+    }
+
+    /// The mapping is about to go here; what a child still has goes on hearing of changes.
+    pub(super) fn retire(&self, entry: Entry) {
+        self.retired.lock().push(entry);
+    }
+
+    /// Forgets retired mappings that no child has any more, and that are on their way here no longer.
+    pub(super) fn bury_retired(&self) {
+        let gone: Vec<Entry> = {
+            let entries = self.entries();
+            let mut retired = self.retired.lock();
+            let listed = |area: &Arc<Area>| entries.get(&area.base).is_some_and(|e| Arc::ptr_eq(&e.area, area));
+            retired.extract_if(.., |e| e.area.links.lock().is_empty() && !listed(&e.area)).collect()
+        };
+        for entry in gone {
+            entry.unwatch();
+        }
+    }
+
+    /// The mechanism that was asked for, or the best.
+    pub(super) fn mechanism(&self, wanted: Option<MapMechanism>) -> Result<&Mechanism> {
+        match (wanted, &self.mechanism) {
+            (Some(MapMechanism::Signals), _) => Ok(&Mechanism::Signals),
+            (Some(MapMechanism::Userfaultfd), Mechanism::Signals) => {
+                Err(Error::NotSupported("userfaultfd is not allowed here"))
+            }
+            (_, best) => Ok(best),
+        }
+    }
+
+    /// The mappings; they stay until the guard goes. It stays until the guard goes.
+    pub(super) fn entries(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn try_entries(&self) -> Option<RwLockReadGuard<'_, Entries>> {
+        self.entries.try_read().ok()
+    }
+
+    pub(super) fn add(&self, entry: Entry) {
+        self.entries_mut().insert(entry.area.base, entry);
+    }
+
+    /// Takes a mapping off the list, once nobody answers a fault of it.
+    pub(super) fn remove(&self, area: &Arc<Area>) {
+        let entry = self.entries_mut().remove(&area.base);
+        // The file may be closed by this: not under the lock.
+        let here = entry.as_ref().is_none_or(|entry| entry.file.inner().frames.check_home().is_ok());
+        drop(entry);
+        if !here {
+            // A child: the lock may be held by a thread that it does not have.
+            return;
+        }
+        self.windows.lock().retain(|(other, _)| !Arc::ptr_eq(other, area));
+    }
+
+    fn read(&self, uffd: &Userfault) {
+        let mut faults = Vec::new();
+        loop {
+            if uffd.read(&mut faults).is_err() {
+                continue;
+            }
+            for &fault in &faults {
+                if !fault::answer_at_once(self, uffd, fault) {
+                    self.queue.lock().push_back(fault);
+                    self.waiting.notify_one();
+                }
+            }
+        }
+    }
+
+    fn help(&self, uffd: &Userfault) {
+        loop {
+            let fault = {
+                let mut queue = self.queue.lock();
+                loop {
+                    match queue.pop_front() {
+                        Some(fault) => break fault,
+                        None => self.waiting.wait(&mut queue),
+                    }
+                }
+            };
+            fault::answer(self, uffd, fault);
+            self.keep_few();
+        }
+    }
+
+    /// A window was mapped, in `pieces`.
+    pub(super) fn note_window(&self, area: &Arc<Area>, window: Range<u64>, pieces: usize) {
+        self.pieces.fetch_add(pieces, Ordering::Relaxed);
+        if area.lend != Lend::Private {
+            self.windows.lock().push_back((area.clone(), window));
+        }
+    }
+
+    /// Takes down what was mapped first, if there is too much of it; the next touch maps it again.
+    /// The caller holds no lock.
+    pub(super) fn keep_few(&self) {
+        let mut all = self.too_many_pieces();
+        loop {
+            let oldest = {
+                let mut windows = self.windows.lock();
+                let pages: u64 = windows.iter().map(|(_, window)| window.end - window.start).sum();
+                let keep = if all { windows.len() * 3 / 4 } else { windows.len() };
+                all &= keep > 0;
+                match windows.len() {
+                    0 => return,
+                    _ if pages <= MOST_HOLES && !all => return,
+                    len => windows.drain(..(len - keep).max(1)).collect::<Vec<_>>(),
+                }
+            };
+            let entries = self.entries();
+            for (area, window) in oldest {
+                if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
+                    let _lock = entry.file.inner().locks.write(&[area.ino]);
+                    area.take_down(window, all);
+                }
+            }
+            drop(entries);
+            all = all && self.too_many_pieces();
+        }
+    }
+
+    /// Whether the process has more kernel mappings than half of what it may have. They are counted
+    /// only when it may be so.
+    fn too_many_pieces(&self) -> bool {
+        if self.pieces.load(Ordering::Relaxed) <= self.most_pieces {
+            return false;
+        }
+        let count = std::fs::read("/proc/self/maps").map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
+        self.pieces.store(count, Ordering::Relaxed);
+        count > self.most_pieces
+    }
+}
+
+/// Half of the kernel mappings that a process may have.
+fn half_of_limit() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|n| n.trim().parse().ok());
+    limit.unwrap_or(65_530) / 2
+}
+
+/// The mapping that shows `addr`.
+pub(super) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
+    let (&base, entry) = entries.range(..=addr).next_back()?;
+    (addr - base < (entry.area.pages * crate::units::PAGE_SIZE) as usize).then_some(entry)
+}
+
+/// Starts a thread that nobody waits for.
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map(drop)
+}

@@ -1,0 +1,68 @@
+//! What a mapping does when its file changes: here, and in the children that have it too.
+//!
+//! ```text
+//!   cut      nothing there any more       uncut, grown   a question again
+//!   filled   the new storage              freeze, leave  a question, as it will lie elsewhere
+//! ```
+//!
+//! Each is called under the exclusive lock of the inode, and is over when it returns.
+
+use std::io;
+use std::ops::Range;
+
+use super::area::Area;
+use super::link::News;
+use crate::error::Result;
+use crate::layout::InodeRec;
+use crate::media::Lend;
+use crate::pool::{Inner, Watcher};
+
+impl Watcher for Area {
+    fn cut(&self, pages: Range<u64>) {
+        // Where single pages cannot be mapped, single pages cannot be taken away.
+        let pages = self.clip(self.whole(pages));
+        self.cut_here(pages.clone());
+        self.tell_cut(&pages);
+    }
+
+    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) -> Result<()> {
+        self.freeze_here(inner, rec, replaced);
+        match self.lend != Lend::Private && !self.tell(News::Again, &self.range()) {
+            true => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
+            false => Ok(()),
+        }
+    }
+
+    fn leave(&self, pages: Range<u64>) -> Result<()> {
+        let pages = self.clip(self.whole(pages));
+        if let Some(mut state) = self.live() {
+            for part in Area::data(&state, pages.clone()) {
+                self.put_absent(&mut state, part)?;
+            }
+        }
+        match self.tell(News::Again, &pages) {
+            true => Ok(()),
+            false => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
+        }
+    }
+
+    fn uncut(&self, pages: Range<u64>) {
+        let pages = self.whole(pages);
+        // What cannot be mapped now stays an error until it is refreshed.
+        let _ = self.refresh(pages.clone());
+        self.tell(News::Grown, &self.clip(pages));
+    }
+
+    fn filled(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+        if self.lend != Lend::Private {
+            self.install(inner, rec, pages.clone());
+            self.tell(News::Again, &self.clip(pages));
+        }
+    }
+
+    fn grown(&self, pages: Range<u64>) {
+        let pages = self.whole(pages);
+        let _ = self.refresh(pages.clone());
+        self.tell(News::Grown, &self.clip(pages));
+    }
+}

@@ -1,0 +1,276 @@
+//! A mapped range of bytes that others may be storing to, read without ever making a reference
+//! to it.
+//!
+//! Words are read with relaxed atomic loads, so a race yields an old or a new word and never
+//! undefined behaviour; longer runs are copied out. A [`PageRef`] is one page whose bounds were
+//! checked when it was made, so reading from it cannot fail.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+
+use super::Lend;
+use crate::units::PAGE_SIZE;
+
+/// An owned `mmap` of a pool, unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the range is plain memory, valid until drop, and every access goes through atomics or
+// raw copies; no reference into it is ever handed out.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+/// How a file is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// Stores reach the file.
+    Shared,
+    /// Stores reach the file, and its block allocation is durable when a page is (`MAP_SYNC`).
+    SharedSync,
+    /// Stores stay in private pages of this process.
+    Private,
+    /// No stores at all.
+    ReadOnly,
+    /// No stores at all, and refused where `SharedSync` would be.
+    ReadOnlySync,
+}
+
+impl Mapping {
+    /// Fresh zeroed memory of this process.
+    pub fn anonymous(len: u64) -> io::Result<Mapping> {
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, prot, flags)? };
+        Self::adopt(ptr, size)
+    }
+
+    /// Maps the first `len` bytes of `file`.
+    pub fn file(file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<Mapping> {
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let prot = match share {
+            Share::ReadOnly | Share::ReadOnlySync => ProtFlags::READ,
+            _ => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let flags = match share {
+            Share::Shared | Share::ReadOnly => MapFlags::SHARED,
+            Share::SharedSync | Share::ReadOnlySync => MapFlags::SHARED_VALIDATE | MapFlags::SYNC,
+            Share::Private => MapFlags::PRIVATE | MapFlags::NORESERVE,
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, prot, flags, file, 0)? };
+        Self::adopt(ptr, size)
+    }
+
+    /// Maps `len` bytes of `file` from its byte `at` on at the address `to`, in place of what is
+    /// mapped there.
+    ///
+    /// # Safety
+    /// As [`super::Media::map_at`].
+    pub(super) unsafe fn lend(
+        file: BorrowedFd<'_>,
+        at: u64,
+        len: u64,
+        to: *mut u8,
+        how: Lend,
+        sync: bool,
+    ) -> io::Result<()> {
+        let (prot, flags) = match how {
+            Lend::Read => (ProtFlags::READ, MapFlags::SHARED),
+            Lend::Write if sync => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED_VALIDATE | MapFlags::SYNC),
+            Lend::Write => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED),
+            Lend::Private => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE),
+        };
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the caller owns the address range and keeps no reference into it.
+        unsafe { rustix::mm::mmap(to.cast(), size, prot, flags | MapFlags::FIXED, file, at)? };
+        Ok(())
+    }
+
+    fn adopt(ptr: *mut core::ffi::c_void, len: usize) -> io::Result<Mapping> {
+        let base = NonNull::new(ptr.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Mapping { base, len })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `at .. at + len` lies inside.
+    pub fn contains(&self, at: u64, len: u64) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= self.len as u64)
+    }
+
+    /// Address of the byte `at`, for asm and system calls; `None` outside the mapping.
+    pub fn addr(&self, at: u64, len: u64) -> Option<*mut u8> {
+        // SAFETY: the range was found to lie inside the mapping.
+        self.contains(at, len).then(|| unsafe { self.base.as_ptr().add(at as usize) })
+    }
+
+    /// The page starting at byte `at` (a multiple of 4 KiB); `None` outside the mapping.
+    pub fn page(&self, at: u64) -> Option<PageRef<'_>> {
+        if !at.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
+        self.addr(at, PAGE_SIZE).map(|ptr| PageRef { ptr, life: PhantomData })
+    }
+
+    /// Copies bytes out. Returns false, with `buf` untouched, outside the mapping.
+    #[must_use]
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> bool {
+        let Some(from) = self.addr(at, buf.len() as u64) else { return false };
+        // SAFETY: the source is mapped for this length and `buf` is exclusive memory outside it.
+        unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
+        true
+    }
+
+    /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping.
+    #[must_use]
+    pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
+        let Some(to) = self.addr(at, bytes.len() as u64) else { return false };
+        // SAFETY: the target is mapped writable for this length and no reference into it exists.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        true
+    }
+
+    /// Stores zeros with ordinary stores. Returns false, nothing stored, outside the mapping.
+    #[must_use]
+    pub fn zero(&self, at: u64, len: u64) -> bool {
+        let Some(to) = self.addr(at, len) else { return false };
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::write_bytes(to, 0, len as usize) };
+        true
+    }
+
+    /// Drops this process's private copies of whole pages of a [`Share::Private`] mapping: what is
+    /// read there next is the file again.
+    pub(super) fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
+        let Some(from) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        // SAFETY: the range is mapped from a file; its pages stay readable, from the file.
+        unsafe { rustix::mm::madvise(from.cast(), len as usize, Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// Asks for huge pages; a kernel that has none to give ignores it.
+    pub(super) fn advise_huge(&self) {
+        // SAFETY: changes no byte, only how the kernel backs the range.
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+    }
+
+    /// Says that neighbours of what is touched are not about to be touched; a kernel that does not
+    /// care ignores it.
+    pub(super) fn advise_random(&self) {
+        // SAFETY: changes no byte, only how much the kernel reads at a fault.
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::Random) };
+    }
+
+    /// Puts a private copy of the range in its place; readers see the mapping or the copy, never
+    /// anything else. `at` and `len` are multiples of the page size of what is mapped.
+    pub(super) fn privatize(&self, at: u64, len: u64) -> io::Result<()> {
+        let Some(place) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let copy = Mapping::anonymous(len)?;
+        // SAFETY: source and target are mapped for this length and lie apart.
+        unsafe { std::ptr::copy_nonoverlapping(place, copy.base.as_ptr(), len as usize) };
+        // SAFETY: the target range belongs to this mapping, which keeps its address and length;
+        // all readers use raw copies and relaxed loads, to which the bytes stay the same.
+        unsafe {
+            let (from, size) = (copy.base.as_ptr().cast(), copy.len);
+            rustix::mm::mremap_fixed(from, size, size, MremapFlags::MAYMOVE, place.cast())?;
+        }
+        // The copy's own address range is gone: it must not be unmapped a second time.
+        std::mem::forget(copy);
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours alone and nothing borrowed from it can outlive us.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// One page of bytes, on the media or staged in DRAM, read word by word.
+///
+/// Offsets are bytes within the page and are reduced modulo 4 KiB (and to the word's alignment),
+/// so a number taken from a hostile image reads something, but never outside.
+#[derive(Clone, Copy)]
+pub struct PageRef<'a> {
+    ptr: *const u8,
+    life: PhantomData<&'a u8>,
+}
+
+// SAFETY: only relaxed atomic loads and raw copies go through the pointer.
+unsafe impl Send for PageRef<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for PageRef<'_> {}
+
+/// A page in DRAM with the alignment that word loads need.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct PageBuf(pub [u8; PAGE_SIZE as usize]);
+
+impl PageBuf {
+    /// A page of zeros.
+    pub const fn zeroed() -> PageBuf {
+        PageBuf([0; PAGE_SIZE as usize])
+    }
+    /// A view of the page.
+    pub fn view(&self) -> PageRef<'_> {
+        PageRef { ptr: self.0.as_ptr(), life: PhantomData }
+    }
+}
+
+impl PageRef<'_> {
+    /// The 16-bit word at `at`.
+    pub fn u16(&self, at: usize) -> u16 {
+        // SAFETY: the masked offset lies inside the page and is aligned; the page outlives self.
+        unsafe { (*self.ptr.add(at & 4094).cast::<AtomicU16>()).load(Ordering::Relaxed) }
+    }
+    /// The 32-bit word at `at`.
+    pub fn u32(&self, at: usize) -> u32 {
+        // SAFETY: as in `u16`.
+        unsafe { (*self.ptr.add(at & 4092).cast::<AtomicU32>()).load(Ordering::Relaxed) }
+    }
+    /// The 64-bit word at `at`.
+    pub fn u64(&self, at: usize) -> u64 {
+        // SAFETY: as in `u16`.
+        unsafe { (*self.ptr.add(at & 4088).cast::<AtomicU64>()).load(Ordering::Relaxed) }
+    }
+    /// Copies bytes out; what would lie past the page's end is left as it was in `buf`.
+    pub fn bytes(&self, at: usize, buf: &mut [u8]) {
+        let at = at.min(PAGE_SIZE as usize);
+        let len = buf.len().min(PAGE_SIZE as usize - at);
+        // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr.add(at), buf.as_mut_ptr(), len) };
+    }
+    /// Whether the bytes at `at` are these; false if they would reach past the page's end.
+    pub fn is(&self, at: usize, bytes: &[u8]) -> bool {
+        let mut chunk = [0; 64];
+        at + bytes.len() <= PAGE_SIZE as usize
+            && bytes.chunks(64).enumerate().all(|(i, want)| {
+                self.bytes(at + i * 64, &mut chunk[..want.len()]);
+                chunk[..want.len()] == *want
+            })
+    }
+    /// Copies the whole page out.
+    pub fn copy_to(&self, page: &mut PageBuf) {
+        self.bytes(0, &mut page.0);
+    }
+}

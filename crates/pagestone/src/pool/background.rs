@@ -1,0 +1,77 @@
+//! What runs beside an open pool, in one thread that ends with it.
+//!
+//! ```text
+//!   first     gives back what an earlier session left as orphans     (if there is any)
+//!   then      syncs at an interval, for as long as the pool is open  (media durable at sync)
+//! ```
+//!
+//! So opening takes as long as the journal is, however large a file was that lost its name before a
+//! crash.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Inner;
+use crate::error::Result;
+use crate::media::{Durability, Home};
+
+/// How long a commit may stay unsynced on media that are durable only at sync.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The thread; dropping it ends it and waits.
+#[derive(Debug)]
+pub(super) struct Background {
+    stop: Arc<AtomicBool>,
+    home: Home,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts what `inner` needs, if it needs anything.
+    pub(super) fn start(inner: &Arc<Inner>) -> Result<Option<Background>> {
+        let describe = inner.frames.region.describe();
+        let syncs = describe.durability == Durability::AtSync;
+        if describe.read_only || !syncs && !inner.has_orphans()? {
+            return Ok(None);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, inner) = (stop.clone(), inner.clone());
+        let work = move || {
+            let go_on = || !stopped.load(Ordering::Acquire);
+            // What fails here is met again by whoever uses it, and by the next open.
+            let _ = inner.reclaim_orphans(go_on);
+            if syncs {
+                tick(&inner, go_on);
+            }
+        };
+        let thread = std::thread::Builder::new().name("pagestone-background".into()).spawn(work)?;
+        Ok(Some(Background { stop, home: Home::here(), thread: Some(thread) }))
+    }
+}
+
+fn tick(inner: &Inner, go_on: impl Fn() -> bool) {
+    let mut next = Instant::now() + INTERVAL;
+    while go_on() {
+        let now = Instant::now();
+        if now < next {
+            std::thread::park_timeout(next - now);
+            continue;
+        }
+        // A failure latches the pool; whoever uses it next is told.
+        let _ = inner.sync_all();
+        next = Instant::now() + INTERVAL;
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // A child of the process has the handle, and not the thread.
+        if let Some(thread) = self.thread.take().filter(|_| self.home.is_here()) {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}

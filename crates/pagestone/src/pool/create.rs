@@ -1,0 +1,129 @@
+//! Making a pool: a few pages are written, however large it is.
+//!
+//! ```text
+//!   1  the pages between are zeroed: header, counters, root inodes, lanes   (a reused range)
+//!   2  root inodes, journal mark                                            durable
+//!   3  superblock, second copy, then first copy                             durable: a pool
+//! ```
+//!
+//! A crash before step 3 leaves no pool: the old superblocks were wiped first.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use zerocopy::IntoBytes;
+
+use super::{OpenOptions, Pool};
+use crate::attr::{Kind, Time};
+use crate::error::{Error, Result};
+use crate::layout::{
+    CheckpointMark, FrameDesc, Geometry, InodeRec, JOURNAL_HEADER, ORPHANS, ROOT, SUPERBLOCKS, Superblock, inode_at,
+};
+use crate::media::{self, Durability, Media, MediaKind, Part, Region};
+use crate::units::PAGE_SIZE;
+
+/// How to make a pool.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// Bytes; `None` takes the size of what is there (a device, an existing file).
+    pub size: Option<u64>,
+    /// Overwrite an existing pool.
+    pub force: bool,
+    /// Treat the path as this kind of media instead of finding out.
+    pub media: Option<MediaKind>,
+}
+
+pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
+    // A size that cannot be is refused before a file is made or lengthened.
+    if let Some(size) = options.size {
+        Geometry::for_size(size)?;
+    }
+    if !options.force && holds_something(path) {
+        return Err(Error::Exists);
+    }
+    let opened = media::open(path, &media::Open { read_only: false, kind: options.media, size: options.size })?;
+    let region = Region::new(opened.media.clone());
+    let size = options.size.unwrap_or(region.len()).min(region.len());
+    let made = format(&region, size, !opened.created);
+    let made = made.and_then(|()| super::open::open_media(opened.media, &OpenOptions::default(), true));
+    if made.is_err() && opened.created {
+        let _ = std::fs::remove_file(path);
+    }
+    made
+}
+
+/// Whether something is there that must not be overwritten by mistake: a pool, even one whose
+/// first superblock is damaged, or anything else that is not zeros where others keep theirs.
+fn holds_something(path: &Path) -> bool {
+    let opened = media::open(path, &media::Open { read_only: true, ..Default::default() });
+    opened.is_ok_and(|opened| !is_blank(&Region::new(opened.media)))
+}
+
+fn is_blank(region: &Region) -> bool {
+    let mut bytes = vec![0; BLANK.min(region.len()) as usize];
+    region.read_data(0, &mut bytes).is_ok() && bytes.iter().all(|&b| b == 0)
+}
+
+/// Bytes that must be zeros for `create` to take them without `force`: both superblocks lie within.
+const BLANK: u64 = SUPERBLOCKS[1].byte() + PAGE_SIZE;
+
+pub(super) fn create_on(media: Arc<dyn Media>, options: &CreateOptions) -> Result<Pool> {
+    let region = Region::new(media.clone());
+    let size = options.size.unwrap_or(region.len());
+    if size > region.len() {
+        return Err(Error::Size(format!("the media has {} bytes, {size} were asked for", region.len())));
+    }
+    if !options.force && !is_blank(&region) {
+        return Err(Error::Exists);
+    }
+    format(&region, size, true)?;
+    super::open::open_media(media, &OpenOptions::default(), false)
+}
+
+/// Writes an empty pool. `used`: the range may hold old bytes.
+fn format(region: &Region, size: u64, used: bool) -> Result<()> {
+    let geometry = Geometry::for_size(size)?;
+    let mut seed = [0u8; 24];
+    fill_random(&mut seed)?;
+    let now = Time::now();
+    let (mut uuid, mut hash) = ([0; 16], [0; 8]);
+    uuid.copy_from_slice(&seed[..16]);
+    hash.copy_from_slice(&seed[16..]);
+    let sb = Superblock::new(&geometry, uuid, u64::from_le_bytes(hash), now.sec);
+    region.reserve(0, geometry.descriptors.byte() + PAGE_SIZE)?;
+    let fence = || if region.describe().durability == Durability::AtSync { region.sync() } else { Ok(()) };
+    if used {
+        let zero = |at: u64, len: u64| Part::Zero { at, len };
+        region.persist(&[zero(SUPERBLOCKS[0].byte(), PAGE_SIZE), zero(SUPERBLOCKS[1].byte(), PAGE_SIZE)])?;
+        fence()?;
+        let descriptors = geometry.frames * FrameDesc::SIZE;
+        region.persist(&[zero(PAGE_SIZE, geometry.descriptors.byte() + descriptors - PAGE_SIZE)])?;
+    }
+    let mut root = InodeRec::new(ROOT, Kind::Dir, 0o755, now);
+    root.parent = ROOT.0;
+    let mut orphans = InodeRec::new(ORPHANS, Kind::File, 0, now);
+    orphans.nlink = 1;
+    let mark =
+        CheckpointMark::new(1, 0, region.describe().durability == Durability::AtSync, region.describe().cache_id);
+    let (root, orphans, mark) = (root.sealed(), orphans.sealed(), mark.sealed());
+    region.persist(&[
+        Part::Bytes { at: inode_at(ROOT), bytes: root.as_bytes() },
+        Part::Bytes { at: inode_at(ORPHANS), bytes: orphans.as_bytes() },
+        Part::Bytes { at: JOURNAL_HEADER.byte() + 512, bytes: &mark },
+    ])?;
+    fence()?;
+    for page in SUPERBLOCKS.into_iter().rev() {
+        region.persist(&[Part::Bytes { at: page.byte(), bytes: sb.as_bytes() }])?;
+        fence()?;
+    }
+    Ok(())
+}
+
+fn fill_random(buf: &mut [u8]) -> Result<()> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut buf[filled..], flags).map_err(std::io::Error::from)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What a pool can say of itself.
+
+use serde::Serialize;
+
+use super::Inner;
+use crate::attr::StatFs;
+use crate::error::Result;
+use crate::layout::FrameDesc;
+use crate::map::MapMechanism;
+use crate::media::Description;
+
+/// What `pagestone info` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct Info {
+    /// What the pool lies on and what that promises.
+    pub media: Description,
+    /// Bytes of the pool.
+    pub size: u64,
+    /// Format version.
+    pub version: u32,
+    /// Pool identity, 32 hexadecimal digits.
+    pub uuid: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// Space in pages, and inodes.
+    pub space: StatFs,
+    /// Pages that a clone has, or had, in common with another; owned once, by neither.
+    pub shared: u64,
+    /// Bytes of the descriptor array on the media.
+    pub descriptor_bytes: u64,
+    /// The same per TiB of pool.
+    pub descriptor_bytes_per_tib: u64,
+    /// Bytes of DRAM that the engine holds; does not depend on the capacity.
+    pub dram_bytes: u64,
+    /// Journal lanes.
+    pub lanes: u32,
+    /// Bytes of each.
+    pub lane_bytes: u64,
+    /// How faults in mappings that this process makes would be answered.
+    pub mappings: MapMechanism,
+    /// Records replayed when the pool was opened.
+    pub replayed: u64,
+}
+
+pub(super) fn info(inner: &Inner) -> Result<Info> {
+    let geometry = &inner.frames.geometry;
+    let descriptor_bytes = geometry.frames * FrameDesc::SIZE;
+    Ok(Info {
+        media: inner.frames.region.describe().clone(),
+        size: geometry.size,
+        version: inner.superblock.version(),
+        uuid: inner.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
+        created: inner.superblock.created,
+        space: statfs(inner),
+        shared: inner.frames.counts().shared.max(0) as u64,
+        descriptor_bytes,
+        descriptor_bytes_per_tib: FrameDesc::SIZE << 19,
+        dram_bytes: inner.frames.dram_bytes() + (1024 * 64),
+        lanes: geometry.lanes,
+        lane_bytes: geometry.lane_len(),
+        mappings: MapMechanism::here(),
+        replayed: inner.replayed,
+    })
+}
+
+/// See [`super::Pool::statfs`].
+pub(super) fn statfs(inner: &Inner) -> StatFs {
+    let (free, kept) = inner.frames.space();
+    let counts = inner.frames.counts();
+    StatFs {
+        pages: inner.frames.geometry.usable_pages(),
+        free,
+        available: free.saturating_sub(kept),
+        // What clones share is no file.
+        inodes: counts.inodes.saturating_sub(counts.bases).max(0) as u64,
+    }
+}

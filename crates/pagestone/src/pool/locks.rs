@@ -1,0 +1,154 @@
+//! The inode locks: a fixed number of stripes, so they cost the same for any number of files.
+//!
+//! Whoever needs several takes them in one call, in the order of the stripes; nobody waits for one
+//! while holding another. Finding out *which* is done before, and checked again under the locks.
+//!
+//! ```text
+//!   stripe   [ lock | generation ]    generation: how often it was held exclusively
+//!                                     same number under two shared locks: nothing changed between
+//! ```
+//!
+//! What is remembered of an inode (see `file/hint.rs`) is compared with the generation. The number
+//! moves with the lock itself, so no operation has to think of what others remember.
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use smallvec::SmallVec;
+
+use crate::media::Home;
+use crate::units::Ino;
+
+const STRIPES: usize = 1024;
+
+/// All stripes of a pool.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    stripes: Vec<Stripe>,
+    home: Home,
+    /// What a child of the process takes: its operations are refused, but must not wait for a
+    /// thread that it does not have.
+    elsewhere: Stripe,
+}
+
+/// Each on a line of its own, so that neighbours do not slow each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Stripe(RwLock<u64>);
+
+/// A shared lock: what it covers does not change.
+pub(crate) struct ReadGuard<'a>(RwLockReadGuard<'a, u64>);
+
+/// Exclusive locks of several inodes.
+pub(crate) struct WriteGuards<'a> {
+    locks: &'a Locks,
+    /// Which stripes, and their guards.
+    held: SmallVec<[(usize, WriteGuard<'a>); 4]>,
+}
+
+/// An exclusive lock of one stripe; only [`Stripe`] makes one.
+struct WriteGuard<'a>(#[allow(dead_code)] RwLockWriteGuard<'a, u64>);
+
+impl ReadGuard<'_> {
+    /// How often the inode's stripe has been held exclusively.
+    pub(crate) fn generation(&self) -> u64 {
+        *self.0
+    }
+}
+
+impl<'a> WriteGuard<'a> {
+    fn new(mut generation: RwLockWriteGuard<'a, u64>) -> WriteGuard<'a> {
+        *generation += 1;
+        WriteGuard(generation)
+    }
+}
+
+impl WriteGuards<'_> {
+    /// Locks one more inode exclusively unless that would mean to wait: so its place in the order
+    /// does not matter. True if it is locked, also if it was before.
+    #[must_use]
+    pub(crate) fn try_also(&mut self, ino: Ino) -> bool {
+        let stripe = Locks::stripe(ino);
+        if self.held.iter().any(|&(held, _)| held == stripe) {
+            return true;
+        }
+        match self.locks.at(stripe).try_write() {
+            Some(guard) => {
+                self.held.push((stripe, guard));
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl Stripe {
+    fn read(&self) -> ReadGuard<'_> {
+        ReadGuard(self.0.read())
+    }
+
+    fn write(&self) -> WriteGuard<'_> {
+        WriteGuard::new(self.0.write())
+    }
+
+    fn try_write(&self) -> Option<WriteGuard<'_>> {
+        self.0.try_write().map(WriteGuard::new)
+    }
+}
+
+impl Locks {
+    pub(super) fn new() -> Locks {
+        Locks {
+            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
+            home: Home::here(),
+            elsewhere: Stripe::default(),
+        }
+    }
+
+    fn stripe(ino: Ino) -> usize {
+        (ino.place().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize % STRIPES
+    }
+
+    fn at(&self, stripe: usize) -> &Stripe {
+        if self.home.is_here() { &self.stripes[stripe] } else { &self.elsewhere }
+    }
+
+    /// In a child every stripe is the same one.
+    fn distinct<A: smallvec::Array<Item = usize>>(&self, stripes: &mut SmallVec<A>) {
+        stripes.sort_unstable();
+        stripes.dedup();
+        if !self.home.is_here() {
+            stripes.truncate(1);
+        }
+    }
+
+    /// Exclusive lock of one inode, if nobody holds it.
+    pub(crate) fn try_write(&self, ino: Ino) -> Option<WriteGuards<'_>> {
+        let mut guards = WriteGuards { locks: self, held: SmallVec::new() };
+        guards.try_also(ino).then_some(guards)
+    }
+
+    /// Shared lock of one inode.
+    pub(crate) fn read(&self, ino: Ino) -> ReadGuard<'_> {
+        self.at(Self::stripe(ino)).read()
+    }
+
+    /// Shared locks of two inodes.
+    pub(crate) fn read_two(&self, a: Ino, b: Ino) -> SmallVec<[ReadGuard<'_>; 2]> {
+        let mut order: SmallVec<[usize; 2]> = [a, b].map(Self::stripe).into_iter().collect();
+        self.distinct(&mut order);
+        order.into_iter().map(|i| self.at(i).read()).collect()
+    }
+
+    /// Exclusive locks of all of `inos`.
+    pub(crate) fn write(&self, inos: &[Ino]) -> WriteGuards<'_> {
+        let mut guards = WriteGuards { locks: self, held: SmallVec::new() };
+        if let &[ino] = inos {
+            let stripe = Self::stripe(ino);
+            guards.held.push((stripe, self.at(stripe).write()));
+            return guards;
+        }
+        let mut order: SmallVec<[usize; 6]> = inos.iter().map(|&ino| Self::stripe(ino)).collect();
+        self.distinct(&mut order);
+        guards.held.extend(order.into_iter().map(|i| (i, self.at(i).write())));
+        guards
+    }
+}

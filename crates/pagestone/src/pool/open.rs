@@ -1,0 +1,94 @@
+//! Opening: superblock and replay.
+//!
+//! The time depends on the length of the journal alone: nothing here looks at descriptors, files
+//! or directories.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Inner, Pool};
+use crate::error::{Error, Result};
+use crate::frame::Frames;
+use crate::journal::{self, Journal};
+use crate::layout::{Geometry, ORPHANS, ROOT, SUPERBLOCKS, Superblock};
+use crate::media::{self, Media, MediaKind, Region};
+
+/// How to open a pool.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// Change nothing: recovery happens in private memory, changes are refused.
+    pub read_only: bool,
+    /// Treat the path as this kind of media instead of finding out.
+    pub media: Option<MediaKind>,
+}
+
+pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
+    let opened = media::open(path, &media::Open { read_only: options.read_only, kind: options.media, size: None })?;
+    open_media(opened.media, options, true)
+}
+
+/// Opens the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
+/// orphans back beside.
+pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_background: bool) -> Result<Pool> {
+    let region = Region::new(media);
+    let read_only = options.read_only || region.describe().read_only;
+    if read_only && !region.describe().read_only {
+        return Err(Error::Invalid("read-only needs media that were opened read-only"));
+    }
+    let (superblock, frames, records) = mount_region(region)?;
+    let inner = Inner::new(frames, superblock, records);
+    for ino in [ROOT, ORPHANS] {
+        inner.frames.inode(ino)?;
+    }
+    if !read_only && !in_background {
+        inner.reclaim_orphans(|| true)?;
+        // What is on the media now is durable, and nobody else is here yet.
+        inner.merge_what_waits()?;
+    }
+    Pool::new(inner, in_background)
+}
+
+/// The superblock, the journal and the floors up to `frame`, on a pool whose records have been replayed.
+fn mount_region(region: Region) -> Result<(Superblock, Frames, u64)> {
+    let (superblock, geometry) = read_superblock(&region)?;
+    let read_only = region.describe().read_only;
+    if superblock.read_only_here() && !read_only {
+        return Err(Error::TooNew("it can only be opened read-only here".into()));
+    }
+    let mut salt = [0; 8];
+    salt.copy_from_slice(&superblock.uuid[..8]);
+    let salt = u64::from_le_bytes(salt);
+    let replayed = journal::replay(&region, &geometry, salt)?;
+    let journal = Journal::new(region.clone(), geometry, salt, &replayed);
+    if !read_only {
+        journal.start_session(&replayed)?;
+    }
+    Ok((superblock, Frames::new(region, geometry, journal)?, replayed.records))
+}
+
+/// The first copy that is whole; if none is, what is wrong with the first.
+fn read_superblock(region: &Region) -> Result<(Superblock, Geometry)> {
+    let mut first_error = None;
+    let mut any_magic = false;
+    for page in SUPERBLOCKS {
+        let mut bytes = [0; 128];
+        let at = page.byte();
+        if region.read_data(at, &mut bytes).is_err() {
+            continue;
+        }
+        any_magic |= Superblock::has_magic(&bytes);
+        match Superblock::parse(&bytes, region.len()) {
+            Ok(found) => return Ok(found),
+            // A copy that is whole and refused (too new, truncated) is the answer.
+            Err(e @ (Error::TooNew(_) | Error::Size(_))) => return Err(e),
+            Err(e) => {
+                first_error.get_or_insert(e);
+            }
+        }
+    }
+    match first_error {
+        Some(e) if any_magic => Err(e),
+        Some(_) => Err(Error::NotAPool("no superblock at its start (wrong magic)".into())),
+        None => Err(Error::NotAPool(format!("{} bytes are too few to hold one", region.len()))),
+    }
+}

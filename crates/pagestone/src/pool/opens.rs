@@ -1,0 +1,184 @@
+//! Which files are open, and what of them is not yet on the media.
+//!
+//! An overwrite in place changes no metadata but the times; they are kept here and written with
+//! the next record of the inode, at sync, or at the last close (Linux calls it lazytime).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::attr::Time;
+use crate::error::Result;
+use crate::file::Hint;
+use crate::layout::InodeRec;
+use crate::pad::Padded;
+use crate::places::PlaceMap;
+use crate::units::Ino;
+
+use super::Inner;
+
+const SHARDS: usize = 64;
+
+/// Somebody who shows a file's pages to others (a mapping) and has to hear when they change.
+/// All calls come under the exclusive lock of the inode. Pages are the file's.
+pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
+    /// These pages are about to be given back: nobody may reach them any more on return.
+    fn cut(&self, pages: Range<u64>);
+    /// What was announced by `cut` has not happened: the pages are the file's as before.
+    fn uncut(&self, pages: Range<u64>);
+    /// These pages have storage now, or other storage.
+    fn filled(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
+    /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
+    /// by nobody: it must be asked for again. The pages `replaced` are given back.
+    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) -> Result<()>;
+    /// These pages will lie elsewhere: they must be asked for again.
+    fn leave(&self, pages: Range<u64>) -> Result<()>;
+    /// The file has grown: these pages lie inside it now.
+    fn grown(&self, pages: Range<u64>);
+}
+
+/// The watchers of one file at one moment.
+pub(crate) type Watchers = Vec<Arc<dyn Watcher>>;
+
+/// An open inode.
+#[derive(Debug)]
+pub(crate) struct OpenInode {
+    ino: Ino,
+    /// Nanoseconds since 1970 of the last overwrite that no record carries yet; 0: none.
+    touched: AtomicI64,
+    /// Pages behind the end were taken ahead of need.
+    pub(crate) speculated: AtomicBool,
+    /// The run used last.
+    pub(crate) hint: Hint,
+    watchers: Mutex<Watchers>,
+}
+
+impl OpenInode {
+    fn new(ino: Ino) -> OpenInode {
+        OpenInode {
+            ino,
+            touched: AtomicI64::new(0),
+            speculated: AtomicBool::new(false),
+            hint: Hint::default(),
+            watchers: Mutex::default(),
+        }
+    }
+
+    /// The contents changed now.
+    pub(crate) fn touch(&self) {
+        let now = Time::now();
+        let nanos = now.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nsec));
+        if self.touched.load(Ordering::Relaxed) != nanos {
+            self.touched.store(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// A record carries the time.
+    pub(crate) fn clear_touched(&self) {
+        self.touched.store(0, Ordering::Relaxed);
+    }
+
+    fn touched(&self) -> Option<Time> {
+        match self.touched.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Time { sec: nanos.div_euclid(1_000_000_000), nsec: nanos.rem_euclid(1_000_000_000) as u32 }),
+        }
+    }
+}
+
+/// Open inodes by place, and how many handles each has.
+type Shard = PlaceMap<u64, (Arc<OpenInode>, usize)>;
+
+/// All open inodes.
+#[derive(Debug)]
+pub(crate) struct Opens {
+    shards: Vec<Padded<Mutex<Shard>>>,
+    /// Watchers of all files: while there are none, nobody looks for one.
+    watched: AtomicUsize,
+}
+
+impl Default for Opens {
+    fn default() -> Opens {
+        Opens { shards: (0..SHARDS).map(|_| Padded::default()).collect(), watched: AtomicUsize::new(0) }
+    }
+}
+
+impl Opens {
+    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+        &self.shards[ino.place() as usize % SHARDS]
+    }
+
+    /// One more handle. The inode's lock is held, so the file cannot go in between.
+    pub(crate) fn open(&self, ino: Ino) -> Arc<OpenInode> {
+        let mut shard = self.shard(ino).lock();
+        let (open, handles) = shard.entry(ino.place()).or_insert_with(|| (Arc::new(OpenInode::new(ino)), 0));
+        *handles += 1;
+        open.clone()
+    }
+
+    /// One handle less; true if it was the last.
+    pub(crate) fn close(&self, ino: Ino) -> bool {
+        let mut shard = self.shard(ino).lock();
+        let Some((_, handles)) = shard.get_mut(&ino.place()) else { return true };
+        *handles -= 1;
+        let last = *handles == 0;
+        if last {
+            shard.remove(&ino.place());
+        }
+        last
+    }
+
+    /// Whether one handle is left.
+    pub(crate) fn is_last(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().get(&ino.place()).is_some_and(|(_, handles)| *handles == 1)
+    }
+
+    /// Whether anybody has it open.
+    pub(crate) fn is_open(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().contains_key(&ino.place())
+    }
+
+    /// The time of an overwrite that no record carries yet.
+    pub(crate) fn touched(&self, ino: Ino) -> Option<Time> {
+        self.shard(ino).lock().get(&ino.place()).and_then(|(open, _)| open.touched())
+    }
+
+    /// Every open inode with such a time.
+    pub(crate) fn all_touched(&self) -> Vec<Ino> {
+        let touched = |(open, _): &(Arc<OpenInode>, usize)| open.touched().map(|_| open.ino);
+        self.shards.iter().flat_map(|s| s.lock().values().filter_map(touched).collect::<Vec<_>>()).collect()
+    }
+
+    /// A record carries the time.
+    pub(crate) fn clear_touched(&self, ino: Ino) {
+        if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
+            open.clear_touched();
+        }
+    }
+
+    /// Who shows the pages of this file to others.
+    pub(crate) fn watchers(&self, ino: Ino) -> Watchers {
+        if self.watched.load(Ordering::SeqCst) == 0 {
+            return Watchers::new();
+        }
+        let open = self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone());
+        open.map_or_else(Watchers::new, |open| open.watchers.lock().clone())
+    }
+
+    /// `watcher` hears of every change from now on. The inode's exclusive lock is held.
+    pub(crate) fn watch(&self, open: &OpenInode, watcher: Arc<dyn Watcher>) {
+        self.watched.fetch_add(1, Ordering::SeqCst);
+        open.watchers.lock().push(watcher);
+    }
+
+    /// `watcher` hears of nothing more that starts from now on.
+    pub(crate) fn unwatch(&self, open: &OpenInode, watcher: &Arc<dyn Watcher>) {
+        let mut watchers = open.watchers.lock();
+        if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {
+            watchers.swap_remove(i);
+            self.watched.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}

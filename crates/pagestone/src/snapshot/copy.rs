@@ -1,0 +1,166 @@
+//! Making a tree that is a clone of another, and removing one.
+//!
+//! Both keep a stack of their own: a deep tree must not end ours. What a copy holds in DRAM is that stack
+//! and the numbers of files with several names.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::SNAPSHOTS;
+use crate::attr::{Attr, DirEntry, Kind, NewNode, SetAttr, XattrMode};
+use crate::dir::Dir;
+use crate::error::{Error, Result};
+use crate::pool::{Node, Pool};
+use crate::units::Ino;
+
+/// How much a new tree holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Copied {
+    /// Regular files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Everything else, and further names of files.
+    pub others: u64,
+}
+
+/// What is in a directory.
+pub(super) fn entries(dir: &Dir<'_>) -> Result<Vec<DirEntry>> {
+    let mut found = Vec::new();
+    dir.entries(0, &mut |entry| {
+        found.push(entry.clone());
+        true
+    })?;
+    Ok(found)
+}
+
+struct Copy<'p> {
+    pool: &'p Pool,
+    made: Copied,
+    /// Files with several names: theirs, and their clone.
+    linked: HashMap<Ino, Ino>,
+    /// Directories to be filled: theirs, and ours.
+    todo: Vec<(Ino, Ino)>,
+    /// Directories whose times are set when nothing is made in them any more.
+    times: Vec<(Ino, Attr)>,
+}
+
+/// Makes `name` in `dir` a clone of `from` and everything below it.
+pub(super) fn copy(pool: &Pool, from: Ino, dir: &Dir<'_>, name: &[u8]) -> Result<Copied> {
+    let mut copy = Copy { pool, made: Copied::default(), linked: HashMap::new(), todo: Vec::new(), times: Vec::new() };
+    copy.one(from, dir, name)?;
+    while let Some((from, to)) = copy.todo.pop() {
+        let (from, to) = (pool.node(from)?.dir()?, pool.node(to)?.dir()?);
+        for entry in entries(&from)? {
+            let is_snapshots = from.ino() == pool.root().ino() && entry.name == SNAPSHOTS;
+            if !is_snapshots {
+                // What has gone meanwhile is not there to be cloned.
+                match copy.one(entry.ino, &to, &entry.name) {
+                    Err(Error::Stale(_)) => {}
+                    done => done?,
+                }
+            }
+        }
+    }
+    for (ino, attr) in copy.times.iter().rev() {
+        pool.node(*ino)?.set_attr(&times(attr))?;
+    }
+    Ok(copy.made)
+}
+
+fn times(attr: &Attr) -> SetAttr {
+    SetAttr { atime: Some(attr.atime), mtime: Some(attr.mtime), ..SetAttr::default() }
+}
+
+impl Copy<'_> {
+    fn one(&mut self, from: Ino, dir: &Dir<'_>, name: &[u8]) -> Result<()> {
+        let node = self.pool.node(from)?;
+        let attr = node.attr()?;
+        if let Some(clone) = self.linked.get(&from) {
+            self.made.others += 1;
+            return dir.link(name, *clone).map(drop);
+        }
+        let made = match attr.kind {
+            Kind::File => {
+                self.made.files += 1;
+                dir.clone_file(name, from)?.ino
+            }
+            Kind::Dir => {
+                self.made.directories += 1;
+                self.make(&node, &attr, dir, name)?
+            }
+            _ => {
+                self.made.others += 1;
+                self.make(&node, &attr, dir, name)?
+            }
+        };
+        let clone = self.pool.node(made)?;
+        for name in node.xattrs()? {
+            clone.set_xattr(&name, &node.xattr(&name)?, XattrMode::Set)?;
+        }
+        match attr.kind {
+            Kind::Dir => {
+                self.todo.push((from, made));
+                self.times.push((made, attr));
+            }
+            _ if attr.nlink > 1 => drop(self.linked.insert(from, made)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Anything but a regular file.
+    fn make(&self, node: &Node<'_>, attr: &Attr, dir: &Dir<'_>, name: &[u8]) -> Result<Ino> {
+        let target = if attr.kind == Kind::Symlink { node.read_link()? } else { Vec::new() };
+        let new = NewNode {
+            kind: attr.kind,
+            perm: attr.perm,
+            uid: attr.uid,
+            gid: attr.gid,
+            rdev: attr.rdev,
+            target: &target,
+        };
+        let made = dir.create(name, &new)?.ino;
+        if attr.kind != Kind::Dir {
+            self.pool.node(made)?.set_attr(&times(attr))?;
+        }
+        Ok(made)
+    }
+}
+
+impl Dir<'_> {
+    /// Removes `name` and everything below it, the deepest first; returns how many names that were.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the media's own; what was removed before stays so.
+    pub fn remove_tree(&self, name: &[u8]) -> Result<u64> {
+        let top = self.lookup(name)?;
+        if top.kind != Kind::Dir {
+            return self.unlink(name).map(|()| 1);
+        }
+        let pool = self.pool();
+        // Directories with their own, and their name in it; a second visit finds them empty.
+        let mut stack = vec![(self.ino(), name.to_vec(), top.ino)];
+        let mut removed = 0;
+        while let Some((parent, name, ino)) = stack.pop() {
+            let dir = pool.node(ino)?.dir()?;
+            let inside = entries(&dir)?;
+            if inside.is_empty() {
+                pool.node(parent)?.dir()?.rmdir(&name)?;
+                removed += 1;
+                continue;
+            }
+            stack.push((parent, name, ino));
+            for entry in inside {
+                if entry.kind == Kind::Dir {
+                    stack.push((ino, entry.name, entry.ino));
+                } else {
+                    dir.unlink(&entry.name)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,130 @@
+//! What is different between two trees.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::SNAPSHOTS;
+use super::copy::entries;
+use crate::attr::{DirEntry, Kind};
+use crate::error::Result;
+use crate::pool::{Node, Pool};
+use crate::units::Ino;
+
+/// One difference.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Change {
+    /// From the top of both trees, with a leading `/`.
+    pub path: String,
+    /// What has happened to it.
+    pub what: What,
+    /// Of a changed file, the bytes that differ, by page where both are as long.
+    pub bytes: u64,
+}
+
+/// What has happened to a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// It is only in the newer tree.
+    Added,
+    /// It is only in the older tree.
+    Removed,
+    /// Its contents, its target or its kind are others.
+    Modified,
+    /// Owner, mode, times of the contents or extended attributes are others, the contents are not.
+    Attributes,
+}
+
+struct Diff<'p> {
+    pool: &'p Pool,
+    changes: Vec<Change>,
+    todo: Vec<(Ino, Ino, String)>,
+}
+
+pub(super) fn diff(pool: &Pool, old: Ino, new: Ino) -> Result<Vec<Change>> {
+    let mut diff = Diff { pool, changes: Vec::new(), todo: vec![(old, new, String::new())] };
+    while let Some((old, new, path)) = diff.todo.pop() {
+        diff.directory(old, new, &path)?;
+    }
+    diff.changes.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(diff.changes)
+}
+
+impl Diff<'_> {
+    fn names(&self, ino: Ino) -> Result<BTreeMap<Vec<u8>, DirEntry>> {
+        let is_root = ino == self.pool.root().ino();
+        let all = entries(&self.pool.node(ino)?.dir()?)?;
+        Ok(all.into_iter().filter(|e| !(is_root && e.name == SNAPSHOTS)).map(|e| (e.name.clone(), e)).collect())
+    }
+
+    fn change(&mut self, path: String, what: What, bytes: u64) {
+        self.changes.push(Change { path, what, bytes });
+    }
+
+    fn directory(&mut self, old: Ino, new: Ino, path: &str) -> Result<()> {
+        let (before, mut after) = (self.names(old)?, self.names(new)?);
+        for (name, a) in before {
+            let path = format!("{path}/{}", String::from_utf8_lossy(&name));
+            match after.remove(&name) {
+                None => self.only_in(&a, path, What::Removed)?,
+                Some(b) if a.kind != b.kind => self.change(path, What::Modified, 0),
+                Some(b) => self.both(&a, &b, path)?,
+            }
+        }
+        for (name, b) in after {
+            self.only_in(&b, format!("{path}/{}", String::from_utf8_lossy(&name)), What::Added)?;
+        }
+        Ok(())
+    }
+
+    /// A name that only one tree has, and what is below it.
+    fn only_in(&mut self, entry: &DirEntry, path: String, what: What) -> Result<()> {
+        let mut stack = vec![(entry.ino, entry.kind, path)];
+        while let Some((ino, kind, path)) = stack.pop() {
+            if kind == Kind::Dir {
+                let names = self.names(ino)?.into_values();
+                stack.extend(names.map(|e| (e.ino, e.kind, format!("{path}/{}", String::from_utf8_lossy(&e.name)))));
+            }
+            self.change(path, what, 0);
+        }
+        Ok(())
+    }
+
+    fn both(&mut self, a: &DirEntry, b: &DirEntry, path: String) -> Result<()> {
+        let (one, other) = (self.pool.node(a.ino)?, self.pool.node(b.ino)?);
+        let (x, y) = (one.attr()?, other.attr()?);
+        let bytes = match a.kind {
+            Kind::File => one.open()?.bytes_unlike(&other.open()?)?,
+            Kind::Symlink => u64::from(one.read_link()? != other.read_link()?),
+            _ => u64::from(x.rdev != y.rdev),
+        };
+        if bytes > 0 {
+            self.change(path.clone(), What::Modified, bytes);
+        } else {
+            let attributes = |attr: &crate::Attr| (attr.perm, attr.uid, attr.gid);
+            let same_times = a.kind == Kind::Dir || x.mtime == y.mtime;
+            if attributes(&x) != attributes(&y) || !same_times || !same_xattrs(&one, &other)? {
+                self.change(path.clone(), What::Attributes, 0);
+            }
+        }
+        if a.kind == Kind::Dir {
+            self.todo.push((a.ino, b.ino, path));
+        }
+        Ok(())
+    }
+}
+
+fn same_xattrs(one: &Node<'_>, other: &Node<'_>) -> Result<bool> {
+    let mut names = [one.xattrs()?, other.xattrs()?];
+    names.iter_mut().for_each(|n| n.sort());
+    if names[0] != names[1] {
+        return Ok(false);
+    }
+    for name in &names[0] {
+        if one.xattr(name)? != other.xattr(name)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,256 @@
+//! Trees, twice: snapshots of a pool, clones of directories.
+//!
+//! ```text
+//!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone
+//!              /.partial    being made or taken away: rubbish after a crash
+//!              /.restoring  made, and about to take the place of what is in the root
+//!              /.restored   the root is empty, its names move there
+//!              /.replaced   what was in the root before
+//! ```
+//!
+//! Making a tree is O(1) per file, not O(1) in all; it appears with one rename when it is whole. Each
+//! file is as it was at one moment, not all at the same, unless nobody writes meanwhile. A restore that a
+//! crash interrupts is finished by the next call here; until then both trees are in the pool.
+//!
+//! This room uses the library as any program does. [`copy`] makes and removes trees, [`diff`] compares.
+
+mod copy;
+mod diff;
+
+pub use copy::Copied;
+pub use diff::{Change, What};
+
+use serde::Serialize;
+
+use crate::attr::{Kind, NewNode, RenameMode, SetAttr, Time};
+use crate::dir::Dir;
+use crate::error::{Error, Result};
+use crate::pool::Pool;
+use crate::units::Ino;
+
+/// The directory in the root that holds the snapshots.
+pub(crate) const SNAPSHOTS: &[u8] = b".snapshots";
+const PARTIAL: &[u8] = b".partial";
+const RESTORING: &[u8] = b".restoring";
+const RESTORED: &[u8] = b".restored";
+const REPLACED: &[u8] = b".replaced";
+
+/// One snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Snapshot {
+    /// Its name.
+    pub name: String,
+    /// When it was made.
+    pub created: Time,
+}
+
+/// The snapshots of a pool: ordinary directories below `/.snapshots`.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let options = pagestone::CreateOptions { size: Some(16 << 20), ..Default::default() };
+/// # let pool = pagestone::Pool::create(&dir.path().join("demo.pool"), &options)?;
+/// let made = pool.root().create(b"a", &pagestone::NewNode::new(pagestone::Kind::File, 0o644))?;
+/// pool.snapshots().create(b"before")?;
+/// pool.node(made.ino)?.open()?.write_at(0, b"changed")?;
+/// let changes = pool.snapshots().diff(b"before", None)?;
+/// assert_eq!(changes[0].path, "/a");
+/// pool.snapshots().restore(b"before")?;
+/// assert_eq!(pool.root().lookup(b"a")?.size, 0);
+/// # Ok::<(), pagestone::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Snapshots<'p> {
+    pool: &'p Pool,
+}
+
+impl<'p> Snapshots<'p> {
+    pub(crate) fn new(pool: &'p Pool) -> Snapshots<'p> {
+        Snapshots { pool }
+    }
+
+    /// Makes one of the whole pool, without `/.snapshots`.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoSpace`]; then nothing of it is left.
+    pub fn create(&self, name: &[u8]) -> Result<Copied> {
+        check_name(name)?;
+        let place = self.begin()?;
+        if place.dir.lookup(name).is_ok() {
+            return Err(Error::Exists);
+        }
+        self.make(&place, self.pool.root().ino(), place.dir.ino(), name)
+    }
+
+    /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it, or
+    /// nothing, with owners, modes, times, extended attributes and hard links.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree below itself.
+    pub fn clone_tree(&self, from: Ino, dir: Ino, name: &[u8]) -> Result<Copied> {
+        let to = self.pool.node(dir)?.dir()?;
+        if to.lookup(name).is_ok() {
+            return Err(Error::Exists);
+        }
+        let mut above = dir;
+        while above != self.pool.root().ino() && from != self.pool.root().ino() {
+            if above == from {
+                return Err(Error::Invalid("a tree cannot be cloned into itself"));
+            }
+            above = self.pool.node(above)?.dir()?.parent()?;
+        }
+        let place = self.begin()?;
+        let made = self.make(&place, from, dir, name);
+        self.leave(&place)?;
+        made
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> Result<Vec<Snapshot>> {
+        let Ok(attr) = self.pool.root().lookup(SNAPSHOTS) else { return Ok(Vec::new()) };
+        let dir = self.pool.node(attr.ino)?.dir()?;
+        let mut found = Vec::new();
+        for entry in copy::entries(&dir)? {
+            if entry.kind == Kind::Dir && !is_reserved(&entry.name) {
+                let created = self.pool.node(entry.ino)?.attr()?.btime;
+                found.push(Snapshot { name: String::from_utf8_lossy(&entry.name).into_owned(), created });
+            }
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    /// Takes one away. It is gone at once; its space comes back file by file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn delete(&self, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        let place = self.begin()?;
+        place.dir.lookup(name)?;
+        place.dir.rename(name, place.dir.ino(), PARTIAL, RenameMode::NoReplace)?;
+        place.dir.remove_tree(PARTIAL)?;
+        self.leave(&place)
+    }
+
+    /// What is different in `other` (in the pool as it is now, if none is named) from the snapshot `name`, by path.
+    /// Files that share their storage are not read.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn diff(&self, name: &[u8], other: Option<&[u8]>) -> Result<Vec<Change>> {
+        let old = self.find(name)?;
+        let new = other.map_or_else(|| Ok(self.pool.root()), |other| self.find(other))?;
+        diff::diff(self.pool, old.ino(), new.ino())
+    }
+
+    /// Lets the pool hold what the snapshot `name` holds; other snapshots stay. What was there before
+    /// is removed. Files that are open keep what they had.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NoSpace`] with the pool as it was.
+    pub fn restore(&self, name: &[u8]) -> Result<Copied> {
+        let place = self.begin()?;
+        let snapshot = self.find(name)?;
+        let made = self.make(&place, snapshot.ino(), place.dir.ino(), RESTORING)?;
+        self.finish_restore(&place.dir)?;
+        Ok(made)
+    }
+
+    fn find(&self, name: &[u8]) -> Result<Dir<'p>> {
+        check_name(name)?;
+        let dir = self.pool.node(self.pool.root().lookup(SNAPSHOTS)?.ino)?.dir()?;
+        self.pool.node(dir.lookup(name)?.ino)?.dir()
+    }
+
+    /// Makes a tree where nobody sees it, and then names it.
+    fn make(&self, place: &Place<'_>, from: Ino, dir: Ino, name: &[u8]) -> Result<Copied> {
+        let made = copy::copy(self.pool, from, &place.dir, PARTIAL)
+            .and_then(|made| place.dir.rename(PARTIAL, dir, name, RenameMode::NoReplace).map(|()| made));
+        if made.is_err() && place.dir.lookup(PARTIAL).is_ok() {
+            place.dir.remove_tree(PARTIAL)?;
+        }
+        made
+    }
+
+    /// The directory, made if it is missing, cleared of what a crash has left. One call at a time.
+    fn begin(&self) -> Result<Place<'p>> {
+        let one = self.pool.inner().trees.lock();
+        let root = self.pool.root();
+        let ino = match root.lookup(SNAPSHOTS) {
+            Err(Error::NotFound) => root.create(SNAPSHOTS, &NewNode::new(Kind::Dir, 0o700))?.ino,
+            found => found?.ino,
+        };
+        let place = Place { dir: self.pool.node(ino)?.dir()?, _one: one };
+        if place.dir.lookup(PARTIAL).is_ok() {
+            place.dir.remove_tree(PARTIAL)?;
+        }
+        self.finish_restore(&place.dir)?;
+        Ok(place)
+    }
+
+    /// Takes the directory away again if it holds no snapshot.
+    fn leave(&self, _place: &Place<'_>) -> Result<()> {
+        match self.pool.root().rmdir(SNAPSHOTS) {
+            Err(Error::NotEmpty) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Does what is left to do of a restore, wherever it was interrupted.
+    fn finish_restore(&self, dir: &Dir<'p>) -> Result<()> {
+        let root = self.pool.root();
+        if let Ok(restoring) = dir.lookup(RESTORING) {
+            let replaced = match dir.lookup(REPLACED) {
+                Err(Error::NotFound) => dir.create(REPLACED, &NewNode::new(Kind::Dir, 0o700))?.ino,
+                found => found?.ino,
+            };
+            move_all(&root, self.pool.node(replaced)?.dir()?)?;
+            let attr = self.pool.node(restoring.ino)?.attr()?;
+            let change = SetAttr {
+                perm: Some(attr.perm),
+                uid: Some(attr.uid),
+                gid: Some(attr.gid),
+                mtime: Some(attr.mtime),
+                ..SetAttr::default()
+            };
+            root.node().set_attr(&change)?;
+            dir.rename(RESTORING, dir.ino(), RESTORED, RenameMode::NoReplace)?;
+        }
+        if let Ok(restored) = dir.lookup(RESTORED) {
+            move_all(&self.pool.node(restored.ino)?.dir()?, root)?;
+            dir.rmdir(RESTORED)?;
+        }
+        if dir.lookup(REPLACED).is_ok() {
+            dir.remove_tree(REPLACED)?;
+        }
+        Ok(())
+    }
+}
+
+/// The directory of snapshots, in use by one call.
+struct Place<'p> {
+    dir: Dir<'p>,
+    _one: parking_lot::MutexGuard<'p, ()>,
+}
+
+/// Moves every name but that of the snapshots.
+fn move_all(from: &Dir<'_>, to: Dir<'_>) -> Result<()> {
+    for entry in copy::entries(from)? {
+        if entry.name != SNAPSHOTS {
+            from.rename(&entry.name, to.ino(), &entry.name, RenameMode::Replace)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_reserved(name: &[u8]) -> bool {
+    [PARTIAL, RESTORING, RESTORED, REPLACED].contains(&name)
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    match is_reserved(name) {
+        true => Err(Error::Invalid("this name means a snapshot that is being made or restored")),
+        false => crate::dir::Name::new(name).map(drop),
+    }
+}

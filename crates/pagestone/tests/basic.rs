@@ -1,0 +1,230 @@
+//! The library end to end, on memory and on files: the short tour.
+
+#![allow(clippy::unwrap_used)] // tests end at the first surprise
+
+use std::sync::Arc;
+
+use pagestone::media::Memory;
+use pagestone::{CreateOptions, Dir, Error, Kind, NewNode, OpenOptions, Pool, RenameMode, SetAttr, XattrMode};
+
+fn pool(len: u64) -> Pool {
+    Pool::create_on(Arc::new(Memory::new(len).unwrap()), &CreateOptions::default()).unwrap()
+}
+
+fn file(dir: Dir<'_>, name: &str) -> pagestone::Ino {
+    dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
+}
+
+#[test]
+fn bytes_come_back() {
+    let pool = pool(16 << 20);
+    let f = pool.node(file(pool.root(), "a")).unwrap().open().unwrap();
+    f.write_at(0, b"hello").unwrap();
+    f.write_at(10_000, b"world").unwrap();
+    let mut buf = vec![1; 20_000];
+    assert_eq!(f.read_at(0, &mut buf).unwrap(), 10_005);
+    assert_eq!(&buf[..5], b"hello");
+    assert!(buf[5..10_000].iter().all(|&b| b == 0));
+    assert_eq!(&buf[10_000..10_005], b"world");
+    assert_eq!(f.seek_hole(0).unwrap(), 4096);
+    assert_eq!(f.seek_data(4096).unwrap(), 8192);
+}
+
+#[test]
+fn a_directory_of_many_names_fills_and_empties() {
+    let pool = pool(64 << 20);
+    let before = pool.statfs();
+    let dir = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+    let dir = pool.node(dir).unwrap().dir().unwrap();
+    for i in 0..20_000 {
+        file(dir, &format!("name-{i}"));
+    }
+    let mut seen = 0;
+    let mut cookie = 0;
+    while {
+        let mut n = 0;
+        dir.entries(cookie, &mut |e| {
+            cookie = e.cookie;
+            n += 1;
+            n < 100
+        })
+        .unwrap();
+        seen += n;
+        n == 100
+    } {}
+    assert_eq!(seen, 20_000);
+    assert_eq!(pool.statfs().inodes, 20_001);
+    for i in 0..20_000 {
+        dir.unlink(format!("name-{i}").as_bytes()).unwrap();
+    }
+    pool.root().rmdir(b"d").unwrap();
+    let after = pool.statfs();
+    assert_eq!(after.inodes, 0);
+    assert!(before.free - after.free < 200, "{before:?} {after:?}");
+}
+
+#[test]
+fn a_full_pool_says_so_and_can_be_emptied() {
+    let pool = pool(16 << 20);
+    let f = pool.node(file(pool.root(), "big")).unwrap().open().unwrap();
+    let chunk = vec![7; 100_000];
+    let mut at = 0;
+    let full = loop {
+        match f.write_at(at, &chunk) {
+            Ok(()) => at += 100_000,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(full, Error::NoSpace), "{full}");
+    assert!(at > 8 << 20, "{at}");
+    drop(f);
+    pool.root().unlink(b"big").unwrap();
+    let f = pool.node(file(pool.root(), "again")).unwrap().open().unwrap();
+    f.write_at(0, &vec![1; 8 << 20]).unwrap();
+}
+
+#[test]
+fn it_is_all_there_after_a_reopen() {
+    let media = Arc::new(Memory::new(32 << 20).unwrap());
+    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+    let f = pool.node(file(pool.root(), "f")).unwrap();
+    f.open().unwrap().write_at(1 << 20, &vec![9; 3 << 20]).unwrap();
+    f.set_xattr(b"user.k", &vec![3; 5000], XattrMode::Set).unwrap();
+    f.set_attr(&SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
+    pool.root().create(b"s", &NewNode { target: &[b'x'; 1000], ..NewNode::new(Kind::Symlink, 0o777) }).unwrap();
+    let d = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
+    pool.root().rename(b"f", d, b"g", RenameMode::NoReplace).unwrap();
+    // Not closed: the journal has to be replayed.
+    std::mem::forget(pool);
+    let pool = Pool::open_on(media, &OpenOptions::default()).unwrap();
+    let f = pool.resolve(b"/d/g").unwrap();
+    assert_eq!(f.attr().unwrap().perm, 0o600);
+    assert_eq!(f.xattr(b"user.k").unwrap(), vec![3; 5000]);
+    let mut buf = vec![0; 4 << 20];
+    assert_eq!(f.open().unwrap().read_at(0, &mut buf).unwrap(), 4 << 20);
+    assert!(buf[..1 << 20].iter().all(|&b| b == 0) && buf[1 << 20..].iter().all(|&b| b == 9));
+    assert_eq!(pool.resolve(b"/s").unwrap().read_link().unwrap(), vec![b'x'; 1000]);
+    assert!(pool.info().unwrap().replayed > 0);
+}
+
+#[test]
+fn an_unnamed_file_lives_as_long_as_it_is_open() {
+    let pool = pool(16 << 20);
+    let before = pool.statfs().free;
+    let f = pool.node(file(pool.root(), "t")).unwrap().open().unwrap();
+    f.write_at(0, &vec![5; 3 << 20]).unwrap();
+    pool.root().unlink(b"t").unwrap();
+    let mut buf = [0; 10];
+    f.read_at(100, &mut buf).unwrap();
+    assert_eq!(buf, [5; 10]);
+    assert_eq!(f.attr().unwrap().nlink, 0);
+    drop(f);
+    assert!(before - pool.statfs().free < 20);
+}
+
+#[test]
+fn a_file_in_a_directory_survives_on_an_ordinary_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.pool");
+    let options = CreateOptions { size: Some(32 << 20), ..Default::default() };
+    let pool = Pool::create(&path, &options).unwrap();
+    assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::InUse { .. })));
+    for i in 0..2000 {
+        file(pool.root(), &format!("f{i}"));
+    }
+    pool.close().unwrap();
+    assert!(matches!(Pool::create(&path, &options), Err(Error::Exists)));
+    let pool = Pool::open(&path, &OpenOptions { read_only: true, media: None }).unwrap();
+    assert_eq!(pool.statfs().inodes, 2000);
+    assert!(matches!(pool.root().unlink(b"f0"), Err(Error::ReadOnly)));
+}
+
+/// Everything a pool can hold, several times over.
+fn furnish(pool: &Pool) {
+    for i in 0..50 {
+        let d = pool.root().create(format!("d{i}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+        let d = pool.node(d).unwrap().dir().unwrap();
+        for j in 0..40 {
+            let f = pool.node(file(d, &format!("f{j}"))).unwrap();
+            f.open().unwrap().write_at(j * 3000, &vec![j as u8; 5000]).unwrap();
+            f.set_xattr(b"user.x", &vec![1; 100 * j as usize], XattrMode::Set).unwrap();
+        }
+        d.create(b"link", &NewNode { target: &[b'y'; 300], ..NewNode::new(Kind::Symlink, 0o777) }).unwrap();
+        d.link(b"hard", d.lookup(b"f1").unwrap().ino).unwrap();
+        d.unlink(b"f2").unwrap();
+    }
+    let f = pool.node(file(pool.root(), "big")).unwrap().open().unwrap();
+    for i in 0..60 {
+        f.append(&vec![i as u8; 100_000]).unwrap();
+    }
+    f.punch(1 << 20, 1 << 20).unwrap();
+    for i in 0..200 {
+        f.write_at((8 << 20) + i * 8192, b"x").unwrap();
+    }
+}
+
+fn check(media: &Arc<Memory>) -> pagestone::Report {
+    pagestone::check_on(media.clone(), false, &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn a_furnished_pool_is_clean() {
+    let media = Arc::new(Memory::new(64 << 20).unwrap());
+    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+    furnish(&pool);
+    drop(pool);
+    let report = check(&media);
+    assert!(report.is_clean(), "{report:#?}");
+    assert!(report.inodes > 2000);
+    let pool = Pool::open_on(media.clone(), &OpenOptions::default()).unwrap();
+    for i in 0..50 {
+        let d = pool.root().lookup(format!("d{i}").as_bytes()).unwrap().ino;
+        let d = pool.node(d).unwrap().dir().unwrap();
+        let mut names = Vec::new();
+        d.entries(0, &mut |e| {
+            names.push(e.name.clone());
+            true
+        })
+        .unwrap();
+        for name in names {
+            d.unlink(&name).unwrap();
+        }
+        pool.root().rmdir(format!("d{i}").as_bytes()).unwrap();
+    }
+    pool.root().unlink(b"big").unwrap();
+    let space = pool.statfs();
+    drop(pool);
+    let report = check(&media);
+    assert!(report.is_clean(), "{report:#?}");
+    assert!(report.pages < 100, "{space:?} {}", report.pages);
+}
+
+#[test]
+fn a_name_can_go_while_its_file_is_being_read_and_waits_for_the_reader() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let pool = pool(16 << 20);
+    for again in 0..2 {
+        let ino = file(pool.root(), "a");
+        let f = pool.node(ino).unwrap().open().unwrap();
+        f.write_at(0, &[7; 10_000]).unwrap();
+        let gone = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // The file's lock is held while the pieces are looked at.
+            f.read_pieces(0, 10_000, |_| {
+                scope.spawn(|| {
+                    pool.root().unlink(b"a").unwrap();
+                    gone.store(true, Ordering::SeqCst);
+                });
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                assert!(!gone.load(Ordering::SeqCst), "the file changed under its reader");
+            })
+            .unwrap();
+        });
+        assert!(gone.load(Ordering::SeqCst));
+        assert!(matches!(pool.root().lookup(b"a"), Err(Error::NotFound)));
+        assert_eq!(f.attr().unwrap().nlink, 0);
+        let inodes = pool.statfs().inodes;
+        drop(f);
+        assert_eq!(pool.statfs().inodes, inodes - 1, "round {again}");
+    }
+}

@@ -1,0 +1,166 @@
+//! The sound images that are damaged: small pools of different contents.
+
+use std::sync::Arc;
+
+use pagestone::media::Memory;
+use pagestone::{CreateOptions, Dir, File, Ino, Kind, NewNode, OpenOptions, Pool, XattrMode};
+
+use crate::format::seal_superblock;
+
+/// An image and what it is called.
+pub(crate) struct Image {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: Arc<Vec<u8>>,
+    /// Closed, so that its journal says nothing any more.
+    pub(crate) closed: bool,
+}
+
+pub(crate) fn all() -> Vec<Image> {
+    vec![
+        image("many files", 8 << 20, true, many_files),
+        image("deep directories", 8 << 20, true, deep_directories),
+        image("frames", 16 << 20, true, frames),
+        image("attributes", 8 << 20, true, attributes),
+        image("clones", 12 << 20, true, clones),
+        image("journal and orphans", 10 << 20, false, journal_and_orphans),
+        image("journal of everything", 12 << 20, false, |pool| {
+            many_files(pool);
+            attributes(pool);
+            frames(pool);
+            clones(pool);
+            journal_and_orphans(pool);
+        }),
+    ]
+}
+
+/// `closed`: else the pool is left as a crash would leave it.
+fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) -> Image {
+    let media = Arc::new(Memory::new(size).expect("memory"));
+    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).expect("create");
+    pool.close().expect("close");
+    // The same identity and hash seed in every run, so that trees look the same.
+    let mut sb = vec![0; 104];
+    assert!(media.bytes().read(0, &mut sb));
+    sb[24..40].copy_from_slice(b"a hostile image!");
+    sb[80..88].copy_from_slice(&0x0123_4567_89AB_CDEFu64.to_le_bytes());
+    seal_superblock(&mut sb);
+    assert!(media.bytes().write(0, &sb) && media.bytes().write(255 * 4096, &sb));
+    let pool = Pool::open_on(media.clone(), &OpenOptions::default()).expect("open");
+    fill(&pool);
+    if closed {
+        pool.close().expect("close");
+    } else {
+        std::mem::forget(pool);
+    }
+    let mut bytes = vec![0; size as usize];
+    assert!(media.bytes().read(0, &mut bytes));
+    Image { name, bytes: Arc::new(bytes), closed }
+}
+
+fn make(dir: Dir<'_>, name: &str, kind: Kind) -> Ino {
+    let target = if kind == Kind::Symlink { name.repeat(30) } else { String::new() };
+    let node = NewNode { target: target.as_bytes(), ..NewNode::new(kind, 0o644) };
+    dir.create(name.as_bytes(), &node).expect("create").ino
+}
+
+fn open(pool: &Pool, ino: Ino) -> File {
+    pool.node(ino).expect("node").open().expect("open")
+}
+
+fn many_files(pool: &Pool) {
+    for i in 0..260 {
+        let kind = if i % 9 == 0 { Kind::Symlink } else { Kind::File };
+        let ino = make(pool.root(), &format!("file number {i}"), kind);
+        if kind == Kind::File && i % 4 == 0 {
+            open(pool, ino).write_at(0, &vec![i as u8; i * 20]).expect("write");
+        }
+    }
+    for i in (0..260).step_by(3) {
+        pool.root().unlink(format!("file number {i}").as_bytes()).expect("unlink");
+    }
+}
+
+fn deep_directories(pool: &Pool) {
+    let mut dir = pool.root();
+    for depth in 0..40 {
+        let file = make(dir, "file", Kind::File);
+        dir.link(b"second name", file).expect("link");
+        let ino = make(dir, &format!("{depth}"), Kind::Dir);
+        dir = pool.node(ino).expect("node").dir().expect("dir");
+    }
+    make(dir, "fifo", Kind::Fifo);
+}
+
+fn frames(pool: &Pool) {
+    let whole = open(pool, make(pool.root(), "whole", Kind::File));
+    whole.write_at(0, &vec![7; 4 << 20]).expect("write");
+    whole.punch(3 << 20, 8192).expect("punch");
+    let runs = open(pool, make(pool.root(), "runs", Kind::File));
+    for i in 0..220 {
+        runs.write_at(i * 8192, &[i as u8; 100]).expect("write");
+    }
+    runs.write_at(1 << 40, b"far away").expect("write");
+    let few = open(pool, make(pool.root(), "few", Kind::File));
+    for i in 0..4 {
+        few.write_at(i * 20_000, &[3; 4000]).expect("write");
+    }
+    few.allocate(100_000, 50_000, true).expect("allocate");
+}
+
+/// A chain of bases with voids, runs in trees and a whole frame, and files on every level.
+fn clones(pool: &Pool) {
+    let file = open(pool, make(pool.root(), "original", Kind::File));
+    file.write_at(0, &vec![1; 2 << 20]).expect("write");
+    for i in 0..8 {
+        pool.root().clone_file(format!("clone {i}").as_bytes(), file.ino()).expect("clone");
+        file.write_at(i * 100_000, &vec![i as u8; 9000]).expect("write");
+        file.punch(i * 100_000 + 50_000, 20_000).expect("punch");
+        if i % 4 == 1 {
+            pool.root().unlink(format!("clone {}", i - 1).as_bytes()).expect("unlink");
+        }
+    }
+    let deep = pool.root().lookup(b"clone 5").expect("lookup").ino;
+    let deep = open(pool, deep);
+    for i in 0..30 {
+        deep.write_at(i * 40_960, &[2; 100]).expect("write");
+    }
+    deep.set_len(1_500_000).expect("truncate");
+}
+
+fn attributes(pool: &Pool) {
+    let ino = make(pool.root(), "attributes", Kind::File);
+    let node = pool.node(ino).expect("node");
+    for i in 0..60 {
+        node.set_xattr(format!("user.{i}").as_bytes(), &[i; 40], XattrMode::Set).expect("set");
+    }
+    node.set_xattr(b"user.large", &vec![1; 32 << 10], XattrMode::Set).expect("set");
+    node.set_xattr(b"user.medium", &vec![2; 3000], XattrMode::Set).expect("set");
+    let dir = make(pool.root(), "with attributes", Kind::Dir);
+    pool.node(dir).expect("node").set_xattr(b"security.x", b"y", XattrMode::Set).expect("set");
+}
+
+/// Records in both lanes, and files that nobody names but somebody has open.
+fn journal_and_orphans(pool: &Pool) {
+    let started = std::sync::Barrier::new(4);
+    std::thread::scope(|s| {
+        for t in 0..4 {
+            let started = &started;
+            s.spawn(move || {
+                started.wait();
+                for i in 0..12 {
+                    let ino = make(pool.root(), &format!("thread {t} file {i}"), Kind::File);
+                    open(pool, ino).write_at(0, &vec![t; 5000]).expect("write");
+                }
+            });
+        }
+    });
+    for (name, len) in [("small orphan", 100), ("large orphan", 300_000)] {
+        let file = open(pool, make(pool.root(), name, Kind::File));
+        for i in 0..8 {
+            file.write_at(i * 16384, &vec![9; len / 8]).expect("write");
+        }
+        pool.root().unlink(name.as_bytes()).expect("unlink");
+        // Held for ever: the image is taken as if the process had been killed.
+        std::mem::forget(file);
+    }
+}

@@ -1,0 +1,150 @@
+//! Failure-atomic mappings. How they could fail, and which test would show it: a store reaches the file before the
+//! commit, or only some of them do (`nothing_is_seen_before_...`, and the crash tests of `write_atomic`); a
+//! failed commit loses stores (`a_commit_without_space_...`); a commit of one page costs the whole mapping
+//! (`a_commit_costs_...`); stores after a commit go to old pages (`stores_go_on_after_a_commit`).
+
+use pagestone::{Error, MapOptions};
+
+use crate::place::{PAGE, Place};
+
+/// Runs `test` on every kind of media that can be had here.
+fn every(test: impl Fn(&Place)) {
+    Place::each(&test);
+    for place in [Place::huge_tmpfs(), Place::hugetlbfs()] {
+        match place {
+            Ok(place) => Place::with(place, &test),
+            Err(e) => println!("skipped: {e}"),
+        }
+    }
+}
+
+/// A file with these bytes.
+fn filled(place: &Place, name: &str, bytes: &[u8]) -> pagestone::File {
+    let file = place.file(name);
+    file.write_at(0, bytes).unwrap();
+    file
+}
+
+fn bytes(file: &pagestone::File) -> Vec<u8> {
+    let mut bytes = vec![0xEE; file.attr().unwrap().size as usize];
+    assert_eq!(file.read_at(0, &mut bytes).unwrap(), bytes.len());
+    bytes
+}
+
+#[test]
+fn nothing_is_seen_before_a_commit_and_all_of_it_after() {
+    every(|place| {
+        let file = filled(place, "atomic", &vec![1; 40 * PAGE as usize + 100]);
+        file.punch(8 * PAGE, 8 * PAGE).unwrap();
+        let shared = file.map(0..41 * PAGE, &MapOptions::shared()).unwrap();
+        assert_eq!(shared.load::<u8>(9 * PAGE).unwrap(), 0);
+        let mut atomic = file.map_atomic(0..41 * PAGE).unwrap();
+        let before = bytes(&file);
+        let mut wanted = before.clone();
+        for page in [0u64, 3, 9, 10, 20, 40] {
+            atomic.write(page * PAGE + 50, &[page as u8 + 2; 40]).unwrap();
+            wanted[(page * PAGE) as usize + 50..][..40].fill(page as u8 + 2);
+        }
+        assert!(bytes(&file) == before, "{}: before the commit", place.name);
+        assert_eq!(shared.load::<u8>(3 * PAGE + 50).unwrap(), 1, "{}", place.name);
+        assert_eq!(atomic.load::<u8>(3 * PAGE + 50).unwrap(), 5, "{}", place.name);
+        let pages = atomic.commit().unwrap();
+        assert!(pages == 6 || place.granule > 1 && pages.is_multiple_of(place.granule), "{}: {pages}", place.name);
+        assert!(bytes(&file) == wanted, "{}: after the commit", place.name);
+        for page in [0u64, 3, 9, 10, 20, 40] {
+            assert_eq!(shared.load::<u8>(page * PAGE + 50).unwrap(), page as u8 + 2, "{}, page {page}", place.name);
+            assert_eq!(atomic.load::<u8>(page * PAGE + 50).unwrap(), page as u8 + 2, "{}, page {page}", place.name);
+        }
+        assert_eq!(atomic.commit().unwrap(), 0, "{}: nothing more", place.name);
+    });
+}
+
+#[test]
+fn what_is_discarded_or_dropped_was_never_there() {
+    every(|place| {
+        let file = filled(place, "atomic", &[7; 3 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..3 * PAGE).unwrap();
+        atomic.fill(0..2 * PAGE, 9).unwrap();
+        atomic.discard().unwrap();
+        assert_eq!(atomic.load::<u8>(100).unwrap(), 7, "{}", place.name);
+        atomic.fill(PAGE..3 * PAGE, 9).unwrap();
+        drop(atomic);
+        assert!(bytes(&file).iter().all(|&b| b == 7), "{}", place.name);
+    });
+}
+
+#[test]
+fn stores_go_on_after_a_commit() {
+    every(|place| {
+        let file = filled(place, "atomic", &vec![0; 300 * PAGE as usize]);
+        let (mut one, mut other) = (file.map_atomic(0..300 * PAGE).unwrap(), file.map_atomic(0..300 * PAGE).unwrap());
+        let mut model = vec![0u8; 300 * PAGE as usize];
+        for round in 1..40u64 {
+            let atomic = if round % 3 == 0 { &mut other } else { &mut one };
+            for i in 0..round {
+                let at = (round * 31 + i * 7) % 300 * PAGE + i;
+                atomic.store(at, round as u8).unwrap();
+                model[at as usize] = round as u8;
+            }
+            atomic.commit().unwrap();
+            assert!(bytes(&file) == model, "{}, round {round}", place.name);
+            for map in [&one, &other] {
+                let mut seen = vec![0; model.len()];
+                map.read(0, &mut seen).unwrap();
+                assert!(seen == model, "{}, round {round}: a mapping shows old pages", place.name);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_clone_keeps_what_was_before_the_commit() {
+    every(|place| {
+        let file = filled(place, "atomic", &[3; 20 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..20 * PAGE).unwrap();
+        atomic.fill(0..5 * PAGE, 4).unwrap();
+        let clone = place.pool.root().clone_file(b"clone", file.ino()).unwrap().ino;
+        let clone = place.pool.node(clone).unwrap().open().unwrap();
+        atomic.fill(15 * PAGE..20 * PAGE, 5).unwrap();
+        atomic.commit().unwrap();
+        assert!(bytes(&clone).iter().all(|&b| b == 3), "{}", place.name);
+        let seen = bytes(&file);
+        assert!(seen[..5 * PAGE as usize].iter().all(|&b| b == 4), "{}", place.name);
+        assert!(seen[15 * PAGE as usize..].iter().all(|&b| b == 5), "{}", place.name);
+    });
+}
+
+#[test]
+fn a_commit_without_space_leaves_the_file_and_keeps_the_stores() {
+    every(|place| {
+        let file = filled(place, "atomic", &vec![1; 600 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..600 * PAGE).unwrap();
+        atomic.fill(0..600 * PAGE, 2).unwrap();
+        let full = filled(place, "full", b"");
+        while full.append(&vec![0; 64 * PAGE as usize]).is_ok() {}
+        assert!(matches!(atomic.commit(), Err(Error::NoSpace)), "{}", place.name);
+        assert!(bytes(&file).iter().all(|&b| b == 1), "{}", place.name);
+        full.set_len(0).unwrap();
+        assert_eq!(atomic.commit().unwrap() / 600, 600u64.next_multiple_of(place.granule) / 600, "{}", place.name);
+        assert!(bytes(&file).iter().all(|&b| b == 2), "{}", place.name);
+    });
+}
+
+#[test]
+fn a_commit_of_10_000_scattered_pages_and_of_one_in_a_large_file() {
+    Place::each(|place| {
+        let file = filled(place, "atomic", b"");
+        file.set_len(1 << 36).unwrap();
+        let mut atomic = file.map_atomic(0..1 << 36).unwrap();
+        for page in 0..10_000u64 {
+            atomic.store(page * 3 * PAGE, page + 1).unwrap();
+        }
+        assert_eq!(atomic.commit().unwrap(), 10_000, "{}", place.name);
+        assert_eq!(file.attr().unwrap().pages, 10_000, "{}", place.name);
+        for page in (0..10_000u64).step_by(97) {
+            assert_eq!(atomic.load::<u64>(page * 3 * PAGE).unwrap(), page + 1, "{}", place.name);
+        }
+        atomic.store(1 << 35, 1u8).unwrap();
+        assert_eq!(atomic.commit().unwrap(), 1, "{}", place.name);
+    });
+}

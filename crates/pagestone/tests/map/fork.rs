@@ -1,0 +1,241 @@
+//! A child process that inherited mappings.
+//!
+//! How it can fail: a store of the child to a hole stays in memory of the child alone; the child
+//! goes on showing zeros, or a page that was given back; a child that is stopped holds up the
+//! parent; an operation of the child waits for a lock whose holder it does not have.
+
+use std::fs::File as OsFile;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use pagestone::{Error, MapOptions, Mapping};
+
+use crate::place::{PAGE, Place};
+
+/// A child, and a step-by-step conversation with it.
+pub(crate) struct Child {
+    pid: i32,
+    to: std::io::PipeWriter,
+    from: std::io::PipeReader,
+}
+
+/// The child's side.
+pub(crate) struct Parent {
+    to: std::io::PipeWriter,
+    from: std::io::PipeReader,
+}
+
+impl Parent {
+    /// Says that a step is done, and waits for the next.
+    fn step(&mut self) {
+        self.to.write_all(b"x").unwrap();
+        self.from.read_exact(&mut [0]).unwrap();
+    }
+}
+
+impl Child {
+    pub(crate) fn fork(life: impl FnOnce(&mut Parent)) -> Child {
+        let (from, child_to) = std::io::pipe().unwrap();
+        let (child_from, to) = std::io::pipe().unwrap();
+        // SAFETY: the child runs the closure and ends without returning.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            drop((from, to));
+            let mut parent = Parent { to: child_to, from: child_from };
+            // What the harness keeps of the output ends with this process.
+            std::panic::set_hook(Box::new(|why| {
+                let line = format!("in a child: {why}\n");
+                // SAFETY: the bytes live until the call is over.
+                unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+            }));
+            let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| life(&mut parent)));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(lived.is_err())) };
+        }
+        Child { pid, to, from }
+    }
+
+    /// Waits until the child has done its step.
+    fn done(&mut self) {
+        self.from.read_exact(&mut [0]).expect("the child is there");
+    }
+
+    fn go_on(&mut self) {
+        self.to.write_all(b"x").unwrap();
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a child of ours that was not waited for yet.
+        assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0);
+    }
+
+    pub(crate) fn join(self) {
+        let mut status = 0;
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::waitpid(self.pid, &mut status, 0) }, self.pid);
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
+#[test]
+fn stores_of_parent_and_child_are_seen_by_both_holes_included() {
+    Place::each(|place| {
+        let file = place.sparse("a", 64 << 20);
+        file.write_at(0, &[1; 8192]).unwrap();
+        let map = file.map(0..64 << 20, &MapOptions::shared()).unwrap();
+        let reader = file.map(0..64 << 20, &MapOptions::read_only()).unwrap();
+        // One hole that is mapped already, and one that nobody has touched.
+        assert_eq!(map.load::<u8>(4 << 20).unwrap(), 0);
+        let mut child = Child::fork(|parent| {
+            assert_eq!(map.load::<u8>(5000).unwrap(), 1);
+            map.store::<u8>(5000, 2).unwrap();
+            map.store::<u64>(4 << 20, 44).unwrap();
+            map.store::<u64>(40 << 20, 55).unwrap();
+            assert_eq!((map.load::<u64>(4 << 20).unwrap(), reader.load::<u64>(40 << 20).unwrap()), (44, 55));
+            // Holes seen as such by the child, stored to by the parent afterwards.
+            assert_eq!((map.load::<u64>(20 << 20).unwrap(), reader.load::<u64>(21 << 20).unwrap()), (0, 0));
+            parent.step();
+            assert_eq!((map.load::<u64>(20 << 20).unwrap(), reader.load::<u64>(21 << 20).unwrap()), (66, 77));
+            // The kernel stores to a hole of the child.
+            let version = OsFile::open("/proc/version").unwrap();
+            // SAFETY: the target is the mapping, to which no reference exists.
+            let n = unsafe { libc::read(version.as_raw_fd(), map.as_ptr().add(50 << 20).cast(), 5) };
+            assert_eq!(n, 5);
+            assert!(matches!(file.read_at(0, &mut [0; 8]), Err(Error::Forked)));
+            assert!(matches!(file.write_at(0, &[0; 8]), Err(Error::Forked)));
+            assert!(matches!(place.pool.root().lookup(b"a"), Err(Error::Forked)));
+        });
+        child.done();
+        assert_eq!(map.load::<u8>(5000).unwrap(), 2);
+        assert_eq!((map.load::<u64>(4 << 20).unwrap(), reader.load::<u64>(40 << 20).unwrap()), (44, 55));
+        map.store::<u64>(20 << 20, 66).unwrap();
+        file.write_at(21 << 20, &77u64.to_le_bytes()).unwrap();
+        child.go_on();
+        child.join();
+        assert_eq!(map.slice(50 << 20..(50 << 20) + 5).unwrap().to_vec().unwrap(), b"Linux");
+        let mut word = [0; 8];
+        file.read_at(40 << 20, &mut word).unwrap();
+        assert_eq!(u64::from_le_bytes(word), 55);
+    });
+}
+
+/// Counts in every page, from both processes.
+fn count(map: &Mapping, pages: u64) {
+    for page in 0..pages {
+        let mut seen = map.load::<u64>(page * PAGE).unwrap();
+        while let Err(other) = map.compare_exchange(page * PAGE, seen, seen + 1).unwrap() {
+            seen = other;
+        }
+    }
+}
+
+#[test]
+fn nothing_that_parent_and_children_count_in_holes_is_lost() {
+    Place::each(|place| {
+        let file = place.sparse("a", 4 << 20);
+        let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
+        let children: Vec<_> = (0..3).map(|_| Child::fork(|_| count(&map, 1024))).collect();
+        count(&map, 1024);
+        children.into_iter().for_each(Child::join);
+        let wrong: Vec<u64> = (0..1024).filter(|page| map.load::<u64>(page * PAGE).unwrap() != 4).collect();
+        assert!(wrong.is_empty(), "pages {wrong:?}");
+    });
+}
+
+#[test]
+fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back() {
+    Place::each(|place| {
+        let file = place.file("a");
+        file.write_at(0, &[7; 1 << 20]).unwrap();
+        let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
+        let private = file.map(0..1 << 20, &MapOptions::private()).unwrap();
+        private.store::<u8>(0, 9).unwrap();
+        let mut child = Child::fork(|parent| {
+            assert_eq!((map.load::<u8>(500_000).unwrap(), private.load::<u8>(0).unwrap()), (7, 9));
+            private.store::<u8>(0, 8).unwrap();
+            parent.step();
+            assert!(matches!(map.load::<u8>(500_000), Err(Error::Revoked(_))));
+            assert!(matches!(private.load::<u8>(500_000), Err(Error::Revoked(_))));
+            assert!(matches!(map.load::<u8>(900_000), Err(Error::Revoked(_))));
+            parent.step();
+            map.refresh(0..1 << 20).unwrap();
+            assert_eq!(map.load::<u8>(500_000).unwrap(), 0);
+            assert_eq!(map.load::<u8>(900_000).unwrap(), 0);
+            map.store::<u8>(900_000, 5).unwrap();
+        });
+        child.done();
+        assert_eq!(private.load::<u8>(0).unwrap(), 9);
+        file.punch(400_000, 200_000).unwrap();
+        file.set_len(800_000).unwrap();
+        place.file("b").write_at(0, &[9; 4 << 20]).unwrap();
+        child.go_on();
+        child.done();
+        file.set_len(1 << 20).unwrap();
+        // The child's faults are answered though the mapping is gone here.
+        drop(map);
+        child.go_on();
+        child.join();
+        let mut byte = [0];
+        file.read_at(900_000, &mut byte).unwrap();
+        assert_eq!(byte, [5]);
+    });
+}
+
+#[test]
+fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
+    Place::each(|place| {
+        let file = place.file("a");
+        file.write_at(0, &[7; 4 << 20]).unwrap();
+        let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
+        let mut child = Child::fork(|parent| {
+            parent.step();
+            parent.step();
+            for page in 0..768 {
+                match map.load::<u8>(page * PAGE) {
+                    Ok(byte) => assert!(byte == 7, "page {page} holds {byte}"),
+                    Err(e) => assert!(matches!(e, Error::Revoked(_)), "{e}"),
+                }
+            }
+        });
+        child.done();
+        child.signal(libc::SIGSTOP);
+        // SAFETY: waits for a child of ours to have stopped.
+        assert_eq!(unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), libc::WUNTRACED) }, child.pid);
+        let begun = Instant::now();
+        file.punch(0, 2 << 20).unwrap();
+        file.punch(2 << 20, 1 << 20).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        let other = place.file("b");
+        while other.append(&[9; 1 << 20]).is_ok() {}
+        child.go_on();
+        child.signal(libc::SIGCONT);
+        child.done();
+        child.go_on();
+        child.join();
+        other.set_len(0).unwrap();
+    });
+}
+
+#[test]
+fn a_childs_child_and_a_program_that_is_started_get_no_mapping() {
+    Place::each(|place| {
+        let file = place.sparse("a", 8 << 20);
+        file.write_at(0, &[7; 4096]).unwrap();
+        let map = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
+        Child::fork(|_| {
+            map.store::<u8>(4 << 20, 1).unwrap();
+            Child::fork(|_| {
+                assert!(matches!(map.load::<u8>(0), Err(Error::Forked)));
+                assert!(matches!(map.store::<u8>(6 << 20, 1), Err(Error::Forked)));
+            })
+            .join();
+            map.store::<u8>(5 << 20, 1).unwrap();
+        })
+        .join();
+        assert!(std::process::Command::new("true").status().unwrap().success());
+        map.store::<u8>(7 << 20, 1).unwrap();
+        assert_eq!(map.load::<u8>(5 << 20).unwrap(), 1);
+    });
+}

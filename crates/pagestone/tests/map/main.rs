@@ -1,0 +1,23 @@
+//! Mappings: a test for each row of the table in `docs/mappings.md`, on every kind of media that
+//! this machine has, and threads that do everything at once.
+//!
+//! ```text
+//!   place.rs    pools on memory, tmpfs (huge or not), hugetlbfs, an ordinary file
+//!   rows.rs     the rows of the table           away.rs   truncate, punch, unlink under a mapping
+//!   atomic.rs   commits: all stores or none
+//!   fork.rs     a child process with the same mappings
+//!   huge.rs     huge pages, wished for and forced
+//!   limits.rs   what it costs, and what is left without userfaultfd
+//!   hammer.rs   faults, stores, punches and truncates at once, beside a model
+//! ```
+
+#![allow(clippy::unwrap_used)] // tests end at the first surprise
+
+mod atomic;
+mod away;
+mod fork;
+mod hammer;
+mod huge;
+mod limits;
+mod place;
+mod rows;

@@ -1,0 +1,171 @@
+//! Pools to map files of, one for each kind of media.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use pagestone::media::{MediaKind, Memory};
+use pagestone::{CreateOptions, File, Kind, NewNode, Pool};
+
+pub(crate) const PAGE: u64 = 4096;
+pub(crate) const FRAME: u64 = 2 << 20;
+const SIZE: u64 = 128 << 20;
+
+/// A pool, and where it lies.
+pub(crate) struct Place {
+    pub(crate) name: &'static str,
+    pub(crate) pool: Pool,
+    pub(crate) path: Option<PathBuf>,
+    /// Pages of the smallest piece that can be mapped.
+    pub(crate) granule: u64,
+    kind: Option<MediaKind>,
+    pub(crate) memory: Option<Arc<Memory>>,
+    _dir: Option<tempfile::TempDir>,
+    _mount: Option<(Mounted, Option<HugePages>)>,
+}
+
+/// A filesystem mounted for one test, unmounted however it ends.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new(kind: &str, options: &str) -> Result<Mounted, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        rustix::mount::mount(kind, dir.path(), kind, MountFlags::empty(), options.as_c_str())
+            .map_err(|e| format!("cannot mount {kind}: {e}"))?;
+        Ok(Mounted(dir))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Huge pages set aside for one test, and given back.
+struct HugePages(u64);
+
+impl HugePages {
+    const KNOB: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn now() -> u64 {
+        std::fs::read_to_string(Self::KNOB).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    }
+
+    fn take(n: u64) -> Result<HugePages, String> {
+        let before = Self::now();
+        std::fs::write(Self::KNOB, (before + n).to_string())
+            .map_err(|e| format!("cannot set huge pages aside: {e}"))?;
+        let taken = HugePages(Self::now().saturating_sub(before));
+        if taken.0 >= n { Ok(taken) } else { Err("not enough contiguous memory for huge pages".into()) }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::KNOB, Self::now().saturating_sub(self.0).to_string());
+    }
+}
+
+impl Place {
+    pub(crate) fn memory() -> Place {
+        let media = Arc::new(Memory::new(SIZE).unwrap());
+        let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+        Place {
+            name: "memory",
+            pool,
+            path: None,
+            granule: 1,
+            kind: None,
+            memory: Some(media),
+            _dir: None,
+            _mount: None,
+        }
+    }
+
+    pub(crate) fn tmpfs() -> Place {
+        Place::on("tmpfs", tempfile::tempdir_in("/dev/shm").unwrap(), None)
+    }
+
+    pub(crate) fn ordinary() -> Place {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        Place::on("ordinary file", dir, Some(MediaKind::File))
+    }
+
+    /// A tmpfs that gives huge pages to whoever asks.
+    pub(crate) fn huge_tmpfs() -> Result<Place, String> {
+        Place::mounted("tmpfs with huge pages", Mounted::new("tmpfs", "huge=always,size=1g")?, None)
+    }
+
+    /// Nothing smaller than 2 MiB can be mapped there.
+    pub(crate) fn hugetlbfs() -> Result<Place, String> {
+        let pages = HugePages::take(SIZE / FRAME + 8)?;
+        Place::mounted("hugetlbfs", Mounted::new("hugetlbfs", "pagesize=2M")?, Some(pages))
+    }
+
+    fn mounted(name: &'static str, mount: Mounted, pages: Option<HugePages>) -> Result<Place, String> {
+        let path = mount.0.path().join("pool");
+        let options = CreateOptions { size: Some(SIZE), ..CreateOptions::default() };
+        let pool = Pool::create(&path, &options).map_err(|e| e.to_string())?;
+        let granule = if pages.is_some() { FRAME / PAGE } else { 1 };
+        let mount = Some((mount, pages));
+        Ok(Place { name, pool, path: Some(path), granule, kind: None, memory: None, _dir: None, _mount: mount })
+    }
+
+    fn on(name: &'static str, dir: tempfile::TempDir, media: Option<MediaKind>) -> Place {
+        let path = dir.path().join("pool");
+        let options = CreateOptions { size: Some(SIZE), media, ..CreateOptions::default() };
+        let pool = Pool::create(&path, &options).unwrap();
+        Place { name, pool, path: Some(path), granule: 1, kind: media, memory: None, _dir: Some(dir), _mount: None }
+    }
+
+    /// Runs `test` on every kind that maps single pages.
+    pub(crate) fn each(test: impl Fn(&Place)) {
+        for make in [Place::memory, Place::tmpfs, Place::ordinary] {
+            Place::with(make(), &test);
+        }
+    }
+
+    /// Runs `test`, then `check`.
+    pub(crate) fn with(place: Place, test: impl Fn(&Place)) {
+        println!("on {}", place.name);
+        test(&place);
+        let Place { name, pool, path, kind, memory, .. } = &place;
+        if *name == "hugetlbfs" {
+            // It cannot be copied by reading and writing it; what matters was compared.
+            return;
+        }
+        pool.clone().close().unwrap();
+        let report = match (path, memory) {
+            (_, Some(memory)) => pagestone::check_on(memory.clone(), false, &mut |_, _| ()),
+            (Some(path), _) => {
+                // The pool is still open here: looked at as it lies on its file.
+                let copy = path.with_extension("copy");
+                std::fs::copy(path, &copy).unwrap();
+                pagestone::check(&copy, false, *kind, &mut |_, _| ())
+            }
+            _ => unreachable!("a pool lies somewhere"),
+        };
+        let report = report.unwrap();
+        assert!(report.findings.is_empty(), "check on {name}: {:?}", report.findings);
+    }
+
+    pub(crate) fn file(&self, name: &str) -> File {
+        let attr = self.pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o600)).unwrap();
+        self.pool.node(attr.ino).unwrap().open().unwrap()
+    }
+
+    /// A file of `len` bytes that is one hole.
+    pub(crate) fn sparse(&self, name: &str, len: u64) -> File {
+        let file = self.file(name);
+        file.set_len(len).unwrap();
+        file
+    }
+}
+
+/// Pages of storage that a file has.
+pub(crate) fn storage(file: &File) -> u64 {
+    file.extents(0, u64::MAX / 2).unwrap().iter().map(|x| x.len / PAGE).sum()
+}

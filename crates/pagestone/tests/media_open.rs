@@ -1,0 +1,184 @@
+//! Opening: who may, what is refused, and how the refusal reads.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use pagestone::Error;
+use pagestone::media::{MediaKind, Open, Opened, open};
+
+const SIZE: u64 = 1 << 20;
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+fn sized(size: u64) -> Open {
+    Open { size: Some(size), ..Open::default() }
+}
+
+fn read_only() -> Open {
+    Open { read_only: true, ..Open::default() }
+}
+
+fn forced(kind: MediaKind) -> Open {
+    Open { kind: Some(kind), ..Open::default() }
+}
+
+/// The refusal, which must name the path.
+fn refusal(path: &Path, how: &Open) -> String {
+    let text = open(path, how).expect_err("must be refused").to_string();
+    assert!(text.contains(&path.display().to_string()), "names no path: {text}");
+    println!("{text}");
+    text
+}
+
+#[test]
+fn a_second_opener_is_told_who_has_it() {
+    let dir = dir();
+    for base in [dir.path(), Path::new("/dev/shm")] {
+        let path = base.join(format!("pagestone-lock-{}", std::process::id()));
+        let first = open(&path, &sized(SIZE)).expect("opens");
+        for how in [Open::default(), read_only(), sized(SIZE)] {
+            match open(&path, &how) {
+                Err(Error::InUse { path: at, pid }) => assert_eq!((at, pid), (path.clone(), std::process::id())),
+                other => panic!("{other:?}"),
+            }
+        }
+        // The lock lasts as long as the media, not as long as what open returned.
+        let Opened { media, .. } = first;
+        assert!(open(&path, &Open::default()).is_err());
+        drop(media);
+        let one = open(&path, &read_only()).expect("opens");
+        let two = open(&path, &read_only()).expect("many may read");
+        assert!(matches!(open(&path, &Open::default()), Err(Error::InUse { .. })));
+        drop((one, two));
+        open(&path, &Open::default()).expect("opens");
+        fs::remove_file(&path).expect("removes");
+    }
+}
+
+#[test]
+fn another_process_is_named_and_its_death_frees_the_pool() {
+    let dir = dir();
+    let path = dir.path().join("pool");
+    drop(open(&path, &sized(SIZE)).expect("opens"));
+    // Without a fork, so that the holder is the child itself.
+    let mut command = Command::new("flock");
+    command.arg("--no-fork").arg(&path).args(["sh", "-c", "echo ready; exec sleep 60"]).stdout(Stdio::piped());
+    let Ok(mut child) = command.spawn() else { return println!("skipped: no flock program") };
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
+    let held = open(&path, &Open::default());
+    child.kill().expect("kills");
+    child.wait().expect("waits");
+    match held {
+        Err(Error::InUse { pid, .. }) => assert_eq!(pid, child.id()),
+        other => panic!("{other:?}"),
+    }
+    open(&path, &Open::default()).expect("freed");
+}
+
+#[test]
+fn what_cannot_be_a_pool_is_refused_by_name() {
+    let dir = dir();
+    assert!(refusal(dir.path(), &Open::default()).contains("directory"));
+    assert!(refusal(dir.path(), &sized(SIZE)).contains("directory"));
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("makes");
+    assert!(refusal(&fifo, &Open::default()).contains("fifo"));
+    assert!(refusal(Path::new("/dev/zero"), &Open::default()).contains("character device"));
+    let socket = dir.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
+    assert!(refusal(&socket, &Open::default()).contains("socket"));
+    let missing = dir.path().join("missing");
+    assert!(matches!(open(&missing, &Open::default()), Err(Error::NotFound)));
+    assert!(matches!(open(&missing, &read_only()), Err(Error::NotFound)));
+    refusal(&dir.path().join("no/such/directory"), &sized(SIZE));
+    refusal(&fifo.join("below"), &sized(SIZE));
+    let empty = dir.path().join("empty");
+    File::create(&empty).expect("makes");
+    assert!(refusal(&empty, &Open::default()).contains("empty"));
+    fs::write(&empty, b"short").expect("writes");
+    assert!(refusal(&empty, &Open::default()).contains("5 bytes"));
+}
+
+#[test]
+fn no_permission() {
+    let dir = dir();
+    let path = dir.path().join("pool");
+    drop(open(&path, &sized(SIZE)).expect("opens"));
+    if rustix::process::geteuid().is_root() {
+        return println!("skipped: root may open everything");
+    }
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o400)).expect("changes");
+    assert!(refusal(&path, &Open::default()).contains("ermission"));
+    open(&path, &read_only()).expect("may be read");
+}
+
+#[test]
+fn sizes() {
+    let dir = dir();
+    let path = dir.path().join("pool");
+    for size in [u64::MAX, u64::MAX - 4096, i64::MAX as u64, 1 << 62, 0] {
+        refusal(&path, &sized(size));
+        assert!(!path.exists(), "{size}: what could not be used is removed");
+    }
+    assert!(open(&path, &Open { read_only: true, ..sized(SIZE) }).is_err());
+    assert_eq!(open(&path, &sized(5000)).expect("opens").len, 8192, "whole pages");
+    assert_eq!(open(&path, &sized(SIZE)).expect("opens").len, SIZE, "lengthened");
+    assert_eq!(open(&path, &sized(8192)).expect("opens").len, 8192, "the part that was asked for");
+    assert_eq!(fs::metadata(&path).expect("is there").len(), SIZE, "never shortened");
+    File::options().write(true).open(&path).and_then(|f| f.set_len(SIZE + 100)).expect("lengthens");
+    let opened = open(&path, &Open::default()).expect("opens");
+    assert_eq!((opened.len, opened.created), (SIZE, false));
+    assert_eq!(opened.media.windows().meta.len(), SIZE);
+    drop(opened);
+    // A length that was there stays, and a failure does not remove what was there.
+    refusal(&path, &sized(u64::MAX));
+    assert_eq!(fs::metadata(&path).expect("is there").len(), SIZE + 100);
+}
+
+#[test]
+fn a_kind_that_it_is_not() {
+    let dir = dir();
+    let path = dir.path().join("pool");
+    let made = open(&path, &sized(SIZE)).expect("opens");
+    let kind = made.media.describe().kind;
+    drop(made);
+    for other in [MediaKind::DaxFile, MediaKind::DaxDevice, MediaKind::Tmpfs, MediaKind::Hugetlbfs] {
+        if kind != other {
+            assert!(refusal(&path, &forced(other)).contains(&other.to_string()));
+        }
+    }
+    for other in [MediaKind::Memory, MediaKind::Simulator] {
+        assert!(matches!(open(&path, &forced(other)), Err(Error::Invalid(_))));
+    }
+    open(&path, &forced(MediaKind::File)).expect("an ordinary file everywhere");
+}
+
+#[test]
+fn a_large_sparse_pool_is_made_at_once() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let begun = std::time::Instant::now();
+    let opened = open(&dir.path().join("pool"), &sized(64 << 40)).expect("opens");
+    assert_eq!(opened.len, 64 << 40);
+    println!("64 TiB in {:?}", begun.elapsed());
+    drop(opened);
+    let path = dir.path().join("file");
+    let how = Open { kind: Some(MediaKind::File), ..sized(16 << 40) };
+    let opened = open(&path, &how).expect("opens");
+    opened.media.store((16 << 40) - 8, b"the last");
+    opened.media.flush((16 << 40) - 8, 8).expect("flushes");
+    opened.media.sync().expect("syncs");
+}
+
+#[test]
+fn a_device_that_is_not_there_does_not_become_a_file_in_dev() {
+    let path = Path::new("/dev/pagestone-has-no-such-device");
+    for path in [path, Path::new("/dev/shm/../pagestone-has-no-such-device")] {
+        assert!(refusal(path, &sized(SIZE)).contains("no such device"));
+    }
+    assert!(!path.exists());
+}

@@ -1,0 +1,89 @@
+//! What a modelled pool lies on, and how it is closed, crashed and opened again there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pagestone::media::{MediaKind, Memory};
+use pagestone::{CreateOptions, OpenOptions, Pool, Report};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum On {
+    Memory,
+    File,
+    Shm,
+}
+
+pub(crate) enum Place {
+    Memory(Arc<Memory>),
+    Path { dir: tempfile::TempDir, kind: Option<MediaKind>, crashes: u32 },
+}
+
+impl Place {
+    pub(crate) fn create(on: On, size: u64) -> (Place, Pool) {
+        let options = |media| CreateOptions { size: Some(size), media, ..Default::default() };
+        match on {
+            On::Memory => {
+                let media = Arc::new(Memory::new(size).expect("memory"));
+                let pool = Pool::create_on(media.clone(), &options(None)).expect("create");
+                (Place::Memory(media), pool)
+            }
+            On::File | On::Shm => {
+                let dir = match on {
+                    On::Shm => tempfile::tempdir_in("/dev/shm"),
+                    _ => tempfile::tempdir(),
+                };
+                let kind = (on == On::File).then_some(MediaKind::File);
+                let place = Place::Path { dir: dir.expect("a directory"), kind, crashes: 0 };
+                let pool = Pool::create(&place.path(), &options(kind)).expect("create");
+                (place, pool)
+            }
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        match self {
+            Place::Memory(_) => PathBuf::new(),
+            Place::Path { dir, crashes, .. } => dir.path().join(format!("pool-{crashes}")),
+        }
+    }
+
+    pub(crate) fn open(&self) -> Pool {
+        match self {
+            Place::Memory(media) => Pool::open_on(media.clone(), &OpenOptions::default()),
+            Place::Path { kind, .. } => Pool::open(&self.path(), &OpenOptions { read_only: false, media: *kind }),
+        }
+        .expect("the pool opens again")
+    }
+
+    /// Goes on with a copy of what a killed process would leave now. The old pool knows nothing of
+    /// it: what it still writes is lost.
+    pub(crate) fn crash(&mut self) {
+        let old = self.path();
+        match self {
+            Place::Memory(media) => {
+                let mut bytes = vec![0; media.bytes().len() as usize];
+                let copy = Memory::new(media.bytes().len()).expect("memory");
+                assert!(media.bytes().read(0, &mut bytes));
+                for (i, page) in bytes.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|&b| b != 0)) {
+                    assert!(copy.bytes().write(i as u64 * 4096, page));
+                }
+                *media = Arc::new(copy);
+            }
+            Place::Path { crashes, .. } => {
+                *crashes += 1;
+                std::fs::copy(&old, self.path()).expect("copy");
+                std::fs::remove_file(old).expect("remove");
+            }
+        }
+    }
+
+    /// Proves the closed pool sound.
+    pub(crate) fn check(&self) {
+        let report: Report = match self {
+            Place::Memory(media) => pagestone::check_on(media.clone(), false, &mut |_, _| {}),
+            Place::Path { kind, .. } => pagestone::check(&self.path(), false, *kind, &mut |_, _| {}),
+        }
+        .expect("check runs");
+        assert!(report.is_clean(), "check: {:#?}", report.findings);
+    }
+}

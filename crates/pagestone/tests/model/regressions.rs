@@ -1,0 +1,97 @@
+//! What the random tests have found, each in the few steps that show it.
+
+use pagestone::{Error, Ino, Kind, NewNode, Pool};
+
+use crate::place::{On, Place};
+
+const PAGE: u64 = 4096;
+
+fn create(pool: &Pool, name: &str) -> Ino {
+    pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
+}
+
+/// Appends until the pool is full.
+fn fill(pool: &Pool, ino: Ino) -> pagestone::File {
+    let file = pool.node(ino).unwrap().open().unwrap();
+    for len in [200_000, 4096] {
+        while file.append(&vec![0x55; len]).is_ok() {}
+    }
+    file
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 })
+    })
+}
+
+/// A number that outlived its file, and whose page became a file's, was damage; and a file that
+/// holds the bytes of a record there was taken for an inode.
+#[test]
+fn a_stale_number_is_stale_whatever_its_page_holds_now() {
+    let (place, pool) = Place::create(On::Memory, 8 << 20);
+    let gone: Vec<Ino> = (0..2000).map(|i| create(&pool, &format!("{i}"))).collect();
+    for i in 0..2000 {
+        pool.root().unlink(format!("{i}").as_bytes()).unwrap();
+    }
+    let big = create(&pool, "big");
+    let file = fill(&pool, big);
+    let extents = file.extents(0, u64::MAX).unwrap();
+    let mut reused = 0;
+    for ino in gone {
+        let at = ino.page().byte();
+        if let Some(x) = extents.iter().find(|x| (x.pool..x.pool + x.len).contains(&at)) {
+            assert!(matches!(pool.node(ino), Err(Error::Stale(_))));
+            let mut record = [0; 256];
+            record[4] = Kind::File as u8;
+            record[8..16].copy_from_slice(&ino.place().to_le_bytes());
+            record[16..20].copy_from_slice(&ino.generation().to_le_bytes());
+            let crc = crc32c(&record[4..]);
+            record[..4].copy_from_slice(&crc.to_le_bytes());
+            file.write_at(x.offset + (at - x.pool) + ino.slot() as u64 * 256, &record).unwrap();
+            assert!(matches!(pool.node(ino), Err(Error::Stale(_))), "bytes of a file were taken for an inode");
+            reused += 1;
+        }
+    }
+    assert!(reused > 0, "no page was used again");
+    drop(file);
+    pool.close().unwrap();
+    place.check();
+}
+
+/// A file that was being appended to asked for 512 pages where one would have done, and the pool
+/// was full with hundreds left.
+#[test]
+fn the_last_pages_can_be_appended() {
+    for size in [8 << 20, 12 << 20, 18 << 20] {
+        let (_, pool) = Place::create(On::Memory, size);
+        let _file = fill(&pool, create(&pool, "f"));
+        assert!(pool.statfs().available <= 4, "{:?}", pool.statfs());
+    }
+}
+
+/// Another lane stands in the only frame with room: its pages are there for everybody, those that
+/// are freed while it stands there, too.
+#[test]
+fn a_lane_uses_what_others_leave() {
+    let (place, pool) = Place::create(On::Memory, 8 << 20);
+    for i in 0..3 {
+        // Each thread has a lane of its own to begin with.
+        std::thread::scope(|s| {
+            s.spawn(|| create(&pool, &format!("of another thread {i}")));
+        });
+    }
+    let ino = create(&pool, "f");
+    drop(fill(&pool, ino));
+    assert!(pool.statfs().available <= 4, "{:?}", pool.statfs());
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            pool.node(ino).unwrap().open().unwrap().set_len(PAGE * 100).unwrap();
+            drop(fill(&pool, ino));
+            assert!(pool.statfs().available <= 4, "{:?}", pool.statfs());
+        });
+    });
+    pool.root().unlink(b"f").unwrap();
+    pool.close().unwrap();
+    place.check();
+}

@@ -1,0 +1,118 @@
+//! Where things lie: whole frames for big files, small things together, frames that merge back.
+
+#![allow(clippy::unwrap_used)] // tests end at the first surprise
+
+use std::sync::Arc;
+
+use pagestone::media::Memory;
+use pagestone::{CreateOptions, FRAME_SIZE, File, Kind, NewNode, Pool};
+
+fn pool(len: u64) -> Pool {
+    Pool::create_on(Arc::new(Memory::new(len).unwrap()), &CreateOptions::default()).unwrap()
+}
+
+fn new_file(pool: &Pool, name: &str) -> File {
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    pool.node(ino).unwrap().open().unwrap()
+}
+
+/// Writes `len` bytes in pieces of 128 KiB, as a mount does.
+fn append(file: &File, len: u64) {
+    let piece = vec![7; 128 << 10];
+    for _ in 0..len / piece.len() as u64 {
+        file.append(&piece).unwrap();
+    }
+}
+
+/// The share of a file, by thousandths, that lies in frames which a huge page could map.
+fn huge_share(file: &File, len: u64) -> u64 {
+    let mut huge = 0;
+    for x in file.extents(0, len).unwrap() {
+        if x.offset % FRAME_SIZE == x.pool % FRAME_SIZE {
+            let first = x.offset.next_multiple_of(FRAME_SIZE);
+            huge += (x.offset + x.len).saturating_sub(first) / FRAME_SIZE * FRAME_SIZE;
+        }
+    }
+    huge * 1000 / len
+}
+
+#[test]
+fn a_big_file_lies_in_whole_aligned_frames() {
+    let pool = pool(128 << 20);
+    let file = new_file(&pool, "big");
+    append(&file, 64 << 20);
+    // Its first frame was taken page by page, before anybody could know that it would grow.
+    assert!(huge_share(&file, 64 << 20) >= 960, "{}", huge_share(&file, 64 << 20));
+}
+
+#[test]
+fn a_big_file_lies_in_whole_aligned_frames_in_an_aged_pool() {
+    let pool = pool(256 << 20);
+    // Small files come and go between big ones, and most of them go in no order.
+    let mut state = 42u64;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state >> 33
+    };
+    let mut small = Vec::new();
+    for round in 0..20 {
+        for i in 0..400 {
+            let name = format!("small-{round}-{i}");
+            append_small(&new_file(&pool, &name), random() % 30_000 + 1);
+            small.push(name);
+        }
+        append(&new_file(&pool, &format!("big-{round}")), 5 << 20);
+        for _ in 0..350 {
+            let name = small.swap_remove(random() as usize % small.len());
+            pool.root().unlink(name.as_bytes()).unwrap();
+        }
+        if round % 2 == 1 {
+            pool.root().unlink(format!("big-{}", round - 1).as_bytes()).unwrap();
+        }
+    }
+    let file = new_file(&pool, "late");
+    append(&file, 64 << 20);
+    assert!(huge_share(&file, 64 << 20) >= 960, "{}", huge_share(&file, 64 << 20));
+}
+
+fn append_small(file: &File, len: u64) {
+    file.append(&vec![1; len as usize]).unwrap();
+}
+
+#[test]
+fn small_files_crowd_together() {
+    let pool = pool(64 << 20);
+    let mut frames = std::collections::HashSet::new();
+    for i in 0..1000 {
+        let file = new_file(&pool, &format!("f{i}"));
+        append_small(&file, 1000);
+        frames.extend(file.extents(0, 1000).unwrap().iter().map(|x| x.pool / FRAME_SIZE));
+    }
+    // 1,000 pages of data, 63 of inodes and some of names fit in three frames of 511.
+    assert!(frames.len() <= 3, "{frames:?}");
+}
+
+#[test]
+fn what_was_taken_ahead_is_given_back_at_close() {
+    let pool = pool(64 << 20);
+    let file = new_file(&pool, "f");
+    append(&file, 2 << 20);
+    append_small(&file, 10);
+    let pages = file.attr().unwrap().pages;
+    assert!(pages > 513, "a whole frame was taken ahead: {pages}");
+    drop(file);
+    let attr = pool.root().lookup(b"f").unwrap();
+    assert_eq!((attr.size, attr.pages), ((2 << 20) + 10, 513));
+}
+
+#[test]
+fn a_sparse_pool_of_64_tib_is_made_at_once_and_holds_files() {
+    let pool = pool(64 << 40);
+    let file = new_file(&pool, "f");
+    file.write_at(1 << 40, b"far away").unwrap();
+    let mut buf = [0; 8];
+    file.read_at(1 << 40, &mut buf).unwrap();
+    assert_eq!(&buf, b"far away");
+    assert_eq!(file.attr().unwrap().pages, 1);
+    assert_eq!(pool.info().unwrap().descriptor_bytes_per_tib, 32 << 20);
+}

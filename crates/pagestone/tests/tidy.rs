@@ -1,0 +1,218 @@
+//! The house rules that a machine can check; `CONTRIBUTING.md` says why they are there.
+//!
+//! ```text
+//!   every .rs file    opens with `//!`, has at most 600 lines, leaves nothing to do later
+//!   unsafe            on the media floor and at the C boundary only, each with its SAFETY line
+//!   documents         their links lead somewhere; the format's sizes are those of the code
+//! ```
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file, in lines.
+const MAX_LINES: usize = 600;
+/// Lines above an `unsafe` in which its reason has to stand.
+const NEAR: usize = 8;
+/// Where `unsafe` may stand, besides tests: the floors that know hardware, and the C boundary.
+const UNSAFE_PLACES: [&str; 5] = [
+    "crates/pagestone/src/media/",
+    "crates/pagestone/src/map/",
+    "crates/mount/src/",
+    "crates/bench/src/sys.rs",
+    "crates/cli/src/command/signals.rs",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// Files below `dir` whose names end with `ending`, in order; build products and hidden folders
+/// are left out.
+fn files(dir: &Path, ending: &str, out: &mut Vec<PathBuf>) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                files(&path, ending, out);
+            }
+        } else if name.ends_with(ending) {
+            out.push(path);
+        }
+    }
+}
+
+/// Path within the workspace, and text, of every file with this ending.
+fn texts(ending: &str) -> Vec<(String, String)> {
+    let root = root();
+    let mut found = Vec::new();
+    files(&root, ending, &mut found);
+    assert!(!found.is_empty());
+    let text = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        (name, fs::read_to_string(&path).unwrap())
+    };
+    found.into_iter().map(text).collect()
+}
+
+fn report(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{} against the house rules:\n  {}", wrong.len(), wrong.join("\n  "));
+}
+
+/// The line without its comment and without what stands in quotes.
+fn code(line: &str) -> String {
+    let mut out = String::new();
+    let mut quoted = false;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if quoted => {
+                chars.next();
+            }
+            '"' => quoted = !quoted,
+            '/' if !quoted && chars.peek() == Some(&'/') => break,
+            c if !quoted => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word)
+}
+
+#[test]
+fn every_source_file_says_what_it_is_and_fits_a_head() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".rs") {
+        if !text.starts_with("//!") {
+            wrong.push(format!("{name}: does not open with //!"));
+        }
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            wrong.push(format!("{name}: {lines} lines, {MAX_LINES} are the most"));
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn nothing_is_left_to_do_later() {
+    let mut wrong = Vec::new();
+    let banned = [concat!("todo", "!"), concat!("unimplemented", "!"), concat!("dbg", "!")];
+    for (name, text) in texts(".rs") {
+        for (i, line) in text.lines().enumerate() {
+            if banned.iter().any(|b| code(line).contains(b)) {
+                wrong.push(format!("{name}:{}: {}", i + 1, line.trim()));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn unsafe_stands_where_it_may_and_says_why() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".rs") {
+        let allowed = name.contains("/tests/") || UNSAFE_PLACES.iter().any(|place| name.starts_with(place));
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let bare = code(line);
+            if !has_word(&bare, "unsafe") {
+                continue;
+            }
+            if !allowed {
+                wrong.push(format!("{name}:{}: unsafe does not belong here", i + 1));
+            }
+            // A function passes its promise on to its caller; blocks and impls have to keep one.
+            let promises = bare.contains("unsafe fn");
+            let above = &lines[i.saturating_sub(NEAR)..=i];
+            if !promises && !above.iter().any(|l| l.contains("// SAFETY:")) {
+                wrong.push(format!("{name}:{}: unsafe without its SAFETY line", i + 1));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn links_in_the_documents_lead_somewhere() {
+    let root = root();
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".md") {
+        let folder = root.join(&name).parent().unwrap().to_path_buf();
+        for link in links(&text) {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            if !folder.join(path).exists() {
+                wrong.push(format!("{name}: {link} leads nowhere"));
+            }
+        }
+    }
+    report(&wrong);
+}
+
+/// Targets of `[text](target)`.
+fn links(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for part in text.split("](").skip(1) {
+        if let Some(end) = part.find(')') {
+            found.insert(part[..end].to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn no_document_names_a_place_on_somebodys_machine() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".md").into_iter().chain(texts(".rs")) {
+        let places = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| places.iter().any(|p| l.contains(p))) {
+            wrong.push(format!("{name}:{}: {}", i + 1, line.trim()));
+        }
+    }
+    report(&wrong);
+}
+
+#[test]
+fn the_format_is_described_in_the_sizes_of_the_code() {
+    let root = root();
+    let document = fs::read_to_string(root.join("docs/format.md")).unwrap();
+    let layout = root.join("crates/pagestone/src/layout");
+    let mut code = String::new();
+    let mut found = Vec::new();
+    files(&layout, ".rs", &mut found);
+    for path in found {
+        code += &fs::read_to_string(path).unwrap();
+    }
+    // What the document has to say, and the line of code that makes it true.
+    let sizes = [
+        ("Superblock: 104 bytes", "size_of::<Superblock>() == 104"),
+        ("Checkpoint mark: 64 bytes", "one_line!(CheckpointMark);"),
+        ("Sync mark: 64 bytes", "one_line!(SyncMark);"),
+        ("Lane counters: 64 bytes", "one_line!(LaneCounters);"),
+        ("Record header: 32 bytes", "const SIZE: usize = 32;"),
+        ("Frame descriptor: 64 bytes", "const SIZE: u64 = 64;"),
+        ("Inode record: 256 bytes", "const SIZE: u64 = 256;"),
+        ("Node header: 64 bytes", "const SLOTS: usize = 64;"),
+        ("Format version: 1", "const VERSION: u32 = 2;"),
+    ];
+    let mut wrong = Vec::new();
+    for (said, line) in sizes {
+        if !document.contains(said) {
+            wrong.push(format!("docs/format.md does not say \"{said}\""));
+        }
+        if !code.contains(line) {
+            wrong.push(format!("the code no longer says `{line}`: change docs/format.md and this test"));
+        }
+    }
+    report(&wrong);
+}

@@ -1,0 +1,228 @@
+"""Every kind of persistent device, one guest: what `info` says of it, and whether all works on it.
+
+    namespace0.0 fsdax    /dev/pmem0    ext4 and XFS, with and without DAX; the raw block device
+    namespace1.0 devdax   /dev/dax1.0
+    virtio-pmem           /dev/pmem2    DAX, but no MAP_SYNC: an ordinary file
+    virtio-blk            /dev/vda      a disk for direct I/O
+"""
+
+import re
+
+from lab import ROOT, Skip
+from qemu import Guest, Image, built, kit_of
+
+MIB = 1024
+DAX_DEVICE = {"kind": "dax-device", "granularity": "cache-line", "durability": "at-fence"}
+DAX_FILE = {**DAX_DEVICE, "kind": "dax-file"}
+ORDINARY = {"kind": "file", "granularity": "page", "durability": "at-sync", "method": "fdatasync"}
+FLUSHING = ("non-temporal", "clwb", "clflushopt", "clflush")
+PROGRAMS = ROOT / "tests" / "guest" / "programs.sh"
+# Tests of the library that put their pools into /dev/shm: with DAX there, they run on DAX.
+LIBRARY = ("basic", "clones", "space", "map")
+# What docs/mappings.md says does not work without userfaultfd, which this kernel's is too old for: children,
+# stores of raw pointers and of the kernel to holes, windows that come and go.
+NEEDS_USERFAULTFD = ("fork::", "hammer::", "a_sparse_tebibyte", "files_in_more_pieces", "the_kernel_reads",
+                     "reads_and_writes_take_buffers")
+
+
+class Devices:
+    """The guest with the devices, booted when the first test asks for it."""
+
+    def __init__(self, suite, machine=""):
+        self.suite, self.machine, self.now, self.tests = suite, machine, None, None
+
+    def guest(self):
+        if self.now is None or self.now not in Guest.running:
+            kit, memory = kit_of(self.suite), self.suite.memory
+            self.images = [Image(memory / f"nv{n}.img", MIB) for n in range(2)]
+            for name in ("virtio", "disk"):
+                with (memory / f"{name}.img").open("wb") as image:
+                    image.truncate(512 << 20)
+            extra = ["-object", f"memory-backend-file,id=vp,share=on,mem-path={memory / 'virtio.img'},size=512M",
+                     "-device", "virtio-pmem-pci,memdev=vp,id=vp",
+                     "-drive", f"file={memory / 'disk.img'},format=raw,if=none,id=disk,cache=none,aio=threads",
+                     "-device", "virtio-blk-pci,drive=disk"]
+            self.now = Guest(kit, kit.initrd(), self.images, ram="4G", hostfs=True, extra=extra,
+                             machine=self.machine, append="nokaslr no5lvl")
+            namespaces(self.now)
+        return self.now
+
+    def filesystem(self, kind, options, device="/dev/pmem0", at="/mnt"):
+        """A new filesystem; answers where the pool goes."""
+        guest = self.guest()
+        make = {"ext4": "mkfs.ext4 -q -F", "xfs": "mkfs.xfs -q -f -m reflink=0"}[kind]
+        guest.try_sh(f"umount {at}")
+        guest.sh(f"{make} {device} && mkdir -p {at} && mount -t {kind} -o {options} {device} {at}")
+        return f"{at}/pool"
+
+    def library(self, name):
+        """A test program of the library."""
+        if self.tests is None:
+            self.tests = {path.name.rsplit("-", 1)[0]: path for path in built("--tests", "-p", "pagestone")}
+        return self.tests[name]
+
+
+def namespaces(guest):
+    """The first NVDIMM for filesystems, the second as a character device."""
+    guest.sh("ndctl create-namespace -f -e namespace0.0 -m fsdax -M mem && "
+             "ndctl create-namespace -f -e namespace1.0 -m devdax -M mem -a 2M && ls /dev/pmem0 /dev/dax1.0")
+
+
+def names(guest, program, pool, expect):
+    """What `info` calls the media; it must be what it is."""
+    info = guest.json(f"{program} info --json {pool}")
+    media = info["media"]
+    wrong = {k: media[k] for k, v in expect.items() if media[k] != v}
+    assert not wrong, f"{pool}: {wrong} where {expect} was expected"
+    if "method" not in expect:
+        assert media["method"] in FLUSHING, f"{media['method']} makes nothing durable here"
+    # The guest's kernel is older than write protection of what is not there.
+    assert info["mappings"] == "signals", info["mappings"]
+    return f"{media['kind']}, {media['granularity']}, {media['method']}, {media['durability']}"
+
+
+def short_life(devices, pool, size, expect):
+    """create, info, put, get, check; then programs on the mount; then the library's tests for devices."""
+    guest, program = devices.guest(), devices.suite.program
+    guest.sh(f"{program} create {pool} {size}")
+    said = names(guest, program, pool, expect)
+    guest.sh(f"{program} put -r /usr/share/perl5 {pool}:/ && {program} check {pool} && "
+             f"rm -rf /tmp/back && {program} get -r {pool}:/perl5 /tmp/back && diff -r /usr/share/perl5 /tmp/back", 600)
+    said += "; " + guest.sh(f"{PROGRAMS} {program} {pool}", 600).strip().splitlines()[-1]
+    done = guest.sh(f"PAGESTONE_TEST_MEDIA={pool} TMPDIR=/tmp {devices.library('devices')} --test-threads 1 2>&1", 600)
+    return f"{said}; {passed(done)} tests"
+
+
+def passed(said):
+    return sum(map(int, re.findall(r"(\d+) passed", said)))
+
+
+def refusals(devices):
+    """What is not there is not granted, and the refusal names it."""
+    guest, program = devices.guest(), devices.suite.program
+    pool = devices.filesystem("ext4", "dax=never")
+    code, said = guest.try_sh(f"{program} create --media dax-file --size 64M {pool}")
+    assert code == 1 and "mounted with DAX" in said, said
+    code, said = guest.try_sh(f"ls {pool}")
+    assert code != 0, "a refused create left its file"
+    code, said = guest.try_sh(f"{program} create --force /dev/pmem0")
+    assert code == 1 and "busy" in said.lower(), f"a mounted device was not refused: {said}"
+    code, said = guest.try_sh(f"{program} create --force /dev/dax1.0 --size 100G")
+    assert code == 1 and "bytes were asked for" in said, said
+    code, said = guest.try_sh(f"{program} create --force --media file /dev/dax1.0")
+    assert code == 1 and "takes no pwrite" in said, said
+    guest.sh(f"{program} create --force /dev/dax1.0")
+    code, said = guest.try_sh(f"{program} create /dev/dax1.0")
+    assert code == 1 and "--force" in said, said
+    code, said = guest.try_sh(f"{program} create /dev/dax7.0 --size 64M")
+    assert code == 1 and "no such device" in said, said
+    code, said = guest.try_sh(f"{program} create /dev/null")
+    assert code == 1 and "not a DAX device" in said, said
+    guest.sh("umount /mnt")
+    return "DAX without DAX, a mounted device, too large a size, pwrite on device DAX, a pool in the way, a missing device"
+
+
+def library_tests(devices, kind):
+    """The library's own tests, with a DAX filesystem where they look for tmpfs."""
+    guest = devices.guest()
+    pool, program = devices.filesystem(kind, "dax=always", at="/dev/shm"), devices.suite.program
+    guest.sh(f"{program} create --size 64M {pool}")
+    said = [names(guest, program, pool, DAX_FILE)]
+    try:
+        for name in LIBRARY:
+            skip = " ".join(f"--skip {part}" for part in NEEDS_USERFAULTFD) if name == "map" else ""
+            done = guest.sh(f"TMPDIR=/tmp {devices.library(name)} {skip} 2>&1", 900)
+            said.append(f"{name} {passed(done)}")
+    finally:
+        guest.try_sh("umount /dev/shm")
+    return ", ".join(said)
+
+
+TRACE = "/sys/kernel/tracing"
+# Where the kernel without address space randomization and with four levels of page tables keeps its page descriptors.
+VMEMMAP, DESCRIPTOR = 0xffffea0000000000, 64
+
+
+def direct(devices):
+    """A disk read into a mapping of device DAX and written from one: whose pages the kernel hands to the disk."""
+    guest = devices.guest()
+    iomem = guest.sh("cat /proc/iomem")
+    span = re.search(r"([0-9a-f]+)-([0-9a-f]+) : dax1.0", iomem)
+    assert span, f"dax1.0 is not in {iomem}"
+    start, end = (int(n, 16) for n in span.groups())
+    guest.sh(f"mount -t tracefs trace {TRACE} 2>/dev/null; cd {TRACE} && echo 'p:add __bio_add_page page=%si:x64' >kprobe_events "
+             f"&& echo 1 >events/kprobes/add/enable && echo 1 >events/block/block_bio_queue/enable && echo >trace")
+    guest.sh(f"PAGESTONE_TEST_MEDIA=/dev/dax1.0 PAGESTONE_TEST_DISK=/dev/vda TMPDIR=/tmp "
+             f"{devices.library('devices')} --exact the_kernel_reads_into_a_mapping_and_writes_from_it", 300)
+    lines = guest.sh(f"cd {TRACE} && grep the_kernel_read trace; echo 0 >events/enable; echo >trace")
+    inside, moved = [], {"R": [0, 0], "W": [0, 0]}
+    for line in lines.splitlines():
+        if page := re.search(r"page=0x([0-9a-f]+)", line):
+            inside.append(start <= (int(page[1], 16) - VMEMMAP) // DESCRIPTOR * 4096 <= end)
+        elif bio := re.search(r"block_bio_queue: \S+ ([RW])\S* \d+ \+ (\d+)", line):
+            if inside:
+                moved[bio[1]][all(inside)] += int(bio[2]) * 512
+            inside = []
+    assert moved["R"][True] == moved["W"][True] == 2 << 20, f"through the pool's pages: {moved}"
+    return "2 MiB each way, every page of every request is the pool's own"
+
+
+def tests(suite):
+    devices = Devices(suite)
+    program = suite.program
+
+    def test(name, body):
+        """After a failure the next test has a fresh guest."""
+        def guarded():
+            try:
+                return body()
+            except AssertionError:
+                if devices.now in Guest.running:
+                    devices.now.kill()
+                raise
+        suite.test(name, guarded)
+
+    def on(kind, options, expect, device="/dev/pmem0"):
+        def body():
+            pool = devices.filesystem(kind, options, device)
+            said = short_life(devices, pool, "--size 256M", expect)
+            devices.guest().sh("umount /mnt")
+            return said
+        return body
+
+    def raw(device):
+        def body():
+            devices.guest().sh(f"dd if=/dev/zero of={device} bs=1M count=4 conv=fsync 2>&1")
+            return short_life(devices, device, "--force", ORDINARY)
+        return body
+
+    def virtio():
+        code, _ = devices.guest().try_sh("ls /dev/pmem2")
+        if code != 0:
+            raise Skip("the guest's kernel shows no virtio-pmem")
+        said = on("ext4", "dax=always", ORDINARY, "/dev/pmem2")()
+        return said + "; raw: " + raw("/dev/pmem2")()
+
+    def eadr():
+        """The same memory on a machine whose caches survive: nothing has to be flushed."""
+        machine = Devices(suite, ",nvdimm-persistence=cpu")
+        guest = machine.guest()
+        guest.sh(f"{program} create /dev/dax1.0")
+        said = names(guest, program, "/dev/dax1.0", {**DAX_DEVICE, "granularity": "byte", "method": "none"})
+        guest.kill()
+        return said
+
+    test("device dax", lambda: short_life(devices, "/dev/dax1.0", "--force", DAX_DEVICE))
+    test("ext4 with dax", on("ext4", "dax=always", DAX_FILE))
+    test("xfs with dax", on("xfs", "dax=always", DAX_FILE))
+    test("ext4 without dax", on("ext4", "dax=never", ORDINARY))
+    test("xfs without dax", on("xfs", "dax=never", ORDINARY))
+    test("pmem as a block device", raw("/dev/pmem0"))
+    test("virtio-pmem", virtio)
+    test("what is not there is refused", lambda: refusals(devices))
+    test("direct", lambda: direct(devices))
+    for kind in ("ext4",) if suite.quick else ("ext4", "xfs"):
+        test(f"the library's tests on {kind} with dax", lambda: library_tests(devices, kind))
+    if devices.now in Guest.running:
+        devices.now.kill()
+    suite.test("caches that survive", eadr)

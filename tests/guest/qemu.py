@@ -1,0 +1,307 @@
+"""Guests with emulated NVDIMMs: the kernel, the first memory disk, and a shell on a serial line.
+
+    Kit     what guests boot: a Debian kernel unpacked in the cache directory, its modules, busybox
+    Guest   one QEMU: start, run a command, read what a program says, pull the plug
+
+       host                                guest
+     Guest.sh("...") --- serial line ---> init: eval, prints what it says, and its exit status
+     /  (read-only)  ------- 9p --------> below an overlay in memory: all tools, all that was built
+     nv0.img ...     --- shared memory -> /dev/pmem0, /dev/dax0.0 ...
+
+The image files hold at every moment what the guest has stored: killing QEMU is a power cut. Software emulation
+has no caches to lose, so this shows recovery and not missing flushes; those the crash lab looks for.
+"""
+
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from lab import ROOT, Skip, has, need, run, target_dir
+
+LABEL = 128 << 10
+# In the order of their needs; some kernels have one or the other built in.
+MODULES = ["virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "overlay", "encrypted-keys", "trusted", "libnvdimm", "nfit",
+           "nd_btt", "nd_pmem", "device_dax", "dax_pmem", "kmem", "virtio_pmem", "ext4", "xfs", "fuse", "crc32c-intel",
+           "crc32c_generic"]
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mkdir -p /proc /sys /dev /lower /rw /new /run /tmp
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in $(cat /modules/order); do insmod /modules/$module 2>/dev/null; done
+chroot=
+case "$(cat /proc/cmdline)" in *hostfs*)
+    mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,msize=262144,ro host /lower
+    mount -t tmpfs -o size=75% rw /rw; mkdir /rw/up /rw/work
+    mount -t overlay -o lowerdir=/lower,upperdir=/rw/up,workdir=/rw/work over /new
+    mount -t proc proc /new/proc; mount -t sysfs sys /new/sys; mount -t devtmpfs dev /new/dev
+    mount -t tmpfs run /new/run; mount -t tmpfs tmp /new/tmp; mount -t tmpfs vartmp /new/var/tmp
+    mkdir -p /new/dev/shm; mount -t tmpfs shm /new/dev/shm; mount -t devpts pts /new/dev/pts
+    chroot="chroot /new" ;;
+esac
+ip link set lo up 2>/dev/null
+stty -F /dev/ttyS1 raw -echo
+exec 3<>/dev/ttyS1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp
+echo "ready" >&3
+while read -r command <&3; do
+    echo "$command" >/command
+    if [ -n "$chroot" ]; then
+        cp /command /new/tmp/command; $chroot /bin/bash /tmp/command </dev/null >&3 2>&1
+    else
+        sh /command </dev/null >&3 2>&1
+    fi
+    echo "=exit $?=" >&3
+done
+"""
+
+
+class Kit:
+    """What every guest of a run boots."""
+
+    def __init__(self, scratch):
+        self.scratch = Path(scratch)
+        if os.geteuid() != 0:
+            raise Skip("the guests need root")
+        for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"),
+                                 ("cpio", "cpio"), ("depmod", "kmod"), ("ndctl", "ndctl"), ("daxctl", "daxctl"),
+                                 ("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs"), ("sqlite3", "sqlite3"),
+                                 ("git", "git"), ("fusermount3", "fuse3")):
+            need(program, package)
+        self.cache = target_dir() / "guest"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.tree = self.kernel_tree()
+        self.kernel = next((self.tree / "boot").glob("vmlinuz-*"))
+        self.version = self.kernel.name.removeprefix("vmlinuz-")
+        self.accel = "tcg"
+        self.cpu = "max"
+
+    def kernel_tree(self):
+        """The newest kernel package that apt knows, unpacked."""
+        if not has("apt-get") or not has("dpkg"):
+            raise Skip("the guest's kernel comes from a Debian package, and there is no apt here")
+        said = run("apt-cache", "depends", "linux-image-amd64", ok=(0, 100))
+        names = [line.split()[-1] for line in said.splitlines() if "Depends: linux-image-" in line]
+        if not names:
+            raise Skip("apt knows no linux-image-amd64 (apt-get update?)")
+        tree = self.cache / names[0]
+        if not (tree / "boot").is_dir():
+            fresh = self.cache / f"{names[0]}.new"
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            try:
+                run("apt-get", "download", "-q", names[0], cwd=fresh)
+            except AssertionError as why:
+                raise Skip(f"the kernel package cannot be had: {str(why)[-200:]}") from None
+            for package in fresh.glob("*.deb"):
+                run("dpkg", "-x", package, fresh)
+                package.unlink()
+            run("depmod", "-b", fresh, names[0].removeprefix("linux-image-"))
+            fresh.rename(tree)
+        return tree
+
+    def initrd(self, programs=()):
+        """A memory disk with busybox, the modules, and these programs with their libraries."""
+        place = self.scratch / "initrd"
+        shutil.rmtree(place, ignore_errors=True)
+        for folder in ("bin", "modules", "empty"):
+            (place / folder).mkdir(parents=True)
+        shutil.copy(shutil.which("busybox"), place / "bin")
+        (place / "init").write_text(INIT)
+        (place / "init").chmod(0o755)
+        order = []
+        for module in MODULES:
+            # An empty configuration: that of ndctl replaces the loading of libnvdimm by a command.
+            said = run("modprobe", "-C", place / "empty", "-d", self.tree, "-S", self.version, "--show-depends", module,
+                       ok=(0, 1))
+            for line in said.splitlines():
+                if line.startswith("insmod ") and (path := Path(line.split()[1])).name not in order:
+                    shutil.copy(path, place / "modules")
+                    order.append(path.name)
+        (place / "modules" / "order").write_text("\n".join(order))
+        for program in programs:
+            shutil.copy(program, place / "bin")
+            for word in run("ldd", program, ok=(0, 1)).split():
+                if word.startswith("/") and not (target := place / word[1:]).exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(word, target)
+        files = run("find", ".", cwd=place)
+        name = self.scratch / f"initrd-{len(programs)}"
+        with name.open("wb") as out:
+            subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=place, input=files.encode(), stdout=out, check=True)
+        return name
+
+    def choose_accelerator(self):
+        """KVM if a guest really comes up with it; nested hosts may have the device and no more."""
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return "software emulation (no /dev/kvm)"
+        self.accel, self.cpu = "kvm", "host"
+        try:
+            guest = Guest(self, self.initrd(), ram="512M", patience=8)
+            guest.end()
+            return "KVM"
+        except AssertionError:
+            self.accel, self.cpu = "tcg,thread=multi", "max"
+            return "software emulation (there is /dev/kvm, but this kernel does not come up on it)"
+
+
+class Image:
+    """The memory of one NVDIMM: a sparse file."""
+
+    def __init__(self, path, mib, label=True):
+        self.path, self.label, self.size = Path(path), label, (mib << 20) + (LABEL if label else 0)
+        # Not in tmpfs only for the speed: it is what remains when QEMU is killed.
+        with self.path.open("wb") as image:
+            image.truncate(self.size)
+
+
+class Guest:
+    """One running QEMU."""
+
+    running = []
+
+    def __init__(self, kit, initrd, images=(), ram="2G", hostfs=False, extra=(), append="", patience=90, smp=2,
+                 machine=""):
+        self.scratch = kit.scratch / f"guest-{time.monotonic_ns()}"
+        self.scratch.mkdir()
+        self.log = self.scratch / "console"
+        self.rest = b""
+        command = ["qemu-system-x86_64", "-accel", kit.accel, "-cpu", kit.cpu, "-smp", str(smp),
+                   "-M", f"q35,nvdimm=on{machine}", "-m", f"{ram},slots=8,maxmem=64G", "-nodefaults", "-display", "none",
+                   "-no-reboot", "-kernel", str(kit.kernel), "-initrd", str(initrd),
+                   "-append", f"console=ttyS0 quiet panic=-1 {'hostfs' if hostfs else ''} {append}",
+                   "-serial", f"file:{self.log}", "-chardev", f"socket,id=line,path={self.scratch / 'line'},server=on,wait=off",
+                   "-serial", "chardev:line", "-monitor", f"unix:{self.scratch / 'monitor'},server=on,wait=off"]
+        if hostfs:
+            command += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap,readonly=on"]
+        for n, image in enumerate(images):
+            command += ["-object", f"memory-backend-file,id=m{n},share=on,mem-path={image.path},size={image.size}",
+                        "-device", f"nvdimm,id=nv{n},memdev=m{n}" + (",label-size=128K" if image.label else "")]
+        said = (self.scratch / "qemu").open("wb")
+        self.qemu = subprocess.Popen(command + list(extra), stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        Guest.running.append(self)
+        try:
+            self.socket = self.connect("line", patience)
+            if "-incoming" not in extra:
+                self.until(b"ready\n", patience)
+        except BaseException:
+            self.kill()
+            raise
+
+    def connect(self, name, patience=30):
+        """A line to QEMU, which needs a moment until it listens."""
+        deadline = time.monotonic() + patience
+        while True:
+            line = socket.socket(socket.AF_UNIX)
+            try:
+                line.connect(str(self.scratch / name))
+                return line
+            except OSError:
+                line.close()
+                if self.qemu.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError(f"QEMU does not start: {self.said()}") from None
+                time.sleep(0.01)
+
+    def said(self):
+        text = [p.read_text(errors="replace")[-1500:] for p in (self.scratch / "qemu", self.log) if p.exists()]
+        return "\n".join(text)
+
+    def some(self, patience):
+        """What the guest says next; nothing after `patience` seconds."""
+        if select.select([self.socket], [], [], max(patience, 0))[0]:
+            try:
+                got = self.socket.recv(1 << 16)
+            except OSError:
+                got = b""
+            if not got:
+                raise AssertionError(f"the guest is gone: {self.said()}")
+            self.rest += got
+
+    def until(self, mark, patience):
+        """All that the guest says up to a mark."""
+        deadline = time.monotonic() + patience
+        while mark not in self.rest:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {mark!r} in {patience} s, but {self.rest[-500:]!r}\n{self.said()}")
+            self.some(1)
+        before, self.rest = self.rest.split(mark, 1)
+        return before.decode(errors="replace")
+
+    def send(self, command):
+        assert "\n" not in command and len(command) < 3500, "one line, not too long"
+        self.socket.sendall(command.encode() + b"\n")
+
+    def try_sh(self, command, patience=300):
+        """Runs a command in the guest: its exit status and what it said."""
+        self.send(command)
+        said = self.until(b"=exit ", patience)
+        return int(self.until(b"=\n", patience)), said.replace("\r", "")
+
+    def sh(self, command, patience=300):
+        code, said = self.try_sh(command, patience)
+        assert code == 0, f"in the guest: {command}: exit {code}\n{said[-3000:]}"
+        return said
+
+    def json(self, command):
+        return json.loads(self.sh(command))
+
+    def monitor(self, command, patience=60):
+        """A command of QEMU's own."""
+        with self.connect("monitor") as line:
+            line.settimeout(patience)
+
+            def prompt():
+                got = b""
+                while not got.endswith(b"(qemu) "):
+                    got += line.recv(4096)
+                return got.decode(errors="replace")
+            prompt()
+            line.sendall(command.encode() + b"\n")
+            return prompt()
+
+    def cut(self):
+        """The power fails."""
+        self.kill()
+
+    def kill(self):
+        if self.qemu.poll() is None:
+            self.qemu.kill()
+        self.qemu.wait()
+        if hasattr(self, "socket"):
+            self.socket.close()
+        if self in Guest.running:
+            Guest.running.remove(self)
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def end(self):
+        """An orderly end: what is mounted is written out."""
+        try:
+            self.send("sync; /bin/busybox umount -a 2>/dev/null; sync")
+            self.until(b"=exit ", 60)
+        finally:
+            self.kill()
+
+    @classmethod
+    def end_all(cls):
+        for guest in list(cls.running):
+            guest.kill()
+
+
+def kit_of(suite):
+    """The one kit of a run."""
+    kit = getattr(suite, "kit", None)
+    if kit is None:
+        kit = Kit(suite.scratch)
+        print(f"     guests run Linux {kit.version} on {kit.choose_accelerator()}", flush=True)
+        suite.kit = kit
+    return kit
+
+
+def built(*what):
+    """Builds something of this tree; answers the programs that came out."""
+    said = run("cargo", "build", "--quiet", "--message-format=json", *what, cwd=ROOT, timeout=1800)
+    return [Path(m["executable"]) for m in map(json.loads, said.splitlines()) if m.get("executable")]
