@@ -221,6 +221,46 @@ print(done)
     return f"{total} operations, {deepest} directories deep"
 
 
+def replaced(suite, mount):
+    """A file and a symbolic link, replaced by rename all the time: whoever opens them finds one or the other."""
+    seconds = 3 if suite.quick else 8
+    start = "import os, sys, time\nos.chdir(sys.argv[1])\nme = os.getpid()\nuntil = time.monotonic() + float(sys.argv[2])\ndone = 0\n"
+    writer = start + """
+while time.monotonic() < until:
+    with open(f"new{me}", "w") as f:
+        f.write("x" * 100)
+    os.rename(f"new{me}", "file")
+    os.symlink("file", f"link{me}")
+    os.rename(f"link{me}", "link")
+    done += 1
+print(done)
+"""
+    reader = start + """
+while time.monotonic() < until:
+    with open("file") as f:
+        assert f.read() == "x" * 100
+    assert os.readlink("link") == "file"
+    with open("link", "r+") as f:
+        assert len(f.read()) == 100
+    os.chmod("file", 0o600)
+    done += 1
+print(done)
+"""
+    (mount.dir / "file").write_text("x" * 100)
+    (mount.dir / "link").symlink_to("file")
+    workers = [subprocess.Popen([sys.executable, "-c", body, mount.dir, str(seconds)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for body in (writer, writer, reader, reader, reader, reader)]
+    counts = []
+    for worker in workers:
+        out, err = worker.communicate(timeout=seconds + 60)
+        assert worker.returncode == 0, err
+        counts.append(int(out))
+    mount.checked_restart()
+    assert sorted(os.listdir(mount.dir)) == ["file", "link"]
+    return f"{sum(counts[:2])} times replaced, {sum(counts[2:])} times read"
+
+
 def parallel_git(suite, mount):
     """Several clones of one repository at once, and commits in work trees of one."""
     need("git")
@@ -488,7 +528,7 @@ def busy_end(suite, mount):
 
 # Name -> size of the pool.
 TESTS = {
-    full: "96M", full_of_names: "16M", deep: "64M", names: "64M", wide: "256M", storm: "256M", parallel_git: "512M",
+    full: "96M", full_of_names: "16M", deep: "64M", names: "64M", wide: "256M", storm: "256M", replaced: "64M", parallel_git: "512M",
     special: "256M", unnamed_then_killed: "256M", locks: "64M", watched: "64M", attributes: "64M", holes: "256M",
     mappings: "64M", mounted_twice: "64M", busy_end: "64M",
 }

@@ -42,7 +42,15 @@ impl PoolFs {
     }
 
     fn node(&self, node: NodeId) -> Result<Node<'_>, Error> {
-        self.pool.node(self.ino(node))
+        self.missed(self.pool.node(self.ino(node)))
+    }
+
+    /// Passes `answer` on, and takes note if it is that a node is gone.
+    fn missed<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if matches!(answer, Err(Error::Stale(_))) {
+            self.ghosts.missed();
+        }
+        answer
     }
 
     fn dir(&self, node: NodeId) -> Result<Dir<'_>, Error> {
@@ -89,11 +97,18 @@ impl FileSystem for PoolFs {
     }
 
     fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
-        Ok(self.outward(self.node(node)?.set_attr(change)?))
+        match self.node(node).and_then(|n| self.missed(n.set_attr(change))) {
+            Ok(attr) => Ok(self.outward(attr)),
+            Err(e @ Error::Stale(_)) if change.size.is_none() => self.ghosts.set_attr(node, change).ok_or(e.into()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn readlink(&self, node: NodeId) -> Reply<Vec<u8>> {
-        Ok(self.node(node)?.read_link()?)
+        match self.node(node).and_then(|n| n.read_link()) {
+            Err(e @ Error::Stale(_)) => self.ghosts.target(node).ok_or(e.into()),
+            other => Ok(other?),
+        }
     }
 
     fn make(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>) -> Reply<Attr> {
@@ -128,7 +143,7 @@ impl FileSystem for PoolFs {
     }
 
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
-        let file = self.node(node)?.open()?;
+        let file = self.missed(self.node(node)?.open())?;
         if how.truncate {
             file.set_len(0)?;
         }

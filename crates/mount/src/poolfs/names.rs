@@ -3,6 +3,7 @@
 use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode, SetAttr};
 
 use super::PoolFs;
+use crate::ghosts::Ghost;
 use crate::transport::{Errno, Handle, Listed, NodeId, OpenHow, Reply};
 
 /// Entries that are taken out of a directory at a time: about as many as fit one reply.
@@ -36,7 +37,7 @@ impl PoolFs {
             // The kernel looks the name up again and treats it as what it is.
             return Err(Errno(libc::ESTALE));
         }
-        let file = self.pool.node(attr.ino)?.open()?;
+        let file = self.missed(self.pool.node(attr.ino).and_then(|n| n.open()))?;
         if how.truncate {
             file.set_len(0)?;
         }
@@ -55,11 +56,25 @@ impl PoolFs {
         let Some(attr) = last else { return Ok(change()?) };
         let node = self.node_id(attr.ino);
         // Before the change: the kernel may forget the node as soon as it is answered.
-        self.ghosts.remember(node, self.outward(attr));
+        self.ghosts.remember(node, self.ghost(attr));
         change().map_err(|e| {
             self.ghosts.forget(node);
             e.into()
         })
+    }
+
+    /// What is kept of a node that is about to lose its last name.
+    fn ghost(&self, attr: Attr) -> Ghost {
+        let node = self.pool.node(attr.ino);
+        let file = match attr.kind {
+            Kind::File if self.ghosts.wary() => node.as_ref().ok().and_then(|n| n.open().ok()),
+            _ => None,
+        };
+        let target = match attr.kind {
+            Kind::Symlink => node.and_then(|n| n.read_link()).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        Ghost::new(self.outward(attr), target, file)
     }
 
     pub(super) fn list_dir(
