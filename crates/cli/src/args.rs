@@ -134,6 +134,9 @@ pub(crate) struct Check {
     /// Repair what can be repaired
     #[arg(long)]
     pub(crate) repair: bool,
+    /// Read all data, too, and name what the media have lost of each file
+    #[arg(long)]
+    pub(crate) data: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }

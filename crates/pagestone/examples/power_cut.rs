@@ -250,7 +250,7 @@ fn look(path: &Path, seed: u64, done: &[u64]) -> Result<bool> {
     }
     let replayed = pool.info()?.replayed;
     pool.close()?;
-    let report = check(path, false, None, &mut |_, _| ())?;
+    let report = check(path, &pagestone::CheckOptions::default(), &mut |_, _| ())?;
     report.findings.iter().for_each(|finding| println!("check: {finding:?}"));
     println!("looked: {} steps, {more} under way were there, {replayed} records replayed", done.iter().sum::<u64>());
     Ok(right && report.is_clean())

@@ -99,6 +99,13 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// The media have lost the page at this pool byte: what it held is gone.
+    #[error("media error: the page at pool byte {0:#x} cannot be read")]
+    Lost(u64),
+    /// The media have lost the page of the file at this offset. The rest of the file is there;
+    /// writing over the whole page gives it new storage.
+    #[error("media error: the page at offset {0:#x} of the file is lost")]
+    DataLost(u64),
     /// An earlier error left the pool in doubt; it takes no more changes until it is reopened.
     #[error("the pool takes no more changes after: {0}")]
     Latched(String),
@@ -147,7 +154,7 @@ impl Error {
             Error::InUse { .. } => libc::EBUSY,
             Error::Path { source, .. } | Error::Media(source) => source.raw_os_error().unwrap_or(libc::EIO),
             Error::NotAPool(_) | Error::TooNew(_) | Error::Size(_) => libc::EINVAL,
-            Error::Corrupt { .. } | Error::Latched(_) => libc::EIO,
+            Error::Corrupt { .. } | Error::Lost(_) | Error::DataLost(_) | Error::Latched(_) => libc::EIO,
         }
     }
 }

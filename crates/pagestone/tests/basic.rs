@@ -164,7 +164,7 @@ fn furnish(pool: &Pool) {
 }
 
 fn check(media: &Arc<Memory>) -> pagestone::Report {
-    pagestone::check_on(media.clone(), false, &mut |_, _| {}).unwrap()
+    pagestone::check_on(media.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap()
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn all(file: &File) -> Vec<u8> {
 
 fn is_clean(place: &Place, pool: Pool) -> Pool {
     pool.close().unwrap();
-    let report = check(&place.path, false, None, &mut |_, _| {}).unwrap();
+    let report = check(&place.path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
     Pool::open(&place.path, &OpenOptions::default()).unwrap()
 }
@@ -192,7 +192,7 @@ fn merging_waits_for_the_sync_where_that_is_when_things_are_durable() {
     assert_eq!(a.attr().unwrap().shared, 0);
     drop(a);
     pool.close().unwrap();
-    assert!(check(&path, false, None, &mut |_, _| {}).unwrap().is_clean());
+    assert!(check(&path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn what_a_killed_session_left_is_given_back_beside_the_next_one() {
     assert_eq!(all(&b), vec![1; 20 << 20]);
     drop(b);
     pool.close().unwrap();
-    assert!(check(&copy, false, None, &mut |_, _| {}).unwrap().is_clean());
+    assert!(check(&copy, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Place {
     }
 
     fn is_clean(&self) {
-        let report = check(&self.path, false, None, &mut |_, _| ()).unwrap();
+        let report = check(&self.path, &pagestone::CheckOptions::default(), &mut |_, _| ()).unwrap();
         assert!(report.is_clean(), "{:?}", report.findings);
     }
 }

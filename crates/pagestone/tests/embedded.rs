@@ -65,7 +65,7 @@ fn file(pool: &Pool, name: &str) -> File {
 
 fn is_clean(path: &Path) {
     drop(open(path));
-    let report = check(path, false, None, &mut |_, _| {});
+    let report = check(path, &pagestone::CheckOptions::default(), &mut |_, _| {});
     let report = match report {
         Err(Error::InUse { .. }) => return is_clean(path),
         report => report.unwrap(),

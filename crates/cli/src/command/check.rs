@@ -1,7 +1,7 @@
 //! `pagestone check`: every finding with its place and what it means.
 
 use anyhow::Result;
-use pagestone::Report;
+use pagestone::{CheckOptions, Report};
 use serde::Serialize;
 
 use crate::args::Check;
@@ -20,8 +20,8 @@ struct Verdict<'a> {
 
 pub(crate) fn check(args: &Check) -> Result<Exit> {
     let mut bar = Progress::pages("checking");
-    let media = args.common.media.map(Into::into);
-    let report = pagestone::check(&args.pool, args.repair, media, &mut |done, total| bar.set(done, total));
+    let options = CheckOptions { repair: args.repair, data: args.data, media: args.common.media.map(Into::into) };
+    let report = pagestone::check(&args.pool, &options, &mut |done, total| bar.set(done, total));
     drop(bar);
     let report = report.map_err(|e| explain(&args.pool, e))?;
     let (exit, verdict) = if report.is_clean() {
@@ -46,5 +46,6 @@ fn show(args: &Check, report: &Report, verdict: &str) -> Result<()> {
     }
     let pool = args.pool.display();
     let hint = if verdict == "damaged" && !args.repair { " (repair with --repair)" } else { "" };
-    output::line(&format!("{pool}: {verdict}, {} inodes, {} pages checked{hint}", report.inodes, report.pages))
+    let retired = if report.retired > 0 { format!(", {} of them retired", report.retired) } else { String::new() };
+    output::line(&format!("{pool}: {verdict}, {} inodes, {} pages checked{retired}{hint}", report.inodes, report.pages))
 }

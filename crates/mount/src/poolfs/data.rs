@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::slice;
 
-use pagestone::{File, PAGE_SIZE, Piece};
+use pagestone::{Error, File, PAGE_SIZE, Piece};
 
 use crate::transport::Reply;
 
@@ -45,26 +45,30 @@ unsafe fn storage<'a>(addr: *const u8, len: usize) -> &'a [u8] {
     unsafe { slice::from_raw_parts(addr, len) }
 }
 
-/// Reads up to `len` bytes and hands them to `send`, once.
+/// Reads up to `len` bytes and hands them to `send`, once. In front of a page that the media have
+/// lost it ends early: the next request, which begins there, gets the error.
 pub(super) fn read(file: &File, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-    Ok(file.read_pieces(offset, len.into(), |pieces| match pieces {
-        [] => send(&[]),
-        [Piece::Storage { addr, len }] => {
-            // SAFETY: we are inside the callback.
-            send(unsafe { storage(*addr, *len) });
-        }
-        pieces => gather(pieces, send),
-    })?)
+    let mut read = |len| {
+        file.read_pieces(offset, len, |pieces| match pieces {
+            [] => send(&[]),
+            [Piece::Storage { addr, len }] => {
+                // SAFETY: we are inside the callback.
+                send(unsafe { storage(*addr, *len) });
+            }
+            pieces => gather(pieces, send),
+        })
+    };
+    match read(len.into()) {
+        Err(Error::DataLost(at)) if at > offset => Ok(read(at - offset)?),
+        done => Ok(done?),
+    }
 }
 
 fn gather(pieces: &[Piece], send: &mut dyn FnMut(&[u8])) {
-    let length = |piece: &Piece| match *piece {
-        Piece::Storage { len, .. } | Piece::Hole { len } => len,
-    };
-    with_buffer(pieces.iter().map(length).sum(), |buffer| {
+    with_buffer(pieces.iter().map(Piece::len).sum(), |buffer| {
         let mut rest = &mut *buffer;
         for piece in pieces {
-            let (here, after) = rest.split_at_mut(length(piece));
+            let (here, after) = rest.split_at_mut(piece.len());
             match *piece {
                 Piece::Storage { addr, len } => {
                     // SAFETY: `gather` is called inside the callback that was given the pieces.

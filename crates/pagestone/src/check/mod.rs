@@ -33,6 +33,8 @@ pub struct Report {
     pub inodes: u64,
     /// Pages owned.
     pub pages: u64,
+    /// Pages, among them, that were taken out of use because the media had lost them.
+    pub retired: u64,
 }
 
 impl Report {
@@ -63,38 +65,54 @@ pub struct Finding {
 /// Called with work done and work in all (inodes and frames).
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// Checks the pool at `path`; with `repair`, mends what can be mended and checks again. `progress`
-/// is called with the work done and the work in all.
+/// What a check is to do.
+#[derive(Clone, Debug, Default)]
+pub struct CheckOptions {
+    /// Mend what can be mended, and check again.
+    pub repair: bool,
+    /// Read the data of all files, too, and name what the media have lost of them.
+    pub data: bool,
+    /// What the media are, instead of what they look like.
+    pub media: Option<MediaKind>,
+}
+
+/// Checks the pool at `path`. `progress` is called with the work done and the work in all.
 ///
 /// Without `repair` the media is opened read-only and not changed: a journal is replayed in
 /// private memory.
 ///
 /// # Errors
 /// What [`Pool::open`] answers, except damage, which is a finding.
-pub fn check(path: &Path, repair: bool, kind: Option<MediaKind>, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let opened = media::open(path, &media::Open { read_only: !repair, kind, size: None })?;
-    check_on(opened.media, repair, progress)
+pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let opened = media::open(path, &media::Open { read_only: !options.repair, kind: options.media, size: None })?;
+    check_on(opened.media, options, progress)
 }
 
 /// As [`check`], of media in hand; `repair` needs media that take changes.
-pub fn check_on(media: Arc<dyn Media>, repair: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let region = Region::new(media.clone());
-    let superblocks = check_superblocks(&region, repair)?;
+    let superblocks = check_superblocks(&region, options.repair)?;
     let read_only = region.describe().read_only;
     let pool = match Pool::open_on(media, &OpenOptions { read_only, media: None }) {
         Ok(pool) => pool,
-        Err(Error::Corrupt { place, what }) => {
+        Err(e @ (Error::Corrupt { .. } | Error::Lost(_))) => {
+            let (place, what) = match e {
+                Error::Corrupt { place, what } => (place, what),
+                other => ("the pool".into(), other.to_string()),
+            };
             let consequence = "the pool cannot be opened".into();
             let fatal = Finding { place, what, consequence, repaired: false };
-            return Ok(Report { findings: superblocks.into_iter().chain([fatal]).collect(), inodes: 0, pages: 0 });
+            return Ok(Report { findings: superblocks.into_iter().chain([fatal]).collect(), ..Report::default() });
         }
         Err(e) => return Err(e),
     };
-    let mut report = pass(&pool, progress);
-    if repair && !report.report.is_clean() {
+    let mut report = pass(&pool, options.data, progress);
+    if options.repair && !report.report.is_clean() {
         repair::repair(pool.inner(), &report)?;
-        let again = pass(&pool, progress);
-        let left = &again.report.findings;
+        let again = pass(&pool, false, progress);
+        let lost = |f: &&Finding| f.consequence == DATA_LOST;
+        let lost: Vec<Finding> = report.report.findings.iter().filter(lost).cloned().collect();
+        let left: Vec<Finding> = again.report.findings.into_iter().chain(lost).collect();
         for finding in &mut report.report.findings {
             finding.repaired = !left.iter().any(|f| f.place == finding.place && f.what == finding.what);
         }
@@ -112,6 +130,8 @@ pub fn check_on(media: Arc<dyn Media>, repair: bool, progress: &mut dyn FnMut(u6
 /// One look at everything, and what repair needs to know.
 pub(crate) struct Pass {
     report: Report,
+    /// Whether to read the data.
+    data: bool,
     fixes: Vec<repair::Fix>,
 }
 
@@ -133,8 +153,11 @@ impl Pass {
     }
 }
 
-fn pass(pool: &Pool, progress: Progress<'_>) -> Pass {
-    let mut pass = Pass { report: Report::default(), fixes: Vec::new() };
+/// What a finding says of bytes that the media have lost. Only a write over them mends it.
+const DATA_LOST: &str = "reads of it are errors; the rest of the file is there; written over, it gets new storage";
+
+fn pass(pool: &Pool, data: bool, progress: Progress<'_>) -> Pass {
+    let mut pass = Pass { report: Report::default(), data, fixes: Vec::new() };
     let inner = pool.inner();
     let claims = walk::walk(inner, &mut pass, progress);
     owners::compare(inner, &mut pass, &claims, progress);

@@ -39,7 +39,10 @@ fn compare_frame(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     match desc.state() {
         FrameState::Free => Ok(0),
-        FrameState::Retired => Ok(PAGES_PER_FRAME),
+        FrameState::Retired => {
+            pass.report.retired += PAGES_PER_FRAME;
+            Ok(PAGES_PER_FRAME)
+        }
         FrameState::Whole => {
             leaked(pass, frame, &claimed, PageUse::Data, &[desc.owner; PAGES_PER_FRAME as usize].map(Some));
             Ok(PAGES_PER_FRAME)
@@ -59,6 +62,7 @@ fn compare_split(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo
             None => continue,
             Some((PageUse::Table, _)) if page == desc.table() => {}
             Some((PageUse::Table, _)) => pass.find(page.to_string(), "a split table that no frame uses", LEAK),
+            Some((PageUse::Retired, _)) => pass.report.retired += 1,
             Some((PageUse::Inodes, _)) => unreached(inner, pass, claims, page),
             Some((PageUse::Data, owner)) => owners[0][i] = Some(owner),
             Some((PageUse::Node, owner)) => owners[1][i] = Some(owner),

@@ -1,18 +1,18 @@
 //! From the root down: every inode, every node, every run is claimed for its owner.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::{Pass, Progress, repair::Fix};
 use crate::attr::Kind;
 use crate::dir::parse_entry;
 use crate::error::{Error, Result};
-use crate::file::map::Map;
+use crate::file::map::{Map, Mapped};
 use crate::frame::{FrameBits, Frames, Run, bit, by_frame, set_bits};
 use crate::layout::{FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef};
 use crate::pool::Inner;
 use crate::tree::{self, TreeId};
-use crate::units::{FrameNo, Ino, PageNo};
+use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
 
 const LOST: &str = "the bytes there are lost";
 const SHARED: &str = "two owners overwrite each other";
@@ -47,10 +47,15 @@ struct Walk<'a, 'p> {
     /// Bases still to be reached: number, dependent, path of the file above.
     bases: Vec<(Ino, Ino, String)>,
     progress: Progress<'p>,
+    buffer: Vec<u8>,
+    /// Pages of data read so far.
+    read: u64,
 }
 
 pub(super) fn walk(inner: &Inner, pass: &mut Pass, progress: Progress<'_>) -> Claims {
-    let mut walk = Walk { inner, pass, claims: Claims::default(), todo: Vec::new(), bases: Vec::new(), progress };
+    let buffer = vec![0; 256 * PAGE_SIZE as usize];
+    let (claims, todo, bases) = (Claims::default(), Vec::new(), Vec::new());
+    let mut walk = Walk { inner, pass, claims, todo, bases, progress, buffer, read: 0 };
     walk.reach(ROOT, None, None, "/");
     walk.todo.push((ROOT, ROOT, "/".into()));
     while let Some((dir, parent, path)) = walk.todo.pop() {
@@ -121,7 +126,8 @@ impl Walk<'_, '_> {
 
     fn total(&self) -> u64 {
         let inodes = self.frames().counts().inodes.max(0) as u64;
-        inodes.max(self.claims.inodes.len() as u64) + self.frames().geometry.frames
+        let pages = if self.pass.data { self.frames().counts().pages.max(0) as u64 } else { 0 };
+        inodes.max(self.claims.inodes.len() as u64) + self.frames().geometry.frames + pages.max(self.read)
     }
 
     /// Claims the inode's trees and runs.
@@ -149,6 +155,7 @@ impl Walk<'_, '_> {
                     if !m.is_void() {
                         pages += m.run.pages;
                         self.claim(m.run, PageUse::Data, rec.owner(), path);
+                        self.data(&m, path);
                     }
                 }
                 Ok(Some(_)) => {
@@ -166,6 +173,39 @@ impl Walk<'_, '_> {
             let what = format!("the record counts {} pages, its map has {pages}", rec.pages);
             self.pass.find(format!("{} ({path})", rec.ino()), what, "figures of space are wrong");
             self.pass.fixes.push(Fix::Pages(rec.ino(), pages));
+        }
+    }
+
+    /// Names the pages of a run that the media have lost, as far as that is known or, if it is to be
+    /// read, found out.
+    fn data(&mut self, m: &Mapped, path: &str) {
+        const AT_ONCE: u64 = 256;
+        let region = self.inner.frames.region.clone();
+        let mut lost: Vec<Range<u64>> = Vec::new();
+        for first in (0..m.run.pages).step_by(AT_ONCE as usize) {
+            let run = Run { page: m.run.page.plus(first), ..m.run }.first(AT_ONCE.min(m.run.pages - first));
+            let whole = match self.pass.data {
+                true => region.read_data(run.page.byte(), &mut self.buffer[..(run.pages * PAGE_SIZE) as usize]).is_ok(),
+                false => region.first_lost(run.page.byte(), run.pages * PAGE_SIZE).is_none(),
+            };
+            for page in (0..run.pages).filter(|_| !whole) {
+                if region.read_data(run.page.plus(page).byte(), &mut self.buffer[..PAGE_SIZE as usize]).is_err() {
+                    let at = m.file_page + first + page;
+                    match lost.last_mut().filter(|before| before.end == at) {
+                        Some(before) => before.end += 1,
+                        None => lost.push(at..at + 1),
+                    }
+                }
+            }
+            if self.pass.data {
+                self.read += run.pages;
+                let total = self.total();
+                (self.progress)(self.claims.inodes.len() as u64 + self.read, total);
+            }
+        }
+        for pages in lost {
+            let (from, to) = (pages.start * PAGE_SIZE, pages.end * PAGE_SIZE);
+            self.pass.find(format!("{path}, bytes {from} to {}", to - 1), "the media have lost them", super::DATA_LOST);
         }
     }
 
@@ -302,7 +342,7 @@ impl Walk<'_, '_> {
         let Ok(rec) = self.frames().inode(ORPHANS) else { return };
         let mut found = Vec::new();
         let scanned = tree::scan(self.frames(), TreeId::map(ORPHANS.place()), rec.map(), 0, |entry| {
-            found.push(Ino(entry.u64(0)));
+            found.push(Ino(entry.u64(0)?));
             Ok(ControlFlow::<()>::Continue(()))
         });
         if let Err(e) = scanned {

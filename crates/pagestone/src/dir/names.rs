@@ -46,17 +46,17 @@ pub(crate) struct Found {
 /// Reads an entry.
 pub(crate) fn parse(entry: &Entry<'_>) -> Result<DirEntry> {
     let mut head = [0; 9];
-    let whole = entry.bytes(0, &mut head) == 9;
+    let whole = entry.bytes(0, &mut head)? == 9;
     let kind = Kind::from_u8(head[8]).filter(|_| whole && (10..=9 + 255).contains(&entry.len));
     let Some(kind) = kind else {
         return Err(Error::corrupt(format!("directory entry {:#x}", entry.key), "not an entry"));
     };
     let mut name = vec![0; entry.len - 9];
-    entry.bytes(9, &mut name);
+    entry.bytes(9, &mut name)?;
     if Name::new(&name).is_err() {
         return Err(Error::corrupt(format!("directory entry {:#x}", entry.key), "an impossible name"));
     }
-    Ok(DirEntry { ino: Ino(entry.u64(0)), kind, name, cookie: entry.key })
+    Ok(DirEntry { ino: Ino(entry.u64(0)?), kind, name, cookie: entry.key })
 }
 
 fn first_key(inner: &Inner, name: &Name<'_>) -> u64 {
@@ -83,14 +83,14 @@ pub(super) struct Free {
 
 /// What an entry says, if it is that of `name`.
 fn is_named(entry: &Entry<'_>, name: &Name<'_>) -> Result<Option<Found>> {
-    if !entry.is(9, name.0) {
+    if !entry.is(9, name.0)? {
         return Ok(None);
     }
     let mut kind = [0];
-    entry.bytes(8, &mut kind);
+    entry.bytes(8, &mut kind)?;
     let wrong = || Error::corrupt(format!("directory entry {:#x}", entry.key), "unknown kind");
     let kind = Kind::from_u8(kind[0]).ok_or_else(wrong)?;
-    Ok(Some(Found { key: entry.key, ino: Ino(entry.u64(0)), kind }))
+    Ok(Some(Found { key: entry.key, ino: Ino(entry.u64(0)?), kind }))
 }
 
 /// Looks for a name among those with its hash, in one walk.

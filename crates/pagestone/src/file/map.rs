@@ -98,7 +98,7 @@ impl<'a, N: Nodes> Map<'a, N> {
     }
 
     fn of_entry(&self, entry: Option<Entry<'_>>) -> Result<Option<Mapped>> {
-        entry.map(|e| self.checked(e.key, e.u64(0), e.u64(8))).transpose()
+        entry.map(|e| self.checked(e.key, e.u64(0)?, e.u64(8)?)).transpose()
     }
 
     fn of_inline(&self, x: Option<&InlineExtent>) -> Result<Option<Mapped>> {

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::chain::Span;
 use super::map::{Map, Mapped};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::frame::Frames;
 use crate::layout::InodeRec;
 use crate::pool::{Inner, OpenInode, ReadGuard};
@@ -28,6 +28,20 @@ pub enum Piece {
     },
 }
 
+impl Piece {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        match *self {
+            Piece::Storage { len, .. } | Piece::Hole { len } => len,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A stretch of a range: where it lies in the pool, or that it is a hole.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
@@ -36,6 +50,16 @@ pub(crate) struct Stretch {
     pub(crate) pool: Option<u64>,
     /// It lies in the storage of a base.
     pub(crate) borrowed: bool,
+}
+
+impl Stretch {
+    /// Says of an error of the media which part of the file it met.
+    pub(crate) fn lost(&self, error: Error) -> Error {
+        match (error, self.pool) {
+            (Error::Lost(page), Some(at)) => Error::DataLost(self.offset + page.saturating_sub(at)),
+            (other, _) => other,
+        }
+    }
 }
 
 /// Cuts `[offset, end)` into stretches; returns the last run that one of them lies in.
@@ -80,7 +104,7 @@ pub(crate) fn read(frames: &Frames, rec: &InodeRec, offset: u64, buf: &mut [u8])
 fn copy_out(frames: &Frames, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result<()> {
     let part = &mut buf[(s.offset - offset) as usize..][..s.len as usize];
     match s.pool {
-        Some(at) => frames.region.read_data(at, part),
+        Some(at) => frames.region.read_data(at, part).map_err(|e| s.lost(e)),
         None => {
             part.fill(0);
             Ok(())
@@ -135,7 +159,10 @@ impl Inner {
         self.open_stretches(&lock, file, range, |s| {
             let len = s.len as usize;
             pieces.push(match s.pool {
-                Some(at) => Piece::Storage { addr: self.frames.region.data_addr(at, s.len)?, len },
+                Some(at) => {
+                    let addr = self.frames.region.data_addr(at, s.len).map_err(|e| s.lost(e))?;
+                    Piece::Storage { addr, len }
+                }
                 None => Piece::Hole { len },
             });
             Ok(())

@@ -175,6 +175,6 @@ impl Inner {
         let _lock = self.locks.read(ORPHANS);
         let orphans = self.frames.inode(ORPHANS)?;
         let entry = tree::seek_ge(&self.frames, TreeId::map(ORPHANS.place()), orphans.map(), place)?;
-        Ok(entry.map(|e| (e.key, Ino(e.u64(0)))))
+        entry.map(|e| Ok((e.key, Ino(e.u64(0)?)))).transpose()
     }
 }

@@ -268,7 +268,7 @@ fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> Result<(
 }
 
 /// Makes holes of the pages in `[first, stop)`, from the back; returns how far it came if not all.
-fn take_away(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, stop: u64) -> Result<Option<u64>> {
+pub(super) fn take_away(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, stop: u64) -> Result<Option<u64>> {
     let before = in_tx(tx, rec).borrowed_in(first, stop)?;
     let rest = map::remove(tx, rec, first, stop)?;
     let reached = rest.unwrap_or(first);

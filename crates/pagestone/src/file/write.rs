@@ -20,9 +20,10 @@ use super::MAX_LEN;
 use super::chain::{Span, borrowed_page};
 use super::map::{self, in_tx};
 use super::read::Stretch;
+use super::space::take_away;
 use crate::attr::Time;
 use crate::error::{Error, Result};
-use crate::frame::{Fresh, Tx};
+use crate::frame::{Fresh, Run, Tx};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::{Inner, OpenInode};
@@ -98,6 +99,8 @@ impl Inner {
         let mut hole = false;
         let reached = self.open_stretches(&lock, (ino, open), (offset, len), |s| {
             match s.pool.filter(|_| !s.borrowed) {
+                // The long way gives whole pages new storage.
+                Some(at) if self.frames.region.first_lost(at, s.len).is_some() => hole = true,
                 Some(at) => parts.push(Part::Bytes { at, bytes: within(bytes, offset, &s) }),
                 None => hole = true,
             }
@@ -107,7 +110,10 @@ impl Inner {
             return Ok(false);
         }
         self.frames.journal.check_latch()?;
-        self.frames.region.persist(&parts)?;
+        match self.frames.region.persist(&parts) {
+            Err(Error::Lost(_)) => return Ok(false),
+            done => done?,
+        }
         open.touch();
         Ok(true)
     }
@@ -148,7 +154,12 @@ pub(crate) fn write_in_tx(tx: &mut Tx<'_>, rec: &mut InodeRec, offset: u64, byte
     while page < last {
         let span = in_tx(tx, rec).span(page)?;
         if let Span::Data(run) = span {
-            let stop = page + run.pages.min(last - page);
+            let run = run.first(last - page);
+            let Some(run) = before_lost(tx, run) else {
+                renew_lost(tx, rec, page, (offset, end))?;
+                continue;
+            };
+            let stop = page + run.pages;
             let (from, to) = (offset.max(page * PAGE_SIZE), end.min(stop * PAGE_SIZE));
             let at = run.page.byte() + (from - page * PAGE_SIZE);
             parts.push(Part::Bytes { at, bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
@@ -175,6 +186,24 @@ pub(crate) fn write_in_tx(tx: &mut Tx<'_>, rec: &mut InodeRec, offset: u64, byte
     }
     rec.size = rec.size.max(end);
     Ok(Written { len: end - offset, speculated })
+}
+
+/// The part of a run, which is not empty, in front of its first lost page.
+fn before_lost(tx: &Tx<'_>, run: Run) -> Option<Run> {
+    match tx.frames().region.first_lost(run.page.byte(), run.pages * PAGE_SIZE) {
+        None => Some(run),
+        Some(at) => Some(run.first((at - run.page.byte()) / PAGE_SIZE)).filter(|run| run.pages > 0),
+    }
+}
+
+/// Takes a lost page out of the map, so that a write that covers all that the file has there gives it
+/// other storage.
+fn renew_lost(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64, (from, to): (u64, u64)) -> Result<()> {
+    let (start, end) = (page * PAGE_SIZE, ((page + 1) * PAGE_SIZE).min(rec.size));
+    if from > start || to < end {
+        return Err(Error::DataLost(start));
+    }
+    take_away(tx, rec, page, page + 1).map(drop)
 }
 
 /// Whether a hole gets a whole frame: the write covers it, or it is appended to a file that has

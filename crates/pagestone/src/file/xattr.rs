@@ -31,10 +31,10 @@ struct Found {
 
 fn parse_head(entry: &Entry<'_>) -> Result<Found> {
     let mut head = [0; HEAD];
-    entry.bytes(0, &mut head);
+    entry.bytes(0, &mut head)?;
     let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let mut name = vec![0; usize::from(head[4])];
-    if len > MAX_XATTR || entry.bytes(HEAD, &mut name) < name.len() || name.is_empty() {
+    if len > MAX_XATTR || entry.bytes(HEAD, &mut name)? < name.len() || name.is_empty() {
         return Err(Error::corrupt(format!("extended attribute {:#x}", entry.key), "impossible length"));
     }
     Ok(Found { base: entry.key & !0xFFFF, len, name })
@@ -86,7 +86,7 @@ impl Inner {
             let skip = if chunk == 0 { HEAD + name.len() } else { 0 };
             let from = value.len();
             value.resize(from + entry.len.saturating_sub(skip), 0);
-            entry.bytes(skip, &mut value[from..]);
+            entry.bytes(skip, &mut value[from..])?;
         }
         if value.len() != found.len {
             return Err(Error::corrupt(format!("extended attribute of {ino}"), "its value has another length"));

@@ -54,6 +54,13 @@ pub(crate) struct Run {
     pub(crate) pages: u64,
 }
 
+impl Run {
+    /// Its first pages, `most` at most.
+    pub(crate) fn first(self, most: u64) -> Run {
+        Run { pages: self.pages.min(most), ..self }
+    }
+}
+
 const STRIPES: usize = 256;
 const VERIFIED: usize = 1 << 14;
 

@@ -18,7 +18,7 @@ use super::{Frames, by_frame, set_bits};
 use crate::error::{Error, Result};
 use crate::journal::Batch;
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse, descriptor_at};
-use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// The guards of a commit.
 pub(super) type Stripes<'a> = SmallVec<[MutexGuard<'a, ()>; 8]>;
@@ -141,6 +141,10 @@ impl Frames {
         let wrong = || Error::corrupt(frame.page(first).to_string(), "it is given back by another than its owner");
         match desc.state() {
             FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong()),
+            FrameState::Whole if count as u64 == PAGES_PER_FRAME && self.has_lost(frame) => {
+                self.put_descriptor(batch, frame, &FrameDesc::retired(frame))?;
+                Ok(0)
+            }
             FrameState::Whole if count as u64 == PAGES_PER_FRAME => {
                 self.put_descriptor(batch, frame, &FrameDesc::FREE)?;
                 self.keep_back(frame, 0, count);
@@ -149,17 +153,20 @@ impl Frames {
             FrameState::Whole => self.stage_broken_up(batch, g, frame, first, count),
             FrameState::Split => {
                 let staged = batch.stage(&self.region, desc.table().byte(), PAGE_SIZE as usize)?;
+                let mut count_free = 0;
                 for i in first..first + count {
                     let entry = PageEntry(staged.view().u64(i * 8));
                     if entry.parse(frame.page(i))? != Some((g.what, g.owner)) {
                         return Err(wrong());
                     }
-                    staged.write(i * 8, &PageEntry::FREE.0.to_le_bytes());
+                    let left = self.given_entry(frame.page(i));
+                    count_free += usize::from(left == PageEntry::FREE);
+                    staged.write(i * 8, &left.0.to_le_bytes());
                 }
-                let used = desc.used.checked_sub(count as u16).filter(|&u| u > 0).ok_or_else(wrong)?;
+                let used = desc.used.checked_sub(count_free as u16).filter(|&u| u > 0).ok_or_else(wrong)?;
                 self.put_descriptor(batch, frame, &FrameDesc::split(frame, desc.table(), used))?;
                 self.keep_back(frame, first, count);
-                Ok(-(count as i64))
+                Ok(-(count_free as i64))
             }
             _ => Err(wrong()),
         }
@@ -200,22 +207,41 @@ impl Frames {
     /// Splits a whole frame of which a part is given back. The table takes the first page of that
     /// part that is not pinned, so this never needs space.
     fn stage_broken_up(&self, batch: &mut Batch, g: &Given, frame: FrameNo, first: usize, count: usize) -> Result<i64> {
-        let at = (first..first + count).find(|&i| !self.pins.is_pinned(frame, i)).ok_or(Error::Pinned)?;
+        let fit = |&i: &usize| !self.pins.is_pinned(frame, i) && !self.is_lost(frame.page(i));
+        let at = (first..first + count).find(fit).ok_or(Error::Pinned)?;
         let table = frame.page(at);
         let staged = batch.stage_blank(table.byte(), PAGE_SIZE as usize)?;
+        let mut free = 0;
         for i in 0..PAGES_PER_FRAME as usize {
             let entry = match i {
                 _ if i == at => PageEntry::new(table, PageUse::Table, 0),
-                _ if i >= first && i < first + count => PageEntry::FREE,
+                _ if i >= first && i < first + count => self.given_entry(frame.page(i)),
                 _ => PageEntry::new(frame.page(i), PageUse::Data, g.owner),
             };
+            free += u16::from(entry == PageEntry::FREE);
             staged.write(i * 8, &entry.0.to_le_bytes());
         }
-        let used = PAGES_PER_FRAME as u16 - count as u16 + 1;
+        let used = PAGES_PER_FRAME as u16 - free;
         self.put_descriptor(batch, frame, &FrameDesc::split(frame, table, used))?;
         self.keep_back(frame, first, at - first);
         self.keep_back(frame, at + 1, first + count - at - 1);
-        Ok(1 - count as i64)
+        Ok(-i64::from(free))
+    }
+
+    /// What stands in the table for a page that has been given back: nothing, or that nobody is to
+    /// have it again.
+    fn given_entry(&self, page: PageNo) -> PageEntry {
+        if self.is_lost(page) { PageEntry::new(page, PageUse::Retired, 0) } else { PageEntry::FREE }
+    }
+
+    /// Whether the media have lost the page, as far as that is known.
+    pub(super) fn is_lost(&self, page: PageNo) -> bool {
+        self.region.first_lost(page.byte(), PAGE_SIZE).is_some()
+    }
+
+    /// Whether the media have lost a page of the frame.
+    pub(super) fn has_lost(&self, frame: FrameNo) -> bool {
+        self.region.first_lost(frame.first_page().byte(), FRAME_SIZE).is_some()
     }
 
     /// Merges a split frame of which nothing is left but the table.

@@ -240,7 +240,7 @@ impl Frames {
         // that another lane is just changing.
         let Ok(desc) = self.descriptor(frame) else { return Suits::Later };
         let fits = match want {
-            Want::Free => desc.state() == FrameState::Free,
+            Want::Free => desc.state() == FrameState::Free && !self.has_lost(frame),
             Want::Partial => desc.state() == FrameState::Split && u64::from(desc.used) < PAGES_PER_FRAME,
         };
         if !fits {
@@ -274,7 +274,7 @@ impl Frames {
             *word = !*word;
         }
         for i in 0..PAGES_PER_FRAME as usize {
-            if PageEntry(table.u64(i * 8)) != PageEntry::FREE {
+            if PageEntry(table.u64(i * 8)) != PageEntry::FREE || self.is_lost(frame.page(i)) {
                 super::set_bits(&mut bits, i, 1, false);
             }
         }

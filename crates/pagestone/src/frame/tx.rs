@@ -358,7 +358,9 @@ impl<'p> Tx<'p> {
         let mut cursor = lane.map(|lane| self.frames.cursors[lane].lock());
         self.frames.let_go(std::slice::from_ref(taken));
         if let Some(cursor) = &mut cursor {
-            cursor.give_back(taken.run);
+            // A lost page that was free is handed out once, and not again.
+            let pages = (0..taken.run.pages).map(|i| Run { page: taken.run.page.plus(i), pages: 1 });
+            pages.filter(|run| !self.frames.is_lost(run.page)).for_each(|run| cursor.give_back(run));
         }
     }
 

@@ -80,6 +80,11 @@ impl FrameDesc {
         FrameDesc { state: FrameState::Split as u8, used, table: table.0, ..Self::FREE }.sealed(frame)
     }
 
+    /// A frame that nobody is to have again: a part of it was lost.
+    pub(crate) fn retired(frame: FrameNo) -> FrameDesc {
+        FrameDesc { state: FrameState::Retired as u8, ..Self::FREE }.sealed(frame)
+    }
+
     fn sum(&self, frame: FrameNo) -> u32 {
         crc32c(&self.as_bytes()[4..]) ^ (frame.0 as u32).wrapping_mul(0x9E37_79B1)
     }
@@ -136,6 +141,8 @@ pub(crate) enum PageUse {
     Node = 3,
     /// This frame's split table.
     Table = 4,
+    /// Nobody's, and not to be used again: the media have lost it.
+    Retired = 5,
 }
 
 /// One page's entry in a split table.
@@ -169,6 +176,7 @@ impl PageEntry {
             2 => PageUse::Inodes,
             3 => PageUse::Node,
             4 => PageUse::Table,
+            5 => PageUse::Retired,
             _ => return Err(Error::corrupt(format!("split entry of {page}"), "unknown use")),
         };
         if word >> 44 != 0 || Self::check(word, page) != self.0 >> 56 {

@@ -27,15 +27,14 @@ use parking_lot::Mutex;
 use super::link::Links;
 use super::ranges::Ranges;
 use super::service::{MapMechanism, Mechanism};
-use super::sys;
-use super::{access, child};
+use super::{child, sys};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::frame::Run;
 use crate::layout::InodeRec;
-use crate::media::{Lend, Region};
+use crate::media::{Lend, Region, reach};
 use crate::pool::{Inner, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -453,9 +452,9 @@ impl Area {
             // SAFETY: an aligned word of this mapping; what is there, or has been stored meanwhile,
             // stays. A page that cannot be reached has no bytes to keep.
             unsafe {
-                if access::load(addr, 8, &mut word).is_ok() {
+                if reach::load(addr, 8, &mut word).is_ok() {
                     let same = word;
-                    let _ = access::compare(addr, 8, &mut word, same);
+                    let _ = reach::compare(addr, 8, &mut word, same);
                 }
             }
         }

@@ -12,10 +12,10 @@
 
 use std::ops::{Deref, Range};
 
-use super::{MapOptions, Mapping, access, sys};
+use super::{MapOptions, Mapping, sys};
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::media::Durability;
+use crate::media::{Durability, reach};
 use crate::units::PAGE_SIZE;
 
 /// A mapping whose stores reach the file at [`AtomicMapping::commit`], however many, all of them or
@@ -122,7 +122,7 @@ impl AtomicMapping {
         let from = self.0.area.addr(&(page..page + 1)).start;
         // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, which nobody
         // stores to during a commit.
-        self.0.until_reached(false, || unsafe { access::copy(bytes.as_mut_ptr() as usize, from, len) })?;
+        self.0.until_reached(false, || unsafe { reach::copy(bytes.as_mut_ptr() as usize, from, len) })?;
         Ok(bytes)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Mapping        what a program holds: safe loads and stores, refresh, flush, report
-//!     view.rs      words, values, slices         access.rs, signal.rs   faults become errors
+//!     view.rs      words, values, slices         media/reach             faults become errors
 //!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, ranges.rs)
 //!   AtomicMapping  stores that are the file's at a commit                (atomic.rs)
 //!   Service        answers faults for the whole process                   (service.rs, fault.rs)
@@ -12,7 +12,6 @@
 //!
 //! `docs/mappings.md` says what holds on which media.
 
-mod access;
 mod area;
 mod atomic;
 mod child;
@@ -23,7 +22,6 @@ mod link;
 mod ranges;
 mod report;
 mod service;
-mod signal;
 mod sys;
 mod told;
 mod view;
@@ -297,13 +295,14 @@ impl Mapping {
             return Err(fault());
         }
         let page = self.area.page_at(addr);
+        if tries > 100 {
+            // Nothing of ours is wrong there: the memory itself is, as the file will say.
+            self.file.read_at(page * PAGE_SIZE, &mut [0; PAGE_SIZE as usize])?;
+            return Err(fault());
+        }
         let _lock = self.lock();
         if let Some(e) = self.area.why(page) {
             return Err(e);
-        }
-        if tries > 100 {
-            // Nothing of ours is wrong there: the memory itself is.
-            return Err(fault());
         }
         if self.area.mechanism() == MapMechanism::Signals {
             fault::answer_here(inner, &self.area, page, write)?;

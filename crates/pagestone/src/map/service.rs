@@ -22,10 +22,10 @@ use serde::Serialize;
 
 use super::area::Area;
 use super::sys::{Fault, Userfault};
-use super::{fault, fork, signal};
+use super::{fault, fork};
 use crate::error::{Error, Result};
 use crate::file::File;
-use crate::media::Lend;
+use crate::media::{Lend, reach};
 use crate::pool::Watcher;
 
 /// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
@@ -131,7 +131,7 @@ impl Service {
         if let Some(service) = SERVICE.get() {
             return Ok(service);
         }
-        signal::install()?;
+        reach::install()?;
         let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
         let service = SERVICE.get_or_init(|| Service {
             mechanism,

@@ -12,9 +12,9 @@ use std::ops::Range;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Mapping, access};
+use super::Mapping;
 use crate::error::{Error, Result};
-use crate::media::Lend;
+use crate::media::{Lend, reach};
 
 mod sealed {
     pub trait Sealed {}
@@ -60,7 +60,7 @@ impl Mapping {
         if addr.is_multiple_of(size) { Ok(addr) } else { Err(Error::Invalid("a word that is not aligned in the file")) }
     }
 
-    pub(super) fn until_reached(&self, write: bool, mut access: impl FnMut() -> access::Reached) -> Result<()> {
+    pub(super) fn until_reached(&self, write: bool, mut access: impl FnMut() -> reach::Reached) -> Result<()> {
         let mut tries = 0;
         while let Err(addr) = access() {
             self.recover(addr, write, tries)?;
@@ -79,7 +79,7 @@ impl Mapping {
         let from = self.place(at, buf.len() as u64, false)?;
         let to = buf.as_mut_ptr() as usize;
         // SAFETY: `buf` is valid and exclusive; the source lies in this mapping.
-        self.until_reached(false, || unsafe { access::copy(to, from, buf.len()) })
+        self.until_reached(false, || unsafe { reach::copy(to, from, buf.len()) })
     }
 
     /// Stores bytes from `at` on (in the mapping). Not atomic beyond single bytes.
@@ -91,7 +91,7 @@ impl Mapping {
         let to = self.place(at, bytes.len() as u64, true)?;
         let from = bytes.as_ptr() as usize;
         // SAFETY: `bytes` is valid; the target lies in this mapping, to which no reference exists.
-        self.until_reached(true, || unsafe { access::copy(to, from, bytes.len()) })
+        self.until_reached(true, || unsafe { reach::copy(to, from, bytes.len()) })
     }
 
     /// Stores the same byte over a range.
@@ -99,7 +99,7 @@ impl Mapping {
         let len = range.end.saturating_sub(range.start);
         let to = self.place(range.start, len, true)?;
         // SAFETY: as in `write`.
-        self.until_reached(true, || unsafe { access::fill(to, byte, len as usize) })
+        self.until_reached(true, || unsafe { reach::fill(to, byte, len as usize) })
     }
 
     /// Copies a value out.
@@ -108,7 +108,7 @@ impl Mapping {
         let mut value = MaybeUninit::<T>::uninit();
         let to = value.as_mut_ptr() as usize;
         // SAFETY: `value` is memory of its size; the source lies in this mapping.
-        self.until_reached(false, || unsafe { access::copy(to, from, size_of::<T>()) })?;
+        self.until_reached(false, || unsafe { reach::copy(to, from, size_of::<T>()) })?;
         // SAFETY: all its bytes were copied, and any bytes make a T.
         Ok(unsafe { value.assume_init() })
     }
@@ -124,7 +124,7 @@ impl Mapping {
         let addr = self.word(at, size_of::<W>(), false)?;
         let mut out = 0;
         // SAFETY: the word lies in this mapping and is aligned.
-        self.until_reached(false, || unsafe { access::load(addr, size_of::<W>(), &mut out) })?;
+        self.until_reached(false, || unsafe { reach::load(addr, size_of::<W>(), &mut out) })?;
         Ok(W::narrow(out))
     }
 
@@ -138,7 +138,7 @@ impl Mapping {
         let addr = self.word(at, size_of::<W>(), true)?;
         let mut word = value.widen();
         // SAFETY: as in `load`.
-        self.until_reached(true, || unsafe { access::swap(addr, size_of::<W>(), &mut word) })?;
+        self.until_reached(true, || unsafe { reach::swap(addr, size_of::<W>(), &mut word) })?;
         Ok(W::narrow(word))
     }
 
@@ -154,7 +154,7 @@ impl Mapping {
         self.until_reached(true, || {
             seen = expected.widen();
             // SAFETY: as in `load`.
-            unsafe { access::compare(addr, size, &mut seen, new.widen()) }
+            unsafe { reach::compare(addr, size, &mut seen, new.widen()) }
         })?;
         let seen = W::narrow(seen);
         Ok(if seen.widen() == expected.widen() { Ok(seen) } else { Err(seen) })

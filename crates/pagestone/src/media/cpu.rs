@@ -6,6 +6,8 @@
 //!   fence                      both of the above have happened before what follows
 //! ```
 //!
+//! All of them go on where memory cannot be reached (`reach`); the caller asks whether that happened.
+//!
 //! Streaming stores lie outside Rust's memory model until [`fence`] has run on the same thread.
 //! They are therefore private to the `persist` module, whose only caller of them fences before it
 //! returns.
@@ -43,9 +45,10 @@ pub(super) enum LineOp {
 
 #[cfg(target_arch = "x86_64")]
 mod arch {
-    use super::{BLOCK, LineOp, Width};
+    use super::super::reach::table::entry;
+    use super::{LineOp, Width};
     use std::arch::asm;
-    use std::arch::x86_64::*;
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
 
     /// Streaming widths this processor has, widest first.
     pub(in super::super) fn widths() -> Vec<Width> {
@@ -114,61 +117,76 @@ mod arch {
         }
     }
 
-    #[target_feature(enable = "avx512f")]
-    unsafe fn copy512(to: *mut u8, from: *const u8, blocks: usize) {
-        for i in 0..blocks {
-            // SAFETY: the block lies inside what the caller promised; the target is aligned.
-            unsafe {
-                let line = _mm512_loadu_si512(from.add(i * BLOCK).cast());
-                _mm512_stream_si512(to.add(i * BLOCK).cast(), line);
+    /// Two loops over blocks, which end early where memory cannot be reached.
+    macro_rules! stream {
+        ($(#[$feature:meta])* $copy:ident($($move:literal),*), $zero:ident($clear:literal, $($store:literal),*)) => {
+            $(#[$feature])*
+            unsafe fn $copy(to: *mut u8, from: *const u8, blocks: usize) {
+                // SAFETY: the blocks lie inside what the caller promised; the target is aligned.
+                unsafe {
+                    asm!(
+                        "test {n}, {n}", "jz 3f",
+                        "2:", $($move,)* "add {from}, 64", "add {to}, 64", "dec {n}", "jnz 2b", "3:",
+                        entry!(),
+                        n = inout(reg) blocks => _, to = inout(reg) to => _, from = inout(reg) from => _,
+                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, options(nostack)
+                    );
+                }
             }
-        }
-    }
 
-    #[target_feature(enable = "avx512f")]
-    unsafe fn zero512(to: *mut u8, blocks: usize) {
-        for i in 0..blocks {
-            // SAFETY: as in `copy512`.
-            unsafe { _mm512_stream_si512(to.add(i * BLOCK).cast(), _mm512_setzero_si512()) };
-        }
-    }
-
-    #[target_feature(enable = "avx")]
-    unsafe fn copy256(to: *mut u8, from: *const u8, blocks: usize) {
-        for i in 0..blocks {
-            // SAFETY: as in `copy512`.
-            unsafe {
-                let (to, from) = (to.add(i * BLOCK).cast::<__m256i>(), from.add(i * BLOCK).cast::<__m256i>());
-                let (a, b) = (_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)));
-                _mm256_stream_si256(to, a);
-                _mm256_stream_si256(to.add(1), b);
+            $(#[$feature])*
+            unsafe fn $zero(to: *mut u8, blocks: usize) {
+                // SAFETY: as above.
+                unsafe {
+                    asm!(
+                        "test {n}, {n}", "jz 3f", $clear,
+                        "2:", $($store,)* "add {to}, 64", "dec {n}", "jnz 2b", "3:",
+                        entry!(),
+                        n = inout(reg) blocks => _, to = inout(reg) to => _, out("xmm0") _, options(nostack)
+                    );
+                }
             }
-        }
+        };
     }
+    stream!(
+        #[target_feature(enable = "avx512f")]
+        copy512("vmovdqu64 zmm0, [{from}]", "vmovntdq [{to}], zmm0"),
+        zero512("vpxord zmm0, zmm0, zmm0", "vmovntdq [{to}], zmm0")
+    );
+    stream!(
+        #[target_feature(enable = "avx")]
+        copy256(
+            "vmovdqu ymm0, [{from}]",
+            "vmovdqu ymm1, [{from} + 32]",
+            "vmovntdq [{to}], ymm0",
+            "vmovntdq [{to} + 32], ymm1"
+        ),
+        zero256("vpxor ymm0, ymm0, ymm0", "vmovntdq [{to}], ymm0", "vmovntdq [{to} + 32], ymm0")
+    );
+    stream!(
+        copy128(
+            "movdqu xmm0, [{from}]",
+            "movdqu xmm1, [{from} + 16]",
+            "movdqu xmm2, [{from} + 32]",
+            "movdqu xmm3, [{from} + 48]",
+            "movntdq [{to}], xmm0",
+            "movntdq [{to} + 16], xmm1",
+            "movntdq [{to} + 32], xmm2",
+            "movntdq [{to} + 48], xmm3"
+        ),
+        zero128(
+            "pxor xmm0, xmm0",
+            "movntdq [{to}], xmm0",
+            "movntdq [{to} + 16], xmm0",
+            "movntdq [{to} + 32], xmm0",
+            "movntdq [{to} + 48], xmm0"
+        )
+    );
 
-    #[target_feature(enable = "avx")]
-    unsafe fn zero256(to: *mut u8, blocks: usize) {
-        for i in 0..blocks * 2 {
-            // SAFETY: as in `copy512`.
-            unsafe { _mm256_stream_si256(to.cast::<__m256i>().add(i), _mm256_setzero_si256()) };
-        }
-    }
-
-    unsafe fn copy128(to: *mut u8, from: *const u8, blocks: usize) {
-        for i in 0..blocks * 4 {
-            // SAFETY: as in `copy512`; SSE2 is part of x86-64.
-            unsafe {
-                let value = _mm_loadu_si128(from.cast::<__m128i>().add(i));
-                _mm_stream_si128(to.cast::<__m128i>().add(i), value);
-            }
-        }
-    }
-
-    unsafe fn zero128(to: *mut u8, blocks: usize) {
-        for i in 0..blocks * 4 {
-            // SAFETY: as in `copy128`.
-            unsafe { _mm_stream_si128(to.cast::<__m128i>().add(i), _mm_setzero_si128()) };
-        }
+    macro_rules! flush {
+        ($line:literal, $at:ident) => {
+            asm!(concat!("2: ", $line), "3:", entry!(), in(reg) $at, options(nostack, preserves_flags))
+        };
     }
 
     /// Pushes out the line that holds `at`.
@@ -181,9 +199,9 @@ mod arch {
         // Without `nomem`, the compiler keeps earlier stores before them.
         unsafe {
             match op {
-                LineOp::Clwb => asm!("clwb [{}]", in(reg) at, options(nostack, preserves_flags)),
-                LineOp::Clflushopt => asm!("clflushopt [{}]", in(reg) at, options(nostack, preserves_flags)),
-                LineOp::Clflush => asm!("clflush [{}]", in(reg) at, options(nostack, preserves_flags)),
+                LineOp::Clwb => flush!("clwb [{}]", at),
+                LineOp::Clflushopt => flush!("clflushopt [{}]", at),
+                LineOp::Clflush => flush!("clflush [{}]", at),
                 LineOp::Nothing | LineOp::DcCvap => {}
             }
         }
@@ -199,6 +217,7 @@ mod arch {
 
 #[cfg(target_arch = "aarch64")]
 mod arch {
+    use super::super::reach::table::entry;
     use super::{LineOp, Width};
     use std::arch::asm;
 
@@ -236,7 +255,9 @@ mod arch {
         if op == LineOp::DcCvap {
             // `dc cvap`, spelled as the system instruction so that any assembler takes it.
             // SAFETY: changes no register and no byte.
-            unsafe { asm!("sys #3, c7, c12, #1, {}", in(reg) at, options(nostack, preserves_flags)) };
+            unsafe {
+                asm!("2: sys #3, c7, c12, #1, {}", "3:", entry!(), in(reg) at, options(nostack, preserves_flags));
+            }
         }
     }
 

@@ -1,19 +1,19 @@
 //! A mapped range of bytes that others may be storing to, read without ever making a reference
 //! to it.
 //!
-//! Words are read with relaxed atomic loads, so a race yields an old or a new word and never
+//! Words are read with single load instructions, so a race yields an old or a new word and never
 //! undefined behaviour; longer runs are copied out. A [`PageRef`] is one page whose bounds were
-//! checked when it was made, so reading from it cannot fail.
+//! checked when it was made. Memory that cannot be reached ends nothing: see `reach`.
 
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 use super::Lend;
+use super::reach::{self, table};
 use crate::units::PAGE_SIZE;
 
 /// An owned `mmap` of a pool, unmapped when dropped.
@@ -131,31 +131,70 @@ impl Mapping {
         self.addr(at, PAGE_SIZE).map(|ptr| PageRef { ptr, life: PhantomData })
     }
 
-    /// Copies bytes out. Returns false, with `buf` untouched, outside the mapping.
+    /// The addresses mapped.
+    pub(super) fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.base.as_ptr().addr();
+        start..start + self.len
+    }
+
+    /// The byte that lies at this address, if one does.
+    pub(super) fn byte_at(&self, addr: usize) -> Option<u64> {
+        self.addresses().contains(&addr).then(|| (addr - self.base.as_ptr().addr()) as u64)
+    }
+
+    /// Copies bytes out. Returns false, with `buf` untouched, outside the mapping; false, with a
+    /// part copied, if some cannot be reached.
     #[must_use]
     pub fn read(&self, at: u64, buf: &mut [u8]) -> bool {
         let Some(from) = self.addr(at, buf.len() as u64) else { return false };
         // SAFETY: the source is mapped for this length and `buf` is exclusive memory outside it.
-        unsafe { std::ptr::copy_nonoverlapping(from, buf.as_mut_ptr(), buf.len()) };
-        true
+        noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), from.addr(), buf.len()) })
     }
 
-    /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping.
+    /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping; false,
+    /// with a part stored, if some cannot be reached.
     #[must_use]
     pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
         let Some(to) = self.addr(at, bytes.len() as u64) else { return false };
-        // SAFETY: the target is mapped writable for this length and no reference into it exists.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
-        true
+        // SAFETY: the target is mapped for this length and no reference into it exists.
+        noted(unsafe { reach::copy(to.addr(), bytes.as_ptr().addr(), bytes.len()) })
     }
 
-    /// Stores zeros with ordinary stores. Returns false, nothing stored, outside the mapping.
+    /// Stores zeros with ordinary stores. Returns as [`Mapping::write`].
     #[must_use]
     pub fn zero(&self, at: u64, len: u64) -> bool {
         let Some(to) = self.addr(at, len) else { return false };
         // SAFETY: as in `write`.
-        unsafe { std::ptr::write_bytes(to, 0, len as usize) };
-        true
+        noted(unsafe { reach::fill(to.addr(), 0, len as usize) })
+    }
+
+    /// Whether a byte of each page of the range can be read.
+    pub(super) fn reaches(&self, at: u64, len: u64) -> bool {
+        let Some(from) = self.addr(at, len) else { return false };
+        let before = reach::count();
+        let inside = from.addr()..from.addr() + len as usize;
+        for at in inside.clone().step_by(PAGE_SIZE as usize) {
+            // SAFETY: the aligned word with this byte lies in the mapping, whose ends are aligned.
+            unsafe { table::load_u64((at & !7) as *const u64) };
+        }
+        !reach::any_since(before, inside.start & !7..inside.end)
+    }
+
+    /// Takes the right to reach a range away, as a failure of the memory would.
+    pub fn forbid(&self, at: u64, len: u64) {
+        self.protect(at, len, rustix::mm::MprotectFlags::empty());
+    }
+
+    /// Undoes [`Mapping::forbid`].
+    pub fn allow(&self, at: u64, len: u64) {
+        self.protect(at, len, rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE);
+    }
+
+    fn protect(&self, at: u64, len: u64, rights: rustix::mm::MprotectFlags) {
+        let Some(from) = self.addr(at, len) else { return };
+        // SAFETY: the range is ours; all accesses to it go on after a fault.
+        let done = unsafe { rustix::mm::mprotect(from.cast(), len as usize, rights) };
+        debug_assert!(done.is_ok(), "whole pages of a mapping of ours");
     }
 
     /// Drops this process's private copies of whole pages of a [`Share::Private`] mapping: what is
@@ -199,6 +238,11 @@ impl Mapping {
     }
 }
 
+/// Notes what could not be reached; whether all was.
+fn noted(reached: reach::Reached) -> bool {
+    reached.inspect_err(|&addr| reach::note(addr)).is_ok()
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range is ours alone and nothing borrowed from it can outlive us.
@@ -216,7 +260,7 @@ pub struct PageRef<'a> {
     life: PhantomData<&'a u8>,
 }
 
-// SAFETY: only relaxed atomic loads and raw copies go through the pointer.
+// SAFETY: only single loads and raw copies go through the pointer.
 unsafe impl Send for PageRef<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for PageRef<'_> {}
@@ -241,24 +285,30 @@ impl PageRef<'_> {
     /// The 16-bit word at `at`.
     pub fn u16(&self, at: usize) -> u16 {
         // SAFETY: the masked offset lies inside the page and is aligned; the page outlives self.
-        unsafe { (*self.ptr.add(at & 4094).cast::<AtomicU16>()).load(Ordering::Relaxed) }
+        unsafe { table::load_u16(self.ptr.add(at & 4094).cast()) }
     }
     /// The 32-bit word at `at`.
     pub fn u32(&self, at: usize) -> u32 {
         // SAFETY: as in `u16`.
-        unsafe { (*self.ptr.add(at & 4092).cast::<AtomicU32>()).load(Ordering::Relaxed) }
+        unsafe { table::load_u32(self.ptr.add(at & 4092).cast()) }
     }
     /// The 64-bit word at `at`.
     pub fn u64(&self, at: usize) -> u64 {
         // SAFETY: as in `u16`.
-        unsafe { (*self.ptr.add(at & 4088).cast::<AtomicU64>()).load(Ordering::Relaxed) }
+        unsafe { table::load_u64(self.ptr.add(at & 4088).cast()) }
     }
-    /// Copies bytes out; what would lie past the page's end is left as it was in `buf`.
+    /// Copies bytes out; what would lie past the page's end, or cannot be reached, is left as it was
+    /// in `buf`.
     pub fn bytes(&self, at: usize, buf: &mut [u8]) {
         let at = at.min(PAGE_SIZE as usize);
         let len = buf.len().min(PAGE_SIZE as usize - at);
         // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
-        unsafe { std::ptr::copy_nonoverlapping(self.ptr.add(at), buf.as_mut_ptr(), len) };
+        noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), self.ptr.addr() + at, len) });
+    }
+    /// Whether all that was read from the page since `before`, a [`reach::count`], was there.
+    #[inline]
+    pub(crate) fn intact_since(&self, before: u64) -> bool {
+        !reach::any_since(before, self.ptr.addr()..self.ptr.addr() + PAGE_SIZE as usize)
     }
     /// Whether the bytes at `at` are these; false if they would reach past the page's end.
     pub fn is(&self, at: usize, bytes: &[u8]) -> bool {

@@ -25,17 +25,23 @@
 //! reaches the file only by [`Media::flush`] followed by [`Media::sync`]; and `data`, which takes
 //! [`Media::persist`]. On byte-addressable media both windows are one mapping.
 //! A byte is reached through one of the two windows only, for as long as its page has one owner.
+//!
+//! # Media errors
+//! Memory that fails is an error of the operation that meets it and not the end of the process:
+//! every access goes through `reach`, and [`Region`] remembers the pages that are lost.
 
 mod byte;
 mod cpu;
 mod file;
 mod forked;
 mod lock;
+mod lost;
 mod mapping;
 mod memory;
 mod open;
 mod overlay;
 mod persist;
+pub(crate) mod reach;
 mod region;
 
 pub use byte::ByteMedia;

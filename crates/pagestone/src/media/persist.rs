@@ -21,7 +21,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::cpu::{self, BLOCK, LineOp, Width};
-use super::{Mapping, Part, PersistMethod};
+use super::{Mapping, Part, PersistMethod, reach};
 use crate::units::PAGE_SIZE;
 
 /// The chosen way to store so that the bytes have left the caches.
@@ -139,11 +139,12 @@ impl Persister {
     }
 
     /// Stores all parts into `window`, which must be mapped for writing, and fences once. Refuses,
-    /// with nothing stored, parts outside the window.
+    /// with nothing stored, parts outside the window; an error, too, if some memory cannot be reached.
     pub fn persist(&self, window: &Mapping, parts: &[Part<'_>]) -> io::Result<()> {
         if !parts.iter().all(|part| window.contains(part.at(), part.len())) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let before = reach::count();
         for part in parts {
             let Some(to) = window.addr(part.at(), part.len()) else { continue };
             let from = match *part {
@@ -159,7 +160,7 @@ impl Persister {
             }
         }
         cpu::fence();
-        Ok(())
+        if reach::any_since(before, window.addresses()) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
     }
 
     /// Starts the write-back of every line that the range touches; nothing outside the window.
@@ -208,11 +209,14 @@ impl Persister {
     /// As for [`Persister::put`].
     unsafe fn put_ordinary(&self, to: *mut u8, from: Source, len: usize, flush: &mut impl FnMut(usize)) {
         // SAFETY: the caller's promise.
-        unsafe {
+        let stored = unsafe {
             match from {
-                Source::Bytes(from) => std::ptr::copy_nonoverlapping(from, to, len),
-                Source::Zero => std::ptr::write_bytes(to, 0, len),
+                Source::Bytes(from) => reach::copy(to.addr(), from.addr(), len),
+                Source::Zero => reach::fill(to.addr(), 0, len),
             }
+        };
+        if let Err(addr) = stored {
+            reach::note(addr);
         }
         if self.line_op != LineOp::Nothing {
             lines(to.addr(), len, self.line).for_each(flush);

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Description, Lend, Mapping, Media, PageRef, Part};
+use super::lost::Lost;
+use super::{Description, Lend, Mapping, Media, PageRef, Part, reach};
 use crate::error::{Error, Result};
 use crate::units::PageNo;
 
@@ -11,14 +12,18 @@ use crate::units::PageNo;
 pub struct Region {
     media: Arc<dyn Media>,
     len: u64,
+    lost: Arc<Lost>,
 }
 
 impl Region {
-    /// Wraps `media`; its length is that of its shorter window.
+    /// Wraps `media`; its length is that of its shorter window. From the first region of a process
+    /// on, faults at the engine's accesses are errors and not signals.
     pub fn new(media: Arc<dyn Media>) -> Region {
+        // Without handlers a fault ends the process, as it would anyway.
+        let _ = reach::install();
         let windows = media.windows();
         let len = windows.meta.len().min(windows.data.len());
-        Region { media, len }
+        Region { media, len, lost: Arc::new(Lost::new()) }
     }
 
     /// Bytes of the media.
@@ -46,33 +51,62 @@ impl Region {
         }
     }
 
+    /// The first page of the range that the media have lost, as far as that is known, by its first
+    /// byte.
+    #[inline]
+    pub fn first_lost(&self, at: u64, len: u64) -> Option<u64> {
+        self.lost.first_in(self.media.windows(), at, len)
+    }
+
+    /// Pages known to be lost.
+    pub fn lost_pages(&self) -> usize {
+        self.lost.count()
+    }
+
+    fn there(&self, at: u64, len: u64) -> Result<()> {
+        self.first_lost(at, len).map_or(Ok(()), |page| Err(Error::Lost(page)))
+    }
+
     /// A metadata page.
     pub fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
         let at = page.0.saturating_mul(crate::units::PAGE_SIZE);
         self.guard(at, crate::units::PAGE_SIZE)?;
+        self.there(at, crate::units::PAGE_SIZE)?;
         self.media.windows().meta.page(at).ok_or_else(|| Error::corrupt(page.to_string(), "outside the pool"))
     }
 
     /// Copies metadata out.
     pub fn read_meta(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.guard(at, buf.len() as u64)?;
-        read(self.media.windows().meta, at, buf)
+        self.read(self.media.windows().meta, at, buf)
     }
 
     /// Copies file data or journal bytes out.
     pub fn read_data(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.guard(at, buf.len() as u64)?;
-        read(self.media.windows().data, at, buf)
+        self.read(self.media.windows().data, at, buf)
     }
 
-    /// Where file data lies in this process, for system calls that take an address.
+    fn read(&self, window: &Mapping, at: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len() as u64;
+        self.there(at, len)?;
+        if window.read(at, buf) {
+            return Ok(());
+        }
+        // The range lies inside, so it was the memory.
+        Err(Error::Lost(self.first_lost(at, len).unwrap_or(at)))
+    }
+
+    /// Where file data lies in this process, for system calls that take an address. A byte of each
+    /// page was there to be read just now.
     pub fn data_addr(&self, at: u64, len: u64) -> Result<*mut u8> {
         self.guard(at, len)?;
-        self.media
-            .windows()
-            .data
-            .addr(at, len)
-            .ok_or_else(|| Error::corrupt(format!("pool byte {at:#x}"), "outside the pool"))
+        self.there(at, len)?;
+        let data = self.media.windows().data;
+        if !data.reaches(at, len) {
+            return Err(Error::Lost(self.first_lost(at, len).unwrap_or(at)));
+        }
+        data.addr(at, len).ok_or_else(|| Error::corrupt(format!("pool byte {at:#x}"), "outside the pool"))
     }
 
     /// See [`Media::persist`].
@@ -83,8 +117,12 @@ impl Region {
                 Part::Bytes { at, bytes } => self.guard(at, bytes.len() as u64)?,
                 Part::Zero { at, len } => self.guard(at, len)?,
             }
+            self.there(part.at(), part.len())?;
         }
-        Ok(self.media.persist(parts)?)
+        self.media.persist(parts).map_err(|e| match parts.iter().find_map(|p| self.first_lost(p.at(), p.len())) {
+            Some(page) => Error::Lost(page),
+            None => e.into(),
+        })
     }
 
     /// See [`Media::store`]. Allowed on read-only media: it reaches only the private overlay.
@@ -145,8 +183,4 @@ impl Region {
     fn writable(&self) -> Result<()> {
         if self.describe().read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
-}
-
-fn read(window: &Mapping, at: u64, buf: &mut [u8]) -> Result<()> {
-    if window.read(at, buf) { Ok(()) } else { Err(Error::corrupt(format!("pool byte {at:#x}"), "outside the pool")) }
 }

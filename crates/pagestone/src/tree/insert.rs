@@ -128,7 +128,7 @@ pub(super) fn copy_entries(view: &NodeView<'_>, from: usize) -> Result<Copied> {
         .map(|i| {
             let entry = view.entry(i)?;
             let mut value = SmallVec::from_elem(0, entry.len);
-            entry.bytes(0, &mut value);
+            entry.bytes(0, &mut value)?;
             Ok((entry.key, value))
         })
         .collect()

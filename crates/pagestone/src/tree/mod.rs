@@ -29,7 +29,7 @@ use smallvec::SmallVec;
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Tx};
 use crate::layout::{TreeRef, node as format};
-use crate::media::{PageBuf, PageRef};
+use crate::media::{PageBuf, PageRef, reach};
 use crate::units::PageNo;
 
 /// Which tree: what its nodes must say of themselves.
@@ -74,7 +74,11 @@ impl Nodes for Tx<'_> {
 
 fn verify(view: PageRef<'_>, page: PageNo) -> Result<()> {
     let mut copy = PageBuf::zeroed();
+    let faults = reach::count();
     view.copy_to(&mut copy);
+    if !view.intact_since(faults) {
+        return Err(Error::Lost(page.byte()));
+    }
     if format::checksum(&copy.0) != Some(view.u32(format::CRC)) {
         return Err(Error::corrupt(format!("tree node at {page}"), "checksum does not match"));
     }

@@ -7,7 +7,7 @@ use super::{Nodes, TreeId};
 use crate::error::{Error, Result};
 use crate::journal::Staged;
 use crate::layout::node::{COUNT, GARBAGE, HEAP, LEVEL, MAGIC, MAGIC_AT, MAX_VALUE, OWNER, PAGE, SLOT, SLOTS, TREE};
-use crate::media::PageRef;
+use crate::media::{PageRef, reach};
 use crate::units::{PAGE_SIZE, PageNo};
 
 const END: usize = PAGE_SIZE as usize;
@@ -18,6 +18,9 @@ pub(crate) struct NodeView<'n> {
     page: PageRef<'n>,
     no: PageNo,
     count: usize,
+    /// Faults of the process when it was opened: what is read while there is another in this page
+    /// is no answer.
+    faults: u64,
 }
 
 /// One entry of a leaf.
@@ -25,7 +28,7 @@ pub(crate) struct NodeView<'n> {
 pub(crate) struct Entry<'n> {
     /// Its key.
     pub(crate) key: u64,
-    page: PageRef<'n>,
+    node: NodeView<'n>,
     at: usize,
     /// Bytes of the value.
     pub(crate) len: usize,
@@ -33,18 +36,19 @@ pub(crate) struct Entry<'n> {
 
 impl Entry<'_> {
     /// The 64-bit word `at` bytes into the value; 0 beyond its end.
-    pub(crate) fn u64(&self, at: usize) -> u64 {
-        if at + 8 <= self.len && at.is_multiple_of(8) { self.page.u64(self.at + at) } else { 0 }
+    pub(crate) fn u64(&self, at: usize) -> Result<u64> {
+        let inside = at + 8 <= self.len && at.is_multiple_of(8);
+        self.node.intact(if inside { self.node.page.u64(self.at + at) } else { 0 })
     }
     /// Copies of the value from `from` on as much as both have; returns how much.
-    pub(crate) fn bytes(&self, from: usize, buf: &mut [u8]) -> usize {
+    pub(crate) fn bytes(&self, from: usize, buf: &mut [u8]) -> Result<usize> {
         let len = self.len.saturating_sub(from).min(buf.len());
-        self.page.bytes(self.at + from, &mut buf[..len]);
-        len
+        self.node.page.bytes(self.at + from, &mut buf[..len]);
+        self.node.intact(len)
     }
     /// Whether the value from `from` to its end is `bytes`.
-    pub(crate) fn is(&self, from: usize, bytes: &[u8]) -> bool {
-        self.len == from + bytes.len() && self.page.is(self.at + from, bytes)
+    pub(crate) fn is(&self, from: usize, bytes: &[u8]) -> Result<bool> {
+        self.node.intact(self.len == from + bytes.len() && self.node.page.is(self.at + from, bytes))
     }
 }
 
@@ -54,8 +58,20 @@ impl<'n> NodeView<'n> {
         Self::check(nodes.node(page)?, page, id, level)
     }
 
+    /// The node at `page`, nothing checked.
+    fn at(page: PageRef<'n>, no: PageNo) -> NodeView<'n> {
+        let faults = reach::count();
+        NodeView { page, no, count: usize::from(page.u16(COUNT)), faults }
+    }
+
+    /// Passes on what was read, if all of it was there.
+    #[inline]
+    fn intact<T>(&self, read: T) -> Result<T> {
+        if self.page.intact_since(self.faults) { Ok(read) } else { Err(Error::Lost(self.no.byte())) }
+    }
+
     fn check(view: PageRef<'n>, no: PageNo, id: TreeId, level: u8) -> Result<NodeView<'n>> {
-        let node = NodeView { page: view, no, count: usize::from(view.u16(COUNT)) };
+        let node = NodeView::at(view, no);
         if view.u16(MAGIC_AT) != MAGIC || view.u64(PAGE) != no.0 {
             return Err(node.wrong("not a tree node"));
         }
@@ -74,6 +90,9 @@ impl<'n> NodeView<'n> {
 
     /// An error at this node.
     pub(super) fn wrong(&self, what: &str) -> Error {
+        if let Err(lost) = self.intact(()) {
+            return lost;
+        }
         Error::corrupt(format!("tree node at {}", self.no), what)
     }
 
@@ -100,13 +119,14 @@ impl<'n> NodeView<'n> {
     /// Key of entry `i`.
     pub(crate) fn key(&self, i: usize) -> Result<u64> {
         let (at, _) = self.slot(i)?;
-        Ok(self.page.u64(at))
+        self.intact(self.page.u64(at))
     }
 
     /// Entry `i`.
     pub(crate) fn entry(&self, i: usize) -> Result<Entry<'n>> {
         let (at, len) = self.slot(i)?;
-        Ok(Entry { key: self.page.u64(at), page: self.page, at: at + 8, len })
+        let key = self.intact(self.page.u64(at))?;
+        Ok(Entry { key, node: *self, at: at + 8, len })
     }
 
     /// Child `i` of an inner node.
@@ -115,7 +135,7 @@ impl<'n> NodeView<'n> {
         if len != 8 {
             return Err(self.wrong("a child pointer of another length"));
         }
-        Ok(PageNo(self.page.u64(at + 8)))
+        self.intact(PageNo(self.page.u64(at + 8)))
     }
 
     /// Position of `key`, or where it would go.
@@ -150,7 +170,7 @@ impl<'n> NodeView<'n> {
 /// Checks once what every change relies on: the slots point into the heap, the bytes add up, the
 /// keys ascend. (The first key of an inner node says nothing, see [`NodeView::child_for`].)
 pub(super) fn check_entries(page: PageRef<'_>, no: PageNo) -> Result<()> {
-    let node = NodeView { page, no, count: usize::from(page.u16(COUNT)) };
+    let node = NodeView::at(page, no);
     let (heap, inner) = (usize::from(page.u16(HEAP)), page.u16(LEVEL) > 0);
     if SLOTS + node.count * SLOT > heap || heap > END {
         return Err(node.wrong("impossible counts"));
@@ -267,4 +287,38 @@ fn compact(staged: &mut Staged) {
     staged.mark(heap, END - heap);
     put(staged, HEAP, heap);
     put(staged, GARBAGE, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::layout::ROOT;
+    use crate::media::Memory;
+    use crate::{CreateOptions, Kind, NewNode, Pool};
+
+    /// A line of a node fails after its header was read: ones would be taken for keys and names.
+    #[test]
+    fn what_is_lost_while_a_node_is_read_is_no_answer() {
+        let memory = Arc::new(Memory::new(64 << 20).expect("memory"));
+        let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).expect("a pool");
+        for n in 0..20 {
+            pool.root().create(format!("{n}").as_bytes(), &NewNode::new(Kind::File, 0o600)).expect("a file");
+        }
+        let frames = &pool.inner().frames;
+        let rec = frames.inode(ROOT).expect("the root");
+        let id = TreeId::map(rec.owner());
+        let node = NodeView::open(frames, rec.map().root, id, 0).expect("a leaf");
+        let entry = node.entry(3).expect("an entry");
+        assert!(!entry.is(9, b"no such name").expect("all there"));
+        memory.bytes().forbid(rec.map().root.byte(), PAGE_SIZE);
+        assert!(matches!(node.search(5), Err(Error::Lost(_))));
+        assert!(matches!(node.entry(3), Err(Error::Lost(_))));
+        let node = NodeView { faults: reach::count(), ..node };
+        let entry = Entry { node, ..entry };
+        assert!(matches!(entry.is(9, &vec![0; entry.len - 9]), Err(Error::Lost(_))));
+        assert!(matches!(entry.bytes(0, &mut [0; 9]), Err(Error::Lost(_))));
+        assert!(matches!(entry.u64(0), Err(Error::Lost(_))));
+    }
 }

@@ -210,7 +210,8 @@ pub(crate) fn open(sim: &Arc<Simulator>) -> Result<Pool, String> {
 
 /// Whether the pool's own check finds nothing.
 pub(crate) fn is_clean(sim: &Arc<Simulator>) -> Result<(), String> {
-    let report = check_on(sim.clone(), false, &mut |_, _| {}).map_err(|e| format!("checking it: {e}"))?;
+    let report = check_on(sim.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})
+        .map_err(|e| format!("checking it: {e}"))?;
     if report.is_clean() { Ok(()) } else { Err(format!("check finds {:?}", report.findings)) }
 }
 

@@ -64,7 +64,9 @@ fn look_at(stage: &Stage) -> Result<Seen, Error> {
 
 /// What `check` says: the number of findings, or that it could not even begin.
 fn findings(stage: &Stage) -> Result<usize, Error> {
-    Ok(pagestone::check_on(stage.read_only.clone(), false, &mut |_, _| {})?.findings.len())
+    Ok(pagestone::check_on(stage.read_only.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})?
+        .findings
+        .len())
 }
 
 /// Keeps the image that failed, for a closer look.
@@ -219,7 +221,11 @@ fn attack(stage: &Stage, rng: &mut StdRng, compare: bool) -> usize {
         }
     }
     if rng.random_bool(0.3) {
-        let _ = pagestone::check_on(stage.writable.clone(), true, &mut |_, _| {});
+        let _ = pagestone::check_on(
+            stage.writable.clone(),
+            &pagestone::CheckOptions { repair: true, ..Default::default() },
+            &mut |_, _| {},
+        );
     }
     match (looked, checked) {
         (Err(_), _) => 0,
@@ -257,7 +263,7 @@ fn a_read_only_open_leaves_the_file_alone() {
         assert!(pool.root().create(b"x", &pagestone::NewNode::new(pagestone::Kind::File, 0)).is_err());
         pool.root().entries(0, &mut |_| true).unwrap();
         pool.close().unwrap();
-        pagestone::check(&path, false, None, &mut |_, _| {}).unwrap();
+        pagestone::check(&path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes[..]);
     }
 }

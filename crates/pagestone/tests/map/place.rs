@@ -139,12 +139,14 @@ impl Place {
         }
         pool.clone().close().unwrap();
         let report = match (path, memory) {
-            (_, Some(memory)) => pagestone::check_on(memory.clone(), false, &mut |_, _| ()),
+            (_, Some(memory)) => {
+                pagestone::check_on(memory.clone(), &pagestone::CheckOptions::default(), &mut |_, _| ())
+            }
             (Some(path), _) => {
                 // The pool is still open here: looked at as it lies on its file.
                 let copy = path.with_extension("copy");
                 std::fs::copy(path, &copy).unwrap();
-                pagestone::check(&copy, false, *kind, &mut |_, _| ())
+                pagestone::check(&copy, &pagestone::CheckOptions { media: *kind, ..Default::default() }, &mut |_, _| ())
             }
             _ => unreachable!("a pool lies somewhere"),
         };

@@ -339,7 +339,7 @@ fn files_in_more_pieces_than_the_kernel_has_mappings_for_are_mapped_all_the_same
             most = most.max(maps.iter().map(own).sum());
         }
         println!("{} mappings of {pages} pieces; at most {most} kernel mappings of {limit}", maps.len());
-        assert!(most < limit * 3 / 4);
+        assert!(most < limit * 3 / 4, "{most} of {limit}");
         assert!(maps.iter().all(|map| (0..200).all(|page| map.load::<u8>(page * PAGE).unwrap() == (page % 2) as u8)));
     });
 }

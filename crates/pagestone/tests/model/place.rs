@@ -80,8 +80,14 @@ impl Place {
     /// Proves the closed pool sound.
     pub(crate) fn check(&self) {
         let report: Report = match self {
-            Place::Memory(media) => pagestone::check_on(media.clone(), false, &mut |_, _| {}),
-            Place::Path { kind, .. } => pagestone::check(&self.path(), false, *kind, &mut |_, _| {}),
+            Place::Memory(media) => {
+                pagestone::check_on(media.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})
+            }
+            Place::Path { kind, .. } => pagestone::check(
+                &self.path(),
+                &pagestone::CheckOptions { media: *kind, ..Default::default() },
+                &mut |_, _| {},
+            ),
         }
         .expect("check runs");
         assert!(report.is_clean(), "check: {:#?}", report.findings);

@@ -1,9 +1,10 @@
-//! The handler that turns a fault inside an accessor into an error.
+//! The handler that turns a fault into an answer.
 //!
 //! ```text
 //!   SIGBUS, SIGSEGV
-//!      |-- in an accessor's routine (access.rs): result = address, continue at its end
-//!      `-- anywhere else: whoever had the signal before us
+//!      |-- in a routine of routines.rs              result = address, continue at its end
+//!      |-- at an instruction in the table        note the address, continue behind it
+//!      `-- anywhere else                         whoever had the signal before us
 //! ```
 //!
 //! It only looks at the interrupted registers: nothing in it allocates, locks or calls back.
@@ -14,7 +15,7 @@ use std::sync::OnceLock;
 
 use libc::{c_int, c_void, sigaction, siginfo_t, ucontext_t};
 
-use super::access;
+use super::{note, routines, table};
 
 /// What was installed before, for SIGBUS and SIGSEGV.
 static BEFORE: OnceLock<Result<[Before; 2], i32>> = OnceLock::new();
@@ -27,7 +28,7 @@ unsafe impl Send for Before {}
 unsafe impl Sync for Before {}
 
 /// Installs the handler, once for the process.
-pub(super) fn install() -> io::Result<()> {
+pub(crate) fn install() -> io::Result<()> {
     let installed = BEFORE.get_or_init(|| {
         // What is there is read first: a fault may come as soon as the handler stands.
         Ok([current(libc::SIGBUS)?, current(libc::SIGSEGV)?])
@@ -64,8 +65,15 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
     // SAFETY: the kernel hands a valid siginfo and context to a SA_SIGINFO handler; nobody else
     // looks at them meanwhile.
     let (addr, registers) = unsafe { ((*info).si_addr() as usize, &mut *context.cast::<ucontext_t>()) };
-    if let Some(target) = access::fixup(program_counter(registers)) {
-        continue_at(registers, target, addr.max(1));
+    let at = program_counter(registers);
+    if let Some(target) = routines::fixup(at) {
+        answer(registers, addr.max(1));
+        continue_at(registers, target);
+        return;
+    }
+    if let Some(target) = table::behind(at) {
+        note(addr);
+        continue_at(registers, target);
         return;
     }
     hand_on(signal, info, context);
@@ -77,8 +85,12 @@ fn program_counter(context: &ucontext_t) -> usize {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn continue_at(context: &mut ucontext_t, target: usize, result: usize) {
+fn continue_at(context: &mut ucontext_t, target: usize) {
     context.uc_mcontext.gregs[libc::REG_RIP as usize] = target as i64;
+}
+
+#[cfg(target_arch = "x86_64")]
+fn answer(context: &mut ucontext_t, result: usize) {
     context.uc_mcontext.gregs[libc::REG_RAX as usize] = result as i64;
 }
 
@@ -88,8 +100,12 @@ fn program_counter(context: &ucontext_t) -> usize {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn continue_at(context: &mut ucontext_t, target: usize, result: usize) {
+fn continue_at(context: &mut ucontext_t, target: usize) {
     context.uc_mcontext.pc = target as u64;
+}
+
+#[cfg(target_arch = "aarch64")]
+fn answer(context: &mut ucontext_t, result: usize) {
     context.uc_mcontext.regs[0] = result as u64;
 }
 

@@ -1,0 +1,110 @@
+//! Memory that cannot be reached: told as an error, and not by a signal that ends the process.
+//!
+//! A line of persistent memory that has failed, a page that a disk does not give back, the end of a
+//! file that somebody has shortened: the kernel answers a load from there with SIGBUS. The engine
+//! reads and stores with the instructions here, which go on after such a fault.
+//!
+//! ```text
+//!   routines.rs     copies, and atomic words: routines that return the address they could not reach
+//!   table.rs     single loads, streamed stores, flushes: inlined; behind a fault they go on with a
+//!                value of ones, or with nothing stored, and the address is noted here
+//!   handler.rs   SIGBUS, SIGSEGV: which of the two was interrupted
+//! ```
+//!
+//! Who loads single words asks afterwards whether they were there ([`count`] has not moved, or
+//! [`any_since`] knows no address of theirs). The table is that of the kernel's own user copies.
+
+mod handler;
+mod routines;
+pub(super) mod table;
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+pub(crate) use handler::install;
+pub(crate) use routines::{Reached, compare, copy, fill, load, swap};
+
+/// Faults whose addresses are kept.
+const KEPT: usize = 64;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+static ADDRESSES: [AtomicUsize; KEPT] = [const { AtomicUsize::new(0) }; KEPT];
+
+/// Notes an address that could not be reached. Called from the handler, too.
+pub(super) fn note(addr: usize) {
+    let slot = COUNT.fetch_add(1, Ordering::Relaxed) as usize % KEPT;
+    ADDRESSES[slot].store(addr, Ordering::Relaxed);
+}
+
+/// Faults noted in this process so far.
+#[inline]
+pub(crate) fn count() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Addresses in `range` that this thread, and perhaps others, noted since the count was `before`; as
+/// far as they are kept.
+pub(crate) fn since(before: u64, range: Range<usize>) -> impl Iterator<Item = usize> {
+    let now = count();
+    let first = before.max(now.saturating_sub(KEPT as u64));
+    let noted = (first..now).map(|i| ADDRESSES[i as usize % KEPT].load(Ordering::Relaxed));
+    noted.filter(move |addr| range.contains(addr))
+}
+
+/// Whether this thread can have noted an address in `range` since the count was `before`.
+#[inline]
+pub(crate) fn any_since(before: u64, range: Range<usize>) -> bool {
+    #[cold]
+    fn look(before: u64, range: Range<usize>) -> bool {
+        count() - before > KEPT as u64 || since(before, range).next().is_some()
+    }
+    count() != before && look(before, range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Mapping;
+    use crate::units::PAGE_SIZE;
+
+    /// Three pages, of which the one in the middle cannot be reached.
+    fn torn() -> Mapping {
+        install().expect("handlers");
+        let window = Mapping::anonymous(3 * PAGE_SIZE).expect("memory");
+        for page in 0..3 {
+            assert!(window.write(page * PAGE_SIZE, &[page as u8 + 1; PAGE_SIZE as usize]));
+        }
+        window.forbid(PAGE_SIZE, PAGE_SIZE);
+        window
+    }
+
+    #[test]
+    fn copies_of_every_length_stop_at_what_cannot_be_reached() {
+        let window = torn();
+        let lengths = (0..300).chain([2047, 2048, 2049, 4096]);
+        for len in lengths {
+            for start in [0, 1, 7, 64] {
+                let mut buf = vec![9; len];
+                let inside = start + len as u64 <= PAGE_SIZE;
+                assert_eq!(window.read(start, &mut buf), inside, "{len} bytes at {start}");
+                assert!(!inside || buf.iter().all(|&b| b == 1), "{len} bytes at {start}");
+                let back = 3 * PAGE_SIZE - start - len as u64;
+                assert_eq!(window.read(back, &mut buf), back >= 2 * PAGE_SIZE, "{len} bytes at {back}");
+            }
+        }
+        assert!(!window.write(PAGE_SIZE - 1, &[0; 2]) && !window.zero(PAGE_SIZE, 8));
+    }
+
+    #[test]
+    fn words_that_are_gone_are_ones_and_are_noted() {
+        let window = torn();
+        let page = window.page(PAGE_SIZE).expect("inside");
+        let before = count();
+        assert_eq!((page.u16(6), page.u32(8), page.u64(16)), (u16::MAX, u32::MAX, u64::MAX));
+        let start = window.addr(PAGE_SIZE, 1).expect("inside").addr();
+        let noted: Vec<usize> = since(before, start..start + PAGE_SIZE as usize).map(|addr| addr - start).collect();
+        assert_eq!(noted, [6, 8, 16]);
+        let good = window.page(2 * PAGE_SIZE).expect("inside");
+        assert_eq!((good.u16(6), good.u32(8), good.u64(16)), (0x303, 0x303_0303, 0x0303_0303_0303_0303));
+    }
+}

@@ -1,0 +1,288 @@
+//! Memory that fails under a pool: errors for what lay there, by name, and nothing else.
+//!
+//! ```text
+//!   forbid(page)   the page cannot be reached any more; the kernel answers with the signal that
+//!                  it has for failed memory, too
+//! ```
+//!
+//! On memory, a tmpfs file and an ordinary file. `tests/guest/run` has the kernel itself declare
+//! pages lost.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pagestone::media::{self, Media, MediaKind, Memory};
+use pagestone::{CheckOptions, CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, check_on};
+
+const PAGE: u64 = 4096;
+const SIZE: u64 = 64 << 20;
+
+struct Place {
+    name: &'static str,
+    media: Arc<dyn Media>,
+    pool: Pool,
+    file: Option<PathBuf>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(path) = &self.file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Runs a test on each kind of media.
+fn every(test: impl Fn(&Place)) {
+    let on = |name, media: Arc<dyn Media>, file| {
+        println!("on {name}");
+        let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+        test(&Place { name, media, pool, file });
+    };
+    on("memory", Arc::new(Memory::new(SIZE).unwrap()), None);
+    for (name, dir, kind) in [("tmpfs", "/dev/shm", MediaKind::Tmpfs), ("ordinary file", "target", MediaKind::File)] {
+        let dir = if dir == "target" { PathBuf::from(env!("CARGO_TARGET_TMPDIR")) } else { dir.into() };
+        if !dir.is_dir() {
+            println!("skipped on {name}: no {}", dir.display());
+            continue;
+        }
+        let number = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        let path = dir.join(format!("pagestone-lost-{}-{number}", std::process::id()));
+        let open = media::Open { read_only: false, kind: Some(kind), size: Some(SIZE) };
+        on(name, media::open(&path, &open).unwrap().media, Some(path));
+    }
+}
+
+impl Place {
+    fn make(&self, name: &[u8], bytes: &[u8]) -> File {
+        let ino = self.pool.root().create(name, &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let file = self.pool.node(ino).unwrap().open().unwrap();
+        file.write_at(0, bytes).unwrap();
+        self.pool.sync().unwrap();
+        file
+    }
+
+    /// The pool byte of a file's byte.
+    fn place_of(&self, file: &File, offset: u64) -> u64 {
+        let extent = file.extents(offset, 1).unwrap()[0];
+        extent.pool
+    }
+
+    /// The memory below a page of the file fails.
+    fn lose(&self, file: &File, page: u64) -> u64 {
+        let at = self.place_of(file, page * PAGE);
+        self.lose_page(at);
+        at
+    }
+
+    fn lose_page(&self, at: u64) {
+        let windows = self.media.windows();
+        windows.data.forbid(at / PAGE * PAGE, PAGE);
+        windows.meta.forbid(at / PAGE * PAGE, PAGE);
+    }
+
+    fn check(&self, data: bool) -> pagestone::Report {
+        check_on(self.media.clone(), &CheckOptions { data, ..Default::default() }, &mut |_, _| {}).unwrap()
+    }
+}
+
+/// Bytes that say where they belong.
+fn pattern(pages: u64) -> Vec<u8> {
+    (0..pages * PAGE).map(|i| (i / PAGE + 1) as u8).collect()
+}
+
+#[test]
+fn a_lost_page_is_an_error_there_and_nowhere_else() {
+    every(|place| {
+        let (file, other) = (place.make(b"file", &pattern(20)), place.make(b"other", &pattern(5)));
+        place.lose(&file, 7);
+        let mut page = [0; PAGE as usize];
+        for n in 0..20u64 {
+            match file.read_at(n * PAGE, &mut page) {
+                Err(Error::DataLost(at)) => assert_eq!((n, at), (7, 7 * PAGE), "{}", place.name),
+                read => assert!(read.unwrap() == 4096 && page == [n as u8 + 1; 4096] && n != 7, "{}", place.name),
+            }
+        }
+        let mut all = vec![0; 20 * PAGE as usize];
+        assert!(matches!(file.read_at(0, &mut all), Err(Error::DataLost(at)) if at == 7 * PAGE), "{}", place.name);
+        assert!(matches!(file.read_pieces(0, 20 * PAGE, |_| ()), Err(Error::DataLost(at)) if at == 7 * PAGE));
+        assert_eq!(Error::DataLost(0).errno(), libc::EIO);
+        assert_eq!(other.read_at(0, &mut all).unwrap(), 5 * PAGE as usize);
+        place.make(b"new", &pattern(100));
+    });
+}
+
+#[test]
+fn a_lost_page_that_is_written_over_gets_new_storage_and_is_retired() {
+    every(|place| {
+        let file = place.make(b"file", &pattern(20));
+        let at = place.lose(&file, 7);
+        let before = place.pool.statfs().free;
+        assert!(file.read_at(7 * PAGE, &mut [0]).is_err());
+        // A part of the page is no answer to what the rest holds.
+        assert!(matches!(file.write_at(7 * PAGE + 100, b"part"), Err(Error::DataLost(at)) if at == 7 * PAGE));
+        file.write_at(6 * PAGE, &[9; 3 * PAGE as usize]).unwrap();
+        let mut all = vec![0; 20 * PAGE as usize];
+        file.read_at(0, &mut all).unwrap();
+        let mut want = pattern(20);
+        want[6 * PAGE as usize..9 * PAGE as usize].fill(9);
+        assert!(all == want, "{}", place.name);
+        assert_ne!(place.place_of(&file, 7 * PAGE), at, "{}", place.name);
+        assert_eq!(place.pool.statfs().free, before - 1, "{}: the page is not free again", place.name);
+        place.pool.sync().unwrap();
+        let report = place.check(true);
+        assert!(report.is_clean() && report.retired == 1, "{}: {report:?}", place.name);
+    });
+}
+
+#[test]
+fn what_is_deleted_with_a_lost_page_is_given_back_but_for_that_page() {
+    every(|place| {
+        let warm = place.make(b"warm", &pattern(3));
+        let free = place.pool.statfs().free;
+        let file = place.make(b"file", &pattern(20));
+        let at = place.lose(&file, 7);
+        assert!(file.read_at(7 * PAGE, &mut [0; 8]).is_err());
+        drop(file);
+        place.pool.root().unlink(b"file").unwrap();
+        place.pool.sync().unwrap();
+        assert_eq!(place.pool.statfs().free, free - 1, "{}", place.name);
+        // Nobody gets it again, however much is asked for.
+        let full = place.make(b"full", b"");
+        while full.append(&vec![5; 16 * PAGE as usize]).is_ok() {}
+        while full.append(&[5; PAGE as usize]).is_ok() {}
+        let extents = full.extents(0, u64::MAX).unwrap();
+        assert!(extents.iter().all(|x| !(x.pool..x.pool + x.len).contains(&at)), "{}", place.name);
+        drop((full, warm));
+        place.pool.root().unlink(b"full").unwrap();
+        place.pool.sync().unwrap();
+        let report = place.check(true);
+        assert!(report.is_clean() && report.retired == 1, "{}: {report:?}", place.name);
+    });
+}
+
+#[test]
+fn a_whole_frame_with_a_lost_page_is_retired() {
+    every(|place| {
+        let file = place.make(b"big", &pattern(2048));
+        let extent = file.extents(1 << 21, 1 << 21).unwrap()[0];
+        assert!(extent.pool.is_multiple_of(1 << 21) && extent.len == 1 << 21, "{}: {extent:?}", place.name);
+        place.lose(&file, 700);
+        assert!(file.read_at(700 * PAGE, &mut [0; 8]).is_err());
+        drop(file);
+        place.pool.root().unlink(b"big").unwrap();
+        place.pool.sync().unwrap();
+        let report = place.check(true);
+        assert!(report.is_clean() && report.retired == 512, "{}: {report:?}", place.name);
+    });
+}
+
+#[test]
+fn check_names_what_was_lost_and_where() {
+    every(|place| {
+        let root = place.pool.root();
+        let dir = root.create(b"dir", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+        let file = place.make(b"file", &pattern(20));
+        place.pool.node(dir).unwrap().dir().unwrap().link(b"name of it", file.ino()).unwrap();
+        root.unlink(b"file").unwrap();
+        for page in [3, 4, 15] {
+            place.lose(&file, page);
+        }
+        place.pool.sync().unwrap();
+        let found: Vec<String> = place.check(true).findings.into_iter().map(|f| f.place).collect();
+        let want = ["/dir/name of it, bytes 12288 to 20479", "/dir/name of it, bytes 61440 to 65535"];
+        assert_eq!(found, want, "{}", place.name);
+        assert!(place.check(false).is_clean(), "{}: without data nothing else is wrong", place.name);
+    });
+}
+
+#[test]
+fn a_mapping_answers_with_an_error_that_names_the_offset() {
+    let memory = Arc::new(Memory::new(SIZE).unwrap());
+    let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).unwrap();
+    let place = Place { name: "memory", media: memory, pool, file: None };
+    let file = place.make(b"file", &pattern(20));
+    let map = file.map(0..20 * PAGE, &MapOptions::shared()).unwrap();
+    assert_eq!(map.load::<u8>(7 * PAGE).unwrap(), 8);
+    place.lose(&file, 7);
+    // The memory of the mapping is the same; here only the engine's own way to it is gone, so the file says it.
+    assert!(matches!(file.read_at(7 * PAGE, &mut [0; 8]), Err(Error::DataLost(at)) if at == 7 * PAGE));
+    assert_eq!(map.load::<u8>(8 * PAGE).unwrap(), 9);
+}
+
+/// Losing any metadata page at all: every operation answers, with an error or as before.
+#[test]
+fn a_lost_metadata_page_is_an_error_and_never_the_end() {
+    let memory = Arc::new(Memory::new(SIZE).unwrap());
+    {
+        let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).unwrap();
+        let root = pool.root();
+        for n in 0..3000 {
+            let ino = root.create(format!("file {n}").as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+            let file = pool.node(ino).unwrap().open().unwrap();
+            file.write_at(n * 8192, b"somewhere").unwrap();
+        }
+    }
+    // Everything that is in use, found by what is not zero.
+    let mut bytes = vec![0; PAGE as usize];
+    let pages: Vec<u64> = (0..SIZE / PAGE)
+        .filter(|page| memory.bytes().read(page * PAGE, &mut bytes) && bytes.iter().any(|&b| b != 0))
+        .collect();
+    let (mut opened, mut refused, mut errors) = (0, 0, 0);
+    for page in pages {
+        // Twice: lost before the pool is opened, and while it is open and known to be good.
+        for early in [true, false] {
+            let open = || Pool::open_on(memory.clone(), &OpenOptions::default());
+            let known = (!early).then(open);
+            if let Some(Ok(pool)) = &known {
+                assert_eq!(walk(pool), 0);
+            }
+            memory.bytes().forbid(page * PAGE, PAGE);
+            match known.unwrap_or_else(open) {
+                Ok(pool) => {
+                    opened += 1;
+                    errors += walk(&pool);
+                    let _ = pool.root().create(b"new", &NewNode::new(Kind::File, 0o644));
+                    let _ = pool.root().unlink(b"new");
+                }
+                Err(e) => {
+                    assert!(
+                        matches!(e, Error::Lost(_) | Error::Corrupt { .. } | Error::NotAPool(_)),
+                        "page {page}: {e}"
+                    );
+                    refused += 1;
+                }
+            }
+            memory.bytes().allow(page * PAGE, PAGE);
+        }
+    }
+    println!("{opened} opened, {refused} refused, {errors} errors");
+    assert!(opened > 100 && refused > 0 && errors > 300);
+    let report = check_on(memory, &CheckOptions::default(), &mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", &report.findings[..report.findings.len().min(5)]);
+}
+
+/// Looks each file up and reads it; a name that is there is found, or the answer is an error of the
+/// media.
+fn walk(pool: &Pool) -> u64 {
+    let root = pool.root();
+    let mut errors = 0;
+    let ask = |n: u64| -> Result<(), Error> {
+        let ino = root.lookup(format!("file {n}").as_bytes())?.ino;
+        let file = pool.node(ino)?.open()?;
+        let mut bytes = [0; 9];
+        assert_eq!(file.read_at(n * 8192, &mut bytes)?, 9);
+        assert_eq!(&bytes, b"somewhere");
+        Ok(())
+    };
+    for n in (0..3000).step_by(29) {
+        match ask(n) {
+            Ok(()) => {}
+            Err(Error::Lost(_) | Error::DataLost(_) | Error::Corrupt { .. }) => errors += 1,
+            Err(e) => panic!("file {n}: {e}"),
+        }
+    }
+    errors
+}
