@@ -4,7 +4,7 @@ use super::live_directory;
 use super::names::{self, Name};
 use crate::attr::{Attr, Kind, NewNode, Time};
 use crate::error::{Error, Result};
-use crate::file::write::write_in_tx;
+use crate::file::write::{Take, write_in_tx};
 use crate::frame::Tx;
 use crate::layout::InodeRec;
 use crate::pool::Inner;
@@ -106,7 +106,7 @@ fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) 
             rec.set_inline_target(node.target);
         }
         Kind::Symlink => {
-            write_in_tx(tx, &mut rec, 0, node.target)?;
+            write_in_tx(tx, &mut rec, 0, node.target, Take::Exactly)?;
         }
         _ => {}
     }

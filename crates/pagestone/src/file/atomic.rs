@@ -16,7 +16,7 @@ use super::clone::put_below;
 use super::map::{self, in_tx};
 use super::reclaim::{forget_orphan, note_orphan};
 use super::space::grow;
-use super::write::{Parts, check_end, write_in_tx};
+use super::write::{Parts, Take, check_end, write_in_tx};
 use super::{MAX_LEN, read};
 use crate::attr::{Kind, Time};
 use crate::error::{Error, Result};
@@ -160,7 +160,8 @@ impl Inner {
                 while at < stretches.len() && filled < STEP && (filled == 0 || tx.has_room(48 << 10)) {
                     let s = &stretches[at];
                     let bytes = &s.bytes[within..][..(s.bytes.len() - within).min(STEP)];
-                    let written = write_in_tx(tx, &mut rec, s.offset + within as u64, bytes)?.len;
+                    // All that the orphan has hides what the file has there: not a page more than is written.
+                    let written = write_in_tx(tx, &mut rec, s.offset + within as u64, bytes, Take::Exactly)?.len;
                     (within, filled) = (within + written as usize, filled + written as usize);
                     if within == s.bytes.len() {
                         (at, within) = (at + 1, 0);

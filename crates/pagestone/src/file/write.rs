@@ -80,7 +80,7 @@ impl Inner {
             let part = &bytes[done as usize..(done + len) as usize];
             done += self.frames.transact(false, |tx| {
                 let mut rec = tx.inode(ino)?;
-                let written = write_in_tx(tx, &mut rec, offset, part)?;
+                let written = write_in_tx(tx, &mut rec, offset, part, Take::Ahead)?;
                 open.speculated.fetch_or(written.speculated, Ordering::Relaxed);
                 rec.touch(Time::now());
                 tx.put_inode(&rec)?;
@@ -138,9 +138,24 @@ pub(crate) struct Written {
     speculated: bool,
 }
 
+/// How many pages a write takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Those it writes to.
+    Exactly,
+    /// A whole frame, too, where a file grows into its next one.
+    Ahead,
+}
+
 /// Writes within a transaction: storage in place, holes into fresh pages, all before the record.
 /// Stops early where free space lies in so many pieces that the record would grow too long.
-pub(crate) fn write_in_tx(tx: &mut Tx<'_>, rec: &mut InodeRec, offset: u64, bytes: &[u8]) -> Result<Written> {
+pub(crate) fn write_in_tx(
+    tx: &mut Tx<'_>,
+    rec: &mut InodeRec,
+    offset: u64,
+    bytes: &[u8],
+    take: Take,
+) -> Result<Written> {
     let mut end = offset + bytes.len() as u64;
     let around = Around::read(tx, rec, offset, end)?;
     let mut parts = Parts::new();
@@ -173,7 +188,7 @@ pub(crate) fn write_in_tx(tx: &mut Tx<'_>, rec: &mut InodeRec, offset: u64, byte
             break;
         }
         let want = span.pages().min(last - page);
-        let whole = takes_whole_frame(rec, page, span, want, end);
+        let whole = takes_whole_frame(rec, page, span, want, end, take);
         let f = tx.reserve_data(rec.owner(), page, want, whole)?;
         let stop = (page + f.run.pages).min(last);
         speculated |= page + f.run.pages > last;
@@ -208,9 +223,9 @@ fn renew_lost(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64, (from, to): (u64, 
 
 /// Whether a hole gets a whole frame: the write covers it, or it is appended to a file that has
 /// outgrown its first frame, so that big files lie in whole, aligned frames.
-fn takes_whole_frame(rec: &InodeRec, page: u64, span: Span, want: u64, end: u64) -> bool {
+fn takes_whole_frame(rec: &InodeRec, page: u64, span: Span, want: u64, end: u64, take: Take) -> bool {
     let aligned = page.is_multiple_of(PAGES_PER_FRAME) && span.pages() >= PAGES_PER_FRAME;
-    let free = matches!(span, Span::Hole(_)) && page > 0;
+    let free = take == Take::Ahead && matches!(span, Span::Hole(_)) && page > 0;
     let appends = free && page * PAGE_SIZE >= rec.size / PAGE_SIZE * PAGE_SIZE && end >= rec.size;
     aligned && (want >= PAGES_PER_FRAME || (appends && page * PAGE_SIZE <= rec.size.next_multiple_of(PAGE_SIZE)))
 }

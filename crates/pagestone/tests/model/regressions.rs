@@ -95,3 +95,27 @@ fn a_lane_uses_what_others_leave() {
     pool.close().unwrap();
     place.check();
 }
+
+/// The orphan that an atomic write of many parts fills took a whole frame where it grew into one, and
+/// its pages between the parts hid what the file had there.
+#[test]
+fn an_atomic_write_leaves_what_lies_between_its_parts() {
+    let (place, pool) = Place::create(On::Memory, 16 << 20);
+    let ino = create(&pool, "a");
+    let file = pool.node(ino).unwrap().open().unwrap();
+    let mut want = vec![7; (2 << 20) + 40 * PAGE as usize];
+    file.write_at(0, &want).unwrap();
+    let parts = [505, 507, 509, 511, 512, 514, 516, 518].map(|page| page * PAGE);
+    let bytes = [9; PAGE as usize];
+    file.write_atomic(&parts.iter().map(|&at| (at, &bytes[..])).collect::<Vec<_>>()).unwrap();
+    for at in parts {
+        want[at as usize..][..bytes.len()].fill(9);
+    }
+    let mut got = vec![0; want.len()];
+    assert_eq!(file.read_at(0, &mut got).unwrap(), want.len());
+    let wrong = (0..want.len()).find(|&i| got[i] != want[i]);
+    assert_eq!(wrong.map(|i| i / PAGE as usize), None, "the page with the first wrong byte");
+    drop(file);
+    pool.close().unwrap();
+    place.check();
+}
