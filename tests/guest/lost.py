@@ -6,55 +6,17 @@
                              NVDIMM takes no injected errors (its driver: "operation not supported")
 """
 
-from pathlib import Path
-
+from lab import ROOT
 from qemu import Guest, kit_of
 
-POISON = """
-import ctypes, mmap, sys
-pool, marks = sys.argv[1], sys.argv[2:]
-with open(pool, "r+b") as f:
-    memory = mmap.mmap(f.fileno(), 0)
-libc = ctypes.CDLL(None, use_errno=True)
-start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-for mark in marks:
-    at = memory.find(mark.encode())
-    assert at >= 0 and at % 4096 == 0, (mark, at)
-    assert libc.madvise(ctypes.c_void_p(start + at), ctypes.c_size_t(4096), 100) == 0, ctypes.get_errno()
-"""
-READ = """
-import os, sys
-path, lost = sys.argv[1], set(map(int, sys.argv[2].split(",")))
-fd = os.open(path, os.O_RDONLY)
-for page in range(40):
-    mark = f"page {page:02} of {os.path.basename(path)}".encode()
-    try:
-        got = os.pread(fd, 4096, page * 4096)
-        assert page not in lost and got.startswith(mark) and len(got) == 4096, (page, got[:20])
-    except OSError as e:
-        assert e.errno == 5 and page in lost, (page, e)
-if lost and 0 not in lost:
-    whole = os.pread(fd, 40 * 4096, 0)
-    assert len(whole) == min(lost) * 4096, "a long read ends in front of what is lost"
-"""
-WRITE = """
-import sys
-for name in ("a", "b"):
-    with open(f"{sys.argv[1]}/{name}", "wb") as f:
-        for page in range(40):
-            f.write(f"page {page:02} of {name}".encode().ljust(4096, b"."))
-"""
+# What runs in the guest.
+PAGES = ROOT / "tests" / "guest" / "pages.py"
 
 
 def lost(suite):
     kit, program = kit_of(suite), suite.program
     guest = Guest(kit, kit.initrd(), ram="2G", hostfs=True)
     pool = "/dev/shm/pool"
-    for name, body in (("poison", POISON), ("read", READ), ("write", WRITE)):
-        script = Path(suite.memory) / f"{name}.py"
-        script.write_text(body)
-    here = suite.memory
-    # A shell of its own for each line: the server goes on in the background.
     guest.sh(f"{program} create {pool} --size 64M")
 
     def mounted(*lines):
@@ -69,12 +31,12 @@ def lost(suite):
         assert code == 0, said
         return said
 
-    well(f"python3 {here}/write.py /tmp/m")
-    guest.sh(f"python3 {here}/poison.py {pool} 'page 07 of a' 'page 08 of a' 'page 20 of a'")
+    well(f"{PAGES} write /tmp/m/a /tmp/m/b")
+    guest.sh(f"{PAGES} lose {pool} 'page 07 of a' 'page 08 of a' 'page 20 of a'")
     said = guest.sh("dmesg | grep -ci 'memory failure' || true").strip()
     assert int(said) > 0, "the kernel has not taken the pages away"
     # Found by reading, not known before; the server goes on, the other file is whole.
-    well(f"python3 {here}/read.py /tmp/m/a 7,8,20", f"python3 {here}/read.py /tmp/m/b ,999".replace(",999", "999"))
+    well(f"{PAGES} read /tmp/m/a 7 8 20", f"{PAGES} read /tmp/m/b")
     code, said = guest.try_sh(f"{program} check --data {pool}")
     assert code == 4 and "/a, bytes 28672 to 36863" in said and "/a, bytes 81920 to 86015" in said and "/b" not in said, said
     assert len(said.strip().splitlines()) == 3, said
