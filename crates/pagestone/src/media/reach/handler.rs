@@ -76,7 +76,19 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         continue_at(registers, target);
         return;
     }
+    // SAFETY: as above.
+    if signal == libc::SIGBUS && unsafe { (*info).si_code } == libc::BUS_MCEERR_AO && nobody_else(signal) {
+        // Told of a page that nobody touches at the moment. Whoever does is told again.
+        note(addr);
+        return;
+    }
     hand_on(signal, info, context);
+}
+
+/// Whether nobody had the signal before us.
+fn nobody_else(signal: c_int) -> bool {
+    let before = BEFORE.get().and_then(|before| before.as_ref().ok());
+    before.is_none_or(|b| matches!(b[usize::from(signal == libc::SIGSEGV)].0.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN))
 }
 
 #[cfg(target_arch = "x86_64")]
