@@ -5,7 +5,7 @@
 //!                                                    --> freed: retired instead (frame)
 //! ```
 //!
-//! Empty on all media that are well, and then two loads per access.
+//! Empty on all media that are well, and then two loads and a comparison per access.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -19,31 +19,34 @@ use crate::units::PAGE_SIZE;
 /// The lost pages of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
+    /// Faults of the process when there was nothing lost; [`SOMETHING`] from when there is.
+    well_at: AtomicU64,
     /// Faults of the process that have been looked at.
     seen: AtomicU64,
     count: AtomicUsize,
     pages: Mutex<BTreeSet<u64>>,
 }
 
+/// More faults than there can be.
+const SOMETHING: u64 = u64::MAX;
+
 impl Lost {
     /// Nothing lost; faults from now on count.
     pub(super) fn new() -> Lost {
-        Lost { seen: AtomicU64::new(reach::count()), ..Lost::default() }
+        let now = reach::count();
+        Lost { well_at: AtomicU64::new(now), seen: AtomicU64::new(now), ..Lost::default() }
     }
 
     /// The first lost page of the pool bytes `at .. at + len`, by its first byte.
     #[inline]
     pub(super) fn first_in(&self, windows: Windows<'_>, at: u64, len: u64) -> Option<u64> {
-        if self.seen.load(Ordering::Relaxed) == reach::count() && self.count.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        self.collect(windows);
-        self.look(at, len)
+        if self.well_at.load(Ordering::Relaxed) == reach::count() { None } else { self.look(windows, at, len) }
     }
 
-    /// As [`Lost::first_in`], of what is known already.
-    fn look(&self, at: u64, len: u64) -> Option<u64> {
-        if self.count.load(Ordering::Relaxed) == 0 || len == 0 {
+    #[cold]
+    fn look(&self, windows: Windows<'_>, at: u64, len: u64) -> Option<u64> {
+        self.collect(windows);
+        if self.count() == 0 || len == 0 {
             return None;
         }
         let last = at.saturating_add(len - 1) / PAGE_SIZE;
@@ -55,6 +58,7 @@ impl Lost {
         let mut pages = self.pages.lock();
         pages.insert(at / PAGE_SIZE);
         self.count.store(pages.len(), Ordering::Relaxed);
+        self.well_at.store(SOMETHING, Ordering::Relaxed);
     }
 
     /// How many there are.
@@ -72,6 +76,11 @@ impl Lost {
         for window in [windows.data, windows.meta] {
             let inside: Range<usize> = window.addresses();
             reach::since(before, inside).filter_map(|addr| window.byte_at(addr)).for_each(|at| self.add(at));
+        }
+        if self.count() == 0 {
+            // Unless somebody finds one at this moment.
+            let _ =
+                self.well_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at != SOMETHING).then_some(now));
         }
     }
 }
@@ -91,7 +100,7 @@ mod tests {
         assert!(!one.bytes().read(5 * PAGE_SIZE + 17, &mut [0; 8]));
         assert_eq!(lost.first_in(one.windows(), 0, 1 << 20), Some(5 * PAGE_SIZE));
         assert_eq!(lost.first_in(one.windows(), 6 * PAGE_SIZE, 1 << 19), None);
-        assert_eq!(lost.look(0, 5 * PAGE_SIZE), None);
+        assert_eq!(lost.first_in(one.windows(), 0, 5 * PAGE_SIZE), None);
         assert_eq!(well.first_in(other.windows(), 0, 1 << 20), None);
         assert_eq!((lost.count(), well.count()), (1, 0));
     }

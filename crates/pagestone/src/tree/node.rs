@@ -118,8 +118,14 @@ impl<'n> NodeView<'n> {
 
     /// Key of entry `i`.
     pub(crate) fn key(&self, i: usize) -> Result<u64> {
+        self.intact(self.key_as_read(i)?)
+    }
+
+    /// As [`NodeView::key`]: the caller asks whether it was there.
+    #[inline]
+    fn key_as_read(&self, i: usize) -> Result<u64> {
         let (at, _) = self.slot(i)?;
-        self.intact(self.page.u64(at))
+        Ok(self.page.u64(at))
     }
 
     /// Entry `i`.
@@ -143,13 +149,13 @@ impl<'n> NodeView<'n> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let mid = (low + high) / 2;
-            match self.key(mid)?.cmp(&key) {
-                std::cmp::Ordering::Equal => return Ok(Ok(mid)),
+            match self.key_as_read(mid)?.cmp(&key) {
+                std::cmp::Ordering::Equal => return self.intact(Ok(mid)),
                 std::cmp::Ordering::Less => low = mid + 1,
                 std::cmp::Ordering::Greater => high = mid,
             }
         }
-        Ok(Err(low))
+        self.intact(Err(low))
     }
 
     /// Which child of an inner node covers `key`; the first one also covers what is smaller.

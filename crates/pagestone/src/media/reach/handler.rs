@@ -88,7 +88,8 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
 /// Whether nobody had the signal before us.
 fn nobody_else(signal: c_int) -> bool {
     let before = BEFORE.get().and_then(|before| before.as_ref().ok());
-    before.is_none_or(|b| matches!(b[usize::from(signal == libc::SIGSEGV)].0.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN))
+    before
+        .is_none_or(|b| matches!(b[usize::from(signal == libc::SIGSEGV)].0.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN))
 }
 
 #[cfg(target_arch = "x86_64")]
