@@ -54,7 +54,7 @@ class Devices:
     def filesystem(self, kind, options, device="/dev/pmem0", at="/mnt"):
         """A new filesystem; answers where the pool goes."""
         guest = self.guest()
-        make = {"ext4": "mkfs.ext4 -q -F", "xfs": "mkfs.xfs -q -f -m reflink=0"}[kind]
+        make = {"ext4": "mkfs.ext4 -q -F", "xfs": "mkfs.xfs -q -f -m reflink=0 -d su=2m,sw=1"}[kind]
         guest.try_sh(f"umount {at}")
         guest.sh(f"{make} {device} && mkdir -p {at} && mount -t {kind} -o {options} {device} {at}")
         return f"{at}/pool"
@@ -147,25 +147,35 @@ TRACE = "/sys/kernel/tracing"
 VMEMMAP, DESCRIPTOR = 0xffffea0000000000, 64
 
 
-def direct(devices):
-    """A disk read into a mapping of device DAX and written from one: whose pages the kernel hands to the disk."""
+def storage(guest, pool):
+    """Physical addresses of the pool's pages: of the device, or of the file's blocks on it."""
+    if pool.startswith("/dev"):
+        iomem = guest.sh("cat /proc/iomem")
+        spans = re.findall(rf"([0-9a-f]+)-([0-9a-f]+) : {pool.removeprefix('/dev/')}", iomem)
+        return [(int(start, 16), int(end, 16)) for start, end in spans]
+    begin = int(guest.sh("cat /sys/block/pmem0/device/resource"), 16)
+    extents = re.findall(r"\.\. +\d+: +(\d+)\.\. +(\d+):", guest.sh(f"filefrag -v -b4096 {pool}"))
+    return [(begin + int(first) * 4096, begin + int(last) * 4096 + 4095) for first, last in extents]
+
+
+def direct(devices, pool):
+    """A disk read into a mapping and written from one: whose pages the kernel hands to the disk."""
     guest = devices.guest()
-    iomem = guest.sh("cat /proc/iomem")
-    span = re.search(r"([0-9a-f]+)-([0-9a-f]+) : dax1.0", iomem)
-    assert span, f"dax1.0 is not in {iomem}"
-    start, end = (int(n, 16) for n in span.groups())
     guest.sh(f"mount -t tracefs trace {TRACE} 2>/dev/null; cd {TRACE} && echo 'p:add __bio_add_page page=%si:x64' >kprobe_events "
              f"&& echo 1 >events/kprobes/add/enable && echo 1 >events/block/block_bio_queue/enable && echo >trace")
-    guest.sh(f"PAGESTONE_TEST_MEDIA=/dev/dax1.0 PAGESTONE_TEST_DISK=/dev/vda TMPDIR=/tmp "
+    guest.sh(f"PAGESTONE_TEST_MEDIA={pool} PAGESTONE_TEST_DISK=/dev/vda TMPDIR=/tmp "
              f"{devices.library('devices')} --exact the_kernel_reads_into_a_mapping_and_writes_from_it", 300)
-    lines = guest.sh(f"cd {TRACE} && grep the_kernel_read trace; echo 0 >events/enable; echo >trace")
+    lines = guest.sh(f"cd {TRACE} && grep the_kernel_read trace; echo 0 >events/enable; echo >trace; echo >kprobe_events")
+    disk, spans = guest.sh("cat /sys/block/vda/dev").strip().replace(":", ","), storage(guest, pool)
+    assert spans, f"where {pool} lies is not known"
     inside, moved = [], {"R": [0, 0], "W": [0, 0]}
     for line in lines.splitlines():
         if page := re.search(r"page=0x([0-9a-f]+)", line):
-            inside.append(start <= (int(page[1], 16) - VMEMMAP) // DESCRIPTOR * 4096 <= end)
-        elif bio := re.search(r"block_bio_queue: \S+ ([RW])\S* \d+ \+ (\d+)", line):
-            if inside:
-                moved[bio[1]][all(inside)] += int(bio[2]) * 512
+            at = (int(page[1], 16) - VMEMMAP) // DESCRIPTOR * 4096
+            inside.append(any(start <= at <= end for start, end in spans))
+        elif bio := re.search(r"block_bio_queue: (\S+) ([RW])\S* \d+ \+ (\d+)", line):
+            if inside and bio[1] == disk:
+                moved[bio[2]][all(inside)] += int(bio[3]) * 512
             inside = []
     assert moved["R"][True] == moved["W"][True] == 2 << 20, f"through the pool's pages: {moved}"
     return "2 MiB each way, every page of every request is the pool's own"
@@ -224,7 +234,9 @@ def tests(suite):
     test("pmem as a block device", raw("/dev/pmem0"))
     test("virtio-pmem", virtio)
     test("what is not there is refused", lambda: refusals(devices))
-    test("direct", lambda: direct(devices))
+    test("direct on device dax", lambda: direct(devices, "/dev/dax1.0"))
+    for kind in ("ext4", "xfs"):
+        test(f"direct on {kind} with dax", lambda kind=kind: direct(devices, devices.filesystem(kind, "dax=always")))
     for kind in ("ext4",) if suite.quick else ("ext4", "xfs"):
         test(f"the library's tests on {kind} with dax", lambda: library_tests(devices, kind))
     if devices.now in Guest.running:

@@ -188,8 +188,8 @@ fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> Result<()> 
 pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> Result<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
     // Nobody would see what was taken ahead of need, or allocated behind the end, in a base. What one
-    // record does not give back goes with the base.
-    map::remove(tx, src, end, u64::MAX)?;
+    // record does not give back goes with the base, and so does what private mappings show with the last page.
+    map::remove(tx, src, end.next_multiple_of(tx.granule()), u64::MAX)?;
     let behind = pages_from(&in_tx(tx, src), end)?;
     let mut base = InodeRec::base_of(tx.new_ino()?, src);
     if src.base != 0 {
