@@ -202,12 +202,16 @@ class Guest:
     running = []
 
     def __init__(self, kit, initrd, images=(), ram="2G", hostfs=False, extra=(), append="", patience=90, smp=2,
-                 machine=""):
+                 machine="", counting=False):
         self.scratch = kit.scratch / f"guest-{time.monotonic_ns()}"
         self.scratch.mkdir()
         self.log = self.scratch / "console"
         self.rest = b""
-        command = ["qemu-system-x86_64", "-accel", kit.accel, "-cpu", kit.cpu, "-smp", str(smp),
+        how = ["-accel", kit.accel, "-cpu", kit.cpu]
+        if counting:
+            # A clock of instructions; no string instruction that does in one what others do in many.
+            how = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,erms=off,fsrm=off"]
+        command = ["qemu-system-x86_64", *how, "-smp", str(smp),
                    "-M", f"q35,nvdimm=on{machine}", "-m", f"{ram},slots=8,maxmem=64G", "-nodefaults", "-display", "none",
                    "-no-reboot", "-kernel", str(kit.kernel), "-initrd", str(initrd),
                    "-append", f"console=ttyS0 quiet panic=-1 {'hostfs' if hostfs else ''} {append}",
