@@ -12,9 +12,12 @@
 //! waits until the reader of the userfaultfd has read the event. So the reader itself never moves
 //! anything.
 
+use std::ffi::{CStr, c_void};
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -265,4 +268,36 @@ pub(super) fn put_zeros(range: Range<usize>, writable: bool) -> io::Result<()> {
         let _ = unsafe { rustix::mm::madvise(range.start as *mut _, range.len(), Advice::LinuxNoHugepage) };
     }
     Ok(())
+}
+
+/// Starts a thread that nobody waits for.
+///
+/// Not by the standard library: its threads take a lock of the whole process as they start and end, and a child that
+/// was forked at such a moment would find it held for ever, by a thread that it does not have.
+pub(super) fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    type Start = (&'static CStr, Box<dyn FnOnce() + Send>);
+    extern "C" fn begin(start: *mut c_void) -> *mut c_void {
+        // SAFETY: the box that was handed to this thread, and to nobody else.
+        let (name, run) = *unsafe { Box::from_raw(start.cast::<Start>()) };
+        // SAFETY: names the calling thread.
+        unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        // A panic says so, and ends this thread alone.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(run));
+        std::ptr::null_mut()
+    }
+    let start: *mut Start = Box::into_raw(Box::new((name, Box::new(run))));
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: `begin` is a function of the right type, and takes the box over.
+    match unsafe { libc::pthread_create(thread.as_mut_ptr(), std::ptr::null(), begin, start.cast()) } {
+        0 => {
+            // SAFETY: the call has set it, and nobody joins the thread.
+            unsafe { libc::pthread_detach(thread.assume_init()) };
+            Ok(())
+        }
+        code => {
+            // SAFETY: there is no thread that took it over.
+            drop(unsafe { Box::from_raw(start) });
+            Err(io::Error::from_raw_os_error(code))
+        }
+    }
 }
