@@ -59,7 +59,8 @@ class Devices:
         """A new filesystem; answers where the pool goes."""
         guest = self.guest()
         make = {"ext4": "mkfs.ext4 -q -F", "xfs": "mkfs.xfs -q -f -m reflink=0 -d su=2m,sw=1"}[kind]
-        guest.try_sh(f"umount {at}")
+        # Wherever the test before has left it.
+        guest.try_sh(f"umount {device} {at}")
         guest.sh(f"{make} {device} && mkdir -p {at} && mount -t {kind} -o {options} {device} {at}")
         return f"{at}/pool"
 
