@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{MapMechanism, Mapping, pages};
 use crate::error::Result;
-use crate::units::PAGE_SIZE;
+use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
 /// What [`Mapping::report`] answers; all sizes in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -25,7 +25,7 @@ pub struct MapReport {
     pub holes: u64,
     /// Behind the end, or taken away, and touched since.
     pub nothing: u64,
-    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not tell of DAX: 0.
+    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not tell of DAX files: 0.
     pub resident: u64,
     /// Of that, in huge pages.
     pub huge: u64,
@@ -68,7 +68,8 @@ impl Mapping {
 
 /// Adds up the records of mappings inside `range`.
 fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
-    let mut inside = false;
+    // `whole`: the mapping has no smaller pages (device DAX).
+    let (mut inside, mut whole) = (false, false);
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next()?;
@@ -86,7 +87,12 @@ fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
         } else if inside {
             let mut kib = || words.next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
             match first {
-                "Rss:" => report.resident += kib(),
+                "KernelPageSize:" => whole = kib() >= FRAME_SIZE,
+                "Rss:" => {
+                    let bytes = kib();
+                    report.resident += bytes;
+                    report.huge += if whole { bytes } else { 0 };
+                }
                 "AnonHugePages:" | "ShmemPmdMapped:" | "FilePmdMapped:" => report.huge += kib(),
                 "Shared_Hugetlb:" | "Private_Hugetlb:" => {
                     let bytes = kib();
