@@ -13,6 +13,7 @@ has no caches to lose, so this shows recovery and not missing flushes; those the
 """
 
 import json
+import lzma
 import os
 import select
 import shutil
@@ -61,10 +62,14 @@ done
 
 
 class Kit:
-    """What every guest of a run boots."""
+    """What guests of one kernel boot."""
 
-    def __init__(self, scratch):
-        self.scratch = Path(scratch)
+    # Chosen by the first guest of a run.
+    accel, cpu, speed = "tcg", "max", None
+
+    def __init__(self, scratch, newer):
+        self.scratch = Path(scratch) / ("newer" if newer else "stable")
+        self.scratch.mkdir()
         if os.geteuid() != 0:
             raise Skip("the guests need root")
         for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"),
@@ -74,33 +79,62 @@ class Kit:
             need(program, package)
         self.cache = target_dir() / "guest"
         self.cache.mkdir(parents=True, exist_ok=True)
-        self.tree = self.kernel_tree()
+        self.tree = self.kernel_tree(self.backports() if newer else [])
         self.kernel = next((self.tree / "boot").glob("vmlinuz-*"))
         self.version = self.kernel.name.removeprefix("vmlinuz-")
-        self.accel = "tcg"
-        self.cpu = "max"
+        # Write protection of what is not there came with 6.4.
+        self.userfaultfd = tuple(map(int, self.version.split(".")[:2])) >= (6, 4)
+        if Kit.speed is None:
+            Kit.speed = self.choose_accelerator()
+        print(f"     guests run Linux {self.version} on {Kit.speed}", flush=True)
 
-    def kernel_tree(self):
-        """The newest kernel package that apt knows, unpacked."""
+    def backports(self):
+        """Debian's newer kernels: options for apt that leave this machine's own sources as they are."""
+        system = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+        suite, apt = system.get("VERSION_CODENAME", "").strip('"'), self.cache / "apt"
+        if system.get("ID") != "debian" or not suite:
+            raise Skip("newer kernels come from Debian's backports, and this is not Debian")
+        (apt / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (apt / "list").write_text(f"deb http://deb.debian.org/debian {suite}-backports main\n")
+        options = [f"-oDir::Etc::SourceList={apt / 'list'}", "-oDir::Etc::SourceParts=/nonexistent",
+                   f"-oDir::State::Lists={apt / 'lists'}", "-oDir::Cache::pkgcache=", "-oDir::Cache::srcpkgcache="]
+        # What was found once is good for a while.
+        if not self.unpacked(options):
+            try:
+                run("apt-get", *options, "update", "-q")
+            except AssertionError as why:
+                raise Skip(f"the list of {suite}-backports cannot be had: {str(why)[-200:]}") from None
+        return options
+
+    def kernel_name(self, options):
         if not has("apt-get") or not has("dpkg"):
             raise Skip("the guest's kernel comes from a Debian package, and there is no apt here")
-        said = run("apt-cache", "depends", "linux-image-amd64", ok=(0, 100))
+        said = run("apt-cache", *options, "depends", "linux-image-amd64", ok=(0, 100))
         names = [line.split()[-1] for line in said.splitlines() if "Depends: linux-image-" in line]
-        if not names:
+        return names[0] if names else None
+
+    def unpacked(self, options):
+        name = self.kernel_name(options)
+        return name is not None and (self.cache / name / "boot").is_dir()
+
+    def kernel_tree(self, options):
+        """The newest kernel package that apt knows, unpacked."""
+        name = self.kernel_name(options)
+        if name is None:
             raise Skip("apt knows no linux-image-amd64 (apt-get update?)")
-        tree = self.cache / names[0]
+        tree = self.cache / name
         if not (tree / "boot").is_dir():
-            fresh = self.cache / f"{names[0]}.new"
+            fresh = self.cache / f"{name}.new"
             shutil.rmtree(fresh, ignore_errors=True)
             fresh.mkdir()
             try:
-                run("apt-get", "download", "-q", names[0], cwd=fresh)
+                run("apt-get", *options, "download", "-q", name, cwd=fresh)
             except AssertionError as why:
                 raise Skip(f"the kernel package cannot be had: {str(why)[-200:]}") from None
             for package in fresh.glob("*.deb"):
                 run("dpkg", "-x", package, fresh)
                 package.unlink()
-            run("depmod", "-b", fresh, names[0].removeprefix("linux-image-"))
+            run("depmod", "-b", fresh, name.removeprefix("linux-image-"))
             fresh.rename(tree)
         return tree
 
@@ -120,8 +154,11 @@ class Kit:
                        ok=(0, 1))
             for line in said.splitlines():
                 if line.startswith("insmod ") and (path := Path(line.split()[1])).name not in order:
-                    shutil.copy(path, place / "modules")
                     order.append(path.name)
+                    # Newer kernels' modules are packed.
+                    opened = lzma.open if path.suffix == ".xz" else open
+                    with opened(path, "rb") as packed:
+                        (place / "modules" / path.name).write_bytes(packed.read())
         (place / "modules" / "order").write_text("\n".join(order))
         for program in programs:
             shutil.copy(program, place / "bin")
@@ -139,13 +176,13 @@ class Kit:
         """KVM if a guest really comes up with it; nested hosts may have the device and no more."""
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             return "software emulation (no /dev/kvm)"
-        self.accel, self.cpu = "kvm", "host"
+        Kit.accel, Kit.cpu = "kvm", "host"
         try:
             guest = Guest(self, self.initrd(), ram="512M", patience=8)
             guest.end()
             return "KVM"
         except AssertionError:
-            self.accel, self.cpu = "tcg,thread=multi", "max"
+            Kit.accel, Kit.cpu = "tcg,thread=multi", "max"
             return "software emulation (there is /dev/kvm, but this kernel does not come up on it)"
 
 
@@ -165,12 +202,16 @@ class Guest:
     running = []
 
     def __init__(self, kit, initrd, images=(), ram="2G", hostfs=False, extra=(), append="", patience=90, smp=2,
-                 machine=""):
+                 machine="", counting=False):
         self.scratch = kit.scratch / f"guest-{time.monotonic_ns()}"
         self.scratch.mkdir()
         self.log = self.scratch / "console"
         self.rest = b""
-        command = ["qemu-system-x86_64", "-accel", kit.accel, "-cpu", kit.cpu, "-smp", str(smp),
+        how = ["-accel", kit.accel, "-cpu", kit.cpu]
+        if counting:
+            # A clock of instructions; no string instruction that does in one what others do in many.
+            how = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-cpu", "max,erms=off,fsrm=off"]
+        command = ["qemu-system-x86_64", *how, "-smp", str(smp),
                    "-M", f"q35,nvdimm=on{machine}", "-m", f"{ram},slots=8,maxmem=64G", "-nodefaults", "-display", "none",
                    "-no-reboot", "-kernel", str(kit.kernel), "-initrd", str(initrd),
                    "-append", f"console=ttyS0 quiet panic=-1 {'hostfs' if hostfs else ''} {append}",
@@ -291,14 +332,18 @@ class Guest:
             guest.kill()
 
 
-def kit_of(suite):
-    """The one kit of a run."""
-    kit = getattr(suite, "kit", None)
-    if kit is None:
-        kit = Kit(suite.scratch)
-        print(f"     guests run Linux {kit.version} on {kit.choose_accelerator()}", flush=True)
-        suite.kit = kit
-    return kit
+def kit_of(suite, newer=True):
+    """The kit of a run: with a kernel of Debian's backports if that can be had, or with Debian's own."""
+    kits = suite.__dict__.setdefault("kits", {})
+    if newer not in kits:
+        try:
+            kits[newer] = Kit(suite.scratch, newer)
+        except Skip as why:
+            if not newer:
+                raise
+            print(f"     no newer kernel, so the guests run Debian's own: {why}", flush=True)
+            kits[newer] = kit_of(suite, False)
+    return kits[newer]
 
 
 def built(*what):

@@ -14,6 +14,7 @@
 mod child;
 mod figure;
 mod items;
+pub mod peers;
 mod place;
 mod race;
 mod sys;

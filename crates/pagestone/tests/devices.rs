@@ -20,7 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 
-use pagestone::{CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, check};
+use pagestone::media::MediaKind;
+use pagestone::{
+    CreateOptions, Error, File, Kind, MapMechanism, MapOptions, MapReport, NewNode, OpenOptions, Pool, check,
+};
 
 const MEDIA: &str = "PAGESTONE_TEST_MEDIA";
 /// Set for the program that is killed.
@@ -249,6 +252,57 @@ fn f_after(place: &Place) {
     let mut word = [0; 8];
     named(&pool, "/f").read_at(5 * CHUNK + 4096, &mut word).unwrap();
     assert_eq!(u64::from_le_bytes(word), 2);
+}
+
+/// Page faults of this thread that took no reading, so far.
+fn faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let behind_name = stat.rsplit_once(") ").unwrap().1;
+    behind_name.split(' ').nth(7).unwrap().parse().unwrap()
+}
+
+/// Fails if a big file's mapping takes a fault for each page where 2 MiB can be mapped at once, or if the report
+/// claims other than what the faults say.
+#[test]
+fn big_files_are_mapped_by_2_mib_where_the_memory_is_mapped_so() {
+    const LEN: u64 = 64 << 20;
+    let place = Place::take();
+    let pool = place.make();
+    let f = file(&pool, "f");
+    f.write_at(0, &pattern(8 << 20, 1)).unwrap();
+    (4..LEN / CHUNK).for_each(|i| f.write_at(i * CHUNK, &pattern(CHUNK as usize, i)).unwrap());
+    let media = pool.info().unwrap().media;
+    let dax = matches!(media.kind, MediaKind::DaxDevice | MediaKind::DaxFile);
+    for how in [MapOptions::read_only(), MapOptions::shared()] {
+        let map = f.map(0..LEN, &how).unwrap();
+        let before = faults();
+        for at in (0..LEN).step_by(4096) {
+            if how.write {
+                map.store(at, at).unwrap();
+            } else {
+                map.load::<u64>(at).unwrap();
+            }
+        }
+        let faults = faults() - before;
+        let report = map.report().unwrap();
+        println!("{faults} faults for {} pages of 4 KiB; {report:?}", LEN / 4096);
+        if !dax {
+            continue;
+        }
+        // A read fault and, where the kernel tells the filesystem of stores, one for the first store.
+        assert!((LEN / CHUNK..=2 * LEN / CHUNK + 16).contains(&faults), "{faults} faults");
+        if media_tells(&report) {
+            assert_eq!((report.resident, report.huge), (LEN, LEN), "{report:?}");
+        }
+    }
+    drop(f);
+    pool.close().unwrap();
+    place.is_clean();
+}
+
+/// Whether the kernel tells what the page tables hold for DAX: since 6.7, with which this kind of mapping came.
+fn media_tells(report: &MapReport) -> bool {
+    report.resident > 0 || report.mechanism == MapMechanism::Userfaultfd
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod access;
 mod mappings;
 mod mount;
-mod names;
+pub(crate) mod names;
 mod overwrite;
 mod reopen;
 mod still;

@@ -18,19 +18,19 @@ const OTHERS: usize = 1000;
 const OPS: usize = 500;
 
 /// Opens a directory of the system, for calls relative to it.
-pub(super) fn open_dir(path: &std::path::Path) -> Result<OwnedFd> {
+pub(crate) fn open_dir(path: &std::path::Path) -> Result<OwnedFd> {
     Ok(open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Makes an empty file as a program does: open and close.
-pub(super) fn touch(dir: &OwnedFd, name: &CString) -> Result<()> {
+pub(crate) fn touch(dir: &OwnedFd, name: &CString) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
     Ok(())
 }
 
 /// Names, as the library and as the system want them.
-pub(super) fn many(prefix: &str, count: usize) -> Vec<CString> {
+pub(crate) fn many(prefix: &str, count: usize) -> Vec<CString> {
     // Without a NUL in the prefix there is none in the name.
     (0..count).filter_map(|i| CString::new(format!("{prefix}-{i:05}.txt")).ok()).collect()
 }

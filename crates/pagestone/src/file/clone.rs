@@ -188,10 +188,8 @@ fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> Result<()> 
 pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> Result<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
     // Nobody would see what was taken ahead of need, or allocated behind the end, in a base. What one
-    // record does not give back, and what a mapping has pinned, goes with the base.
-    if !pinned_from(tx, src, end)? {
-        map::remove(tx, src, end, u64::MAX)?;
-    }
+    // record does not give back goes with the base, and so does what private mappings show with the last page.
+    map::remove(tx, src, end.next_multiple_of(tx.granule()), u64::MAX)?;
     let behind = pages_from(&in_tx(tx, src), end)?;
     let mut base = InodeRec::base_of(tx.new_ino()?, src);
     if src.base != 0 {
@@ -205,17 +203,6 @@ pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> Result<()> {
     (src.base, src.base_pages) = (base.ino().0, end);
     src.height = base.height.checked_add(1).ok_or(Error::TooManyLinks)?;
     tx.put_inode(&base)
-}
-
-/// Whether somebody has pinned a page that the map has from `page` on.
-fn pinned_from(tx: &Tx<'_>, src: &InodeRec, mut page: u64) -> Result<bool> {
-    while let Some(m) = in_tx(tx, src).first_after(page)? {
-        if !m.is_void() && tx.frames().any_pinned(m.part(page.max(m.file_page), m.end()).run) {
-            return Ok(true);
-        }
-        page = m.end();
-    }
-    Ok(false)
 }
 
 /// Pages that the map has from `page` on.

@@ -73,12 +73,6 @@ impl Frames {
         }
     }
 
-    /// Whether a page of the run is pinned.
-    pub(crate) fn any_pinned(&self, run: Run) -> bool {
-        self.pins.count.load(Ordering::SeqCst) != 0
-            && by_frame(run).any(|(frame, first, pages)| (first..first + pages).any(|i| self.pins.is_pinned(frame, i)))
-    }
-
     /// Undoes one `pin` of the same run.
     pub(crate) fn unpin(&self, run: Run) {
         let mut frames = self.pins.frames.lock();

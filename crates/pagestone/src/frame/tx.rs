@@ -126,6 +126,11 @@ impl<'p> Tx<'p> {
         self.lane.batch.record_bound() + frames + bytes < MAX_RECORD - 8 * PAGE_SIZE
     }
 
+    /// Pages of the smallest piece that the media can map.
+    pub(crate) fn granule(&self) -> u64 {
+        self.frames.region.granule().map_or(1, |bytes| bytes / PAGE_SIZE)
+    }
+
     // ---- inodes ------------------------------------------------------------------------------
 
     /// The live inode `ino`, with this transaction's changes.

@@ -27,14 +27,14 @@ use parking_lot::Mutex;
 use super::link::Links;
 use super::ranges::Ranges;
 use super::service::{MapMechanism, Mechanism};
-use super::{child, sys};
+use super::{child, pages, sys};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::frame::Run;
 use crate::layout::InodeRec;
-use crate::media::{Lend, Region, reach};
+use crate::media::{Lend, MediaKind, Region, reach};
 use crate::pool::{Inner, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -93,6 +93,8 @@ pub(super) struct Area {
     atomic: bool,
     /// Pages of the smallest piece that the media can map: 1, or 512.
     pub(super) granule: u64,
+    /// The pages are a device's own memory.
+    pub(super) dax: bool,
     /// Pages that are looked at together, a power of two.
     pub(super) window: u64,
     mechanism: &'static Mechanism,
@@ -129,7 +131,8 @@ impl Area {
     pub(super) fn new(file: &File, base: usize, pages: Range<u64>, how: How) -> Area {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let count = pages.end - pages.start;
-        let granule = file.inner().frames.region.granule().map_or(1, |bytes| bytes / PAGE_SIZE);
+        let region = &file.inner().frames.region;
+        let granule = region.granule().map_or(1, |bytes| bytes / PAGE_SIZE);
         Area {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             pool: file.pool().downgrade(),
@@ -141,6 +144,7 @@ impl Area {
             lend: how.lend,
             atomic: how.atomic,
             granule,
+            dax: matches!(region.describe().kind, MediaKind::DaxDevice | MediaKind::DaxFile),
             window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
             mechanism: how.mechanism,
             state: std::sync::Mutex::default(),
@@ -432,7 +436,8 @@ impl Area {
 
     /// Lets go of what is not a private copy: the next touch maps the file's new pages.
     fn show_anew(&self, state: &mut State, pages: Range<u64>) {
-        let Ok(copies) = sys::private_copies(self.addr(&pages)) else { return self.make_private(&pages) };
+        let copies = pages::private_copies(self.addr(&pages), self.dax);
+        let Ok(Some(copies)) = copies else { return self.make_private(&pages) };
         let mut rest = Ranges::default();
         rest.insert(pages);
         for copy in copies {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   store     the kernel copies the page; the file has the old one
-//!   commit    which pages are copies?  (PAGEMAP_SCAN)
+//!   commit    which pages are copies?  (pages.rs)
 //!             --> File::write_atomic: all of them, durable and visible at once, or none
 //!             --> the copies go; the next touch maps the file's new pages
 //!   discard   the copies go
@@ -12,7 +12,7 @@
 
 use std::ops::{Deref, Range};
 
-use super::{MapOptions, Mapping, sys};
+use super::{MapOptions, Mapping, pages};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::media::{Durability, reach};
@@ -85,28 +85,18 @@ impl AtomicMapping {
     /// File pages that were stored to since the last commit.
     fn changed(&self) -> Result<Vec<Range<u64>>> {
         let area = &self.0.area;
-        let found = match sys::private_copies(area.addr(&area.range())) {
-            Ok(found) => found,
-            // Linux before 6.7 does not tell copies from zeros that were only read.
-            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
-                return sys::perhaps_private(area.addr(&area.range()))?
-                    .into_iter()
-                    .flat_map(|range| {
-                        area.page_at(range.start)..area.page_at(range.start) + (range.len() as u64) / PAGE_SIZE
-                    })
-                    .filter_map(|page| match self.differs(page) {
-                        Ok(true) => Some(Ok(page..page + 1)),
-                        Ok(false) => None,
-                        Err(e) => Some(Err(e)),
-                    })
-                    .collect();
-            }
-            Err(e) => return Err(e.into()),
+        let here = area.addr(&area.range());
+        let pages_of = |found: Vec<Range<usize>>| {
+            let pages = |range: Range<usize>| (area.page_at(range.start), range.len() as u64 / PAGE_SIZE);
+            found.into_iter().map(pages).map(|(first, count)| first..first + count).collect()
         };
-        Ok(found
-            .into_iter()
-            .map(|range| area.page_at(range.start)..area.page_at(range.start) + range.len() as u64 / PAGE_SIZE)
-            .collect())
+        if let Some(found) = pages::private_copies(here.clone(), area.dax)? {
+            return Ok(pages_of(found));
+        }
+        // Nobody tells copies from what was only read.
+        let perhaps: Vec<Range<u64>> = pages_of(pages::perhaps_private(here)?);
+        let differs = |page| self.differs(page).map(|differs| differs.then_some(page..page + 1)).transpose();
+        perhaps.into_iter().flatten().filter_map(differs).collect()
     }
 
     /// Whether a page is other here than in the file.

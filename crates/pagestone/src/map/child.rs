@@ -25,8 +25,8 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::area::{Area, Failure, Shown};
 use super::fork::ANSWER;
 use super::link::{self, News};
-use super::service::{Mechanism, Service, find, spawn};
-use super::sys::{Fault, Userfault};
+use super::service::{Mechanism, Service, find};
+use super::sys::{Fault, Userfault, spawn};
 use crate::units::PAGE_SIZE;
 
 /// This process's connection, if it is a child.
@@ -79,9 +79,9 @@ fn start(service: &'static Service, areas: &[Arc<Area>], asks: OwnedFd, control:
     CHILD.store(child, Ordering::Release);
     let child = get()?;
     let Mechanism::Userfault(uffd) = &child.mechanism else { return None };
-    spawn("pagestone-fault", move || child.read(uffd)).ok()?;
-    spawn("pagestone-map", move || child.help(uffd)).ok()?;
-    spawn("pagestone-news", move || child.hear()).ok()
+    spawn(c"pagestone-fault", move || child.read(uffd)).ok()?;
+    spawn(c"pagestone-map", move || child.help(uffd)).ok()?;
+    spawn(c"pagestone-news", move || child.hear()).ok()
 }
 
 impl Child {

@@ -18,7 +18,8 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::area::{Area, Shown, State};
 use super::link::{self, Link};
-use super::service::{Entries, Entry, Service, spawn};
+use super::service::{Entries, Entry, Service};
+use super::sys::spawn;
 use super::{child, fault};
 
 /// Spans in one answer.
@@ -81,7 +82,7 @@ extern "C" fn in_parent() {
             service.bury_retired();
         };
         // Without a thread the socket is closed, and the child's faults are errors.
-        let _ = spawn("pagestone-child", serve);
+        let _ = spawn(c"pagestone-child", serve);
     }
 }
 

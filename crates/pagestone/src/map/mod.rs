@@ -7,7 +7,7 @@
 //!   AtomicMapping  stores that are the file's at a commit                (atomic.rs)
 //!   Service        answers faults for the whole process                   (service.rs, fault.rs)
 //!   fork.rs, link.rs, child.rs, inherit.rs     the same mapping in a child process
-//!   sys.rs         mmap, mremap, userfaultfd
+//!   sys.rs         mmap, mremap, userfaultfd       pages.rs   what the kernel tells of pages
 //! ```
 //!
 //! `docs/mappings.md` says what holds on which media.
@@ -19,6 +19,7 @@ mod fault;
 mod fork;
 mod inherit;
 mod link;
+mod pages;
 mod ranges;
 mod report;
 mod service;

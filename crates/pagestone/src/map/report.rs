@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   /proc/self/smaps    one record per kernel mapping: how much of it is there, how much is huge
+//!   pages.rs            the same of the storage's own pages, by the page tables: smaps leaves out those of DAX
 //! ```
 
 use std::io;
@@ -9,9 +10,9 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::{MapMechanism, Mapping};
+use super::{MapMechanism, Mapping, pages};
 use crate::error::Result;
-use crate::units::PAGE_SIZE;
+use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
 /// What [`Mapping::report`] answers; all sizes in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,7 +25,7 @@ pub struct MapReport {
     pub holes: u64,
     /// Behind the end, or taken away, and touched since.
     pub nothing: u64,
-    /// Present in the page tables at this moment, holes aside.
+    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not tell of DAX files: 0.
     pub resident: u64,
     /// Of that, in huge pages.
     pub huge: u64,
@@ -67,7 +68,8 @@ impl Mapping {
 
 /// Adds up the records of mappings inside `range`.
 fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
-    let mut inside = false;
+    // `whole`: the mapping has no smaller pages (device DAX).
+    let (mut inside, mut whole) = (false, false);
     for line in smaps.lines() {
         let mut words = line.split_ascii_whitespace();
         let first = words.next()?;
@@ -75,10 +77,22 @@ fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
             let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
             inside = from >= range.start && to <= range.end;
             report.kernel_mappings += u64::from(inside);
+            // Permissions, offset, device, and an inode: storage, not a hole or a private copy of one.
+            let stored = inside && words.nth(3).is_some_and(|inode| inode != "0");
+            if let Some((present, huge)) = stored.then(|| pages::present(from..to).ok()).flatten() {
+                report.resident += present;
+                report.huge += huge;
+                inside = false;
+            }
         } else if inside {
             let mut kib = || words.next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10;
             match first {
-                "Rss:" => report.resident += kib(),
+                "KernelPageSize:" => whole = kib() >= FRAME_SIZE,
+                "Rss:" => {
+                    let bytes = kib();
+                    report.resident += bytes;
+                    report.huge += if whole { bytes } else { 0 };
+                }
                 "AnonHugePages:" | "ShmemPmdMapped:" | "FilePmdMapped:" => report.huge += kib(),
                 "Shared_Hugetlb:" | "Private_Hugetlb:" => {
                     let bytes = kib();

@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use super::area::Area;
-use super::sys::{Fault, Userfault};
+use super::sys::{Fault, Userfault, spawn};
 use super::{fault, fork};
 use crate::error::{Error, Result};
 use crate::file::File;
@@ -146,9 +146,9 @@ impl Service {
         });
         fork::watch();
         if let Mechanism::Userfault(uffd) = &service.mechanism {
-            spawn("pagestone-fault", move || service.read(uffd))?;
+            spawn(c"pagestone-fault", move || service.read(uffd))?;
             for _ in 0..HELPERS {
-                spawn("pagestone-map", move || service.help(uffd))?;
+                spawn(c"pagestone-map", move || service.help(uffd))?;
             }
         }
         Ok(service)
@@ -329,9 +329,4 @@ fn half_of_limit() -> usize {
 pub(super) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
     let (&base, entry) = entries.range(..=addr).next_back()?;
     (addr - base < (entry.area.pages * crate::units::PAGE_SIZE) as usize).then_some(entry)
-}
-
-/// Starts a thread that nobody waits for.
-pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    std::thread::Builder::new().name(name.into()).spawn(run).map(drop)
 }

@@ -12,9 +12,12 @@
 //! waits until the reader of the userfaultfd has read the event. So the reader itself never moves
 //! anything.
 
+use std::ffi::{CStr, c_void};
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -259,106 +262,42 @@ pub(super) fn put_zeros(range: Range<usize>, writable: bool) -> io::Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: as in `put_nothing`.
     unsafe { rustix::mm::mmap_anonymous(range.start as *mut _, range.len(), prot, flags)? };
+    if writable {
+        // A store makes a copy of its page, not of the 2 MiB around it. A kernel without huge pages refuses.
+        // SAFETY: changes no byte, only how the kernel backs the range.
+        let _ = unsafe { rustix::mm::madvise(range.start as *mut _, range.len(), Advice::LinuxNoHugepage) };
+    }
     Ok(())
 }
 
-/// Page ranges that PAGEMAP_SCAN answers.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// The argument of PAGEMAP_SCAN.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// Pages of the range that are this process's own copies: there, not a file's, and not the page of zeros.
+/// Starts a thread that nobody waits for.
 ///
-/// # Errors
-/// ENOTTY before Linux 6.7.
-pub(super) fn private_copies(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
-    const PAGEMAP_SCAN: u64 = 0xc060_6610;
-    const FILE: u64 = 1 << 2;
-    const PRESENT: u64 = 1 << 3;
-    const SWAPPED: u64 = 1 << 4;
-    const ZERO: u64 = 1 << 5;
-    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
-    let mut found: Vec<Range<usize>> = Vec::new();
-    let mut regions = [PageRegion::default(); 512];
-    let mut from = range.start as u64;
-    while from < range.end as u64 {
-        let mut arg = ScanArg {
-            size: size_of::<ScanArg>() as u64,
-            start: from,
-            end: range.end as u64,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: regions.len() as u64,
-            category_inverted: FILE | ZERO,
-            category_mask: FILE | ZERO,
-            category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: PRESENT,
-            ..ScanArg::default()
-        };
-        // SAFETY: the argument is what the call wants, and the vector it names has the length it says.
-        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &raw mut arg) };
-        if count < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        for region in &regions[..count as usize] {
-            join(&mut found, region.start as usize..region.end as usize);
-        }
-        if arg.walk_end <= from {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        from = arg.walk_end;
+/// Not by the standard library: its threads take a lock of the whole process as they start and end, and a child that
+/// was forked at such a moment would find it held for ever, by a thread that it does not have.
+pub(super) fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    type Start = (&'static CStr, Box<dyn FnOnce() + Send>);
+    extern "C" fn begin(start: *mut c_void) -> *mut c_void {
+        // SAFETY: the box that was handed to this thread, and to nobody else.
+        let (name, run) = *unsafe { Box::from_raw(start.cast::<Start>()) };
+        // SAFETY: names the calling thread.
+        unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+        // A panic says so, and ends this thread alone.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(run));
+        std::ptr::null_mut()
     }
-    Ok(found)
-}
-
-/// As [`private_copies`] on any kernel, but with pages of zeros that were only read.
-pub(super) fn perhaps_private(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
-    use std::os::unix::fs::FileExt;
-    const PAGE: usize = 4096;
-    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
-    let mut found: Vec<Range<usize>> = Vec::new();
-    let mut words = [0u8; 8 * 1024];
-    let mut at = range.start;
-    while at < range.end {
-        let count = ((range.end - at) / PAGE).min(words.len() / 8);
-        pagemap.read_exact_at(&mut words[..count * 8], (at / PAGE * 8) as u64)?;
-        for (i, word) in words[..count * 8].chunks_exact(8).enumerate() {
-            // Bit 63: present, 62: swapped, 61: a file's, or shared memory.
-            let bits = word[7] >> 5;
-            if bits & 0b110 != 0 && bits & 1 == 0 {
-                join(&mut found, at + i * PAGE..at + (i + 1) * PAGE);
-            }
+    let start: *mut Start = Box::into_raw(Box::new((name, Box::new(run))));
+    let mut thread = MaybeUninit::uninit();
+    // SAFETY: `begin` is a function of the right type, and takes the box over.
+    match unsafe { libc::pthread_create(thread.as_mut_ptr(), std::ptr::null(), begin, start.cast()) } {
+        0 => {
+            // SAFETY: the call has set it, and nobody joins the thread.
+            unsafe { libc::pthread_detach(thread.assume_init()) };
+            Ok(())
         }
-        at += count * PAGE;
-    }
-    Ok(found)
-}
-
-/// Adds a range behind the others.
-fn join(ranges: &mut Vec<Range<usize>>, new: Range<usize>) {
-    match ranges.last_mut() {
-        Some(last) if last.end == new.start => last.end = new.end,
-        _ => ranges.push(new),
+        code => {
+            // SAFETY: there is no thread that took it over.
+            drop(unsafe { Box::from_raw(start) });
+            Err(io::Error::from_raw_os_error(code))
+        }
     }
 }

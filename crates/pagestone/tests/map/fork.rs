@@ -71,6 +71,21 @@ impl Child {
         assert_eq!(unsafe { libc::kill(self.pid, signal) }, 0);
     }
 
+    /// As `join`, of a child that may hang.
+    fn join_within(self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut status = 0;
+        // SAFETY: as above.
+        while unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) } == 0 {
+            if Instant::now() > deadline {
+                self.signal(libc::SIGKILL);
+                panic!("the child hangs");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(status, 0, "the child failed");
+    }
+
     pub(crate) fn join(self) {
         let mut status = 0;
         // SAFETY: as above.
@@ -141,6 +156,34 @@ fn nothing_that_parent_and_children_count_in_holes_is_lost() {
         children.into_iter().for_each(Child::join);
         let wrong: Vec<u64> = (0..1024).filter(|page| map.load::<u64>(page * PAGE).unwrap() != 4).collect();
         assert!(wrong.is_empty(), "pages {wrong:?}");
+    });
+}
+
+/// Fails if a child needs a lock that a thread of the parent, on its way in or out, held at the fork.
+#[test]
+fn a_child_that_is_forked_while_threads_come_and_go_has_its_mappings() {
+    let place = Place::tmpfs();
+    let file = place.sparse("a", 1 << 20);
+    let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
+    let enough = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                    let some = [(); 8].map(|()| std::thread::spawn(|| ()));
+                    some.into_iter().for_each(|thread| thread.join().unwrap());
+                }
+            });
+        }
+        let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..200u64 {
+                let child = Child::fork(|_| map.store(round * 8, round + 1).unwrap());
+                child.join_within(Duration::from_secs(30));
+                assert_eq!(map.load::<u64>(round * 8).unwrap(), round + 1);
+            }
+        }));
+        enough.store(true, std::sync::atomic::Ordering::Relaxed);
+        all.unwrap();
     });
 }
 
