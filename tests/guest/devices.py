@@ -141,9 +141,7 @@ def library_tests(devices, kind):
         for name in LIBRARY:
             few = name == "map" and not devices.kit.userfaultfd
             skip = " ".join(f"--skip {part}" for part in NEEDS_USERFAULTFD) if few else ""
-            # A child that is stopped, or slow, has the mappings of all tests of its process: those that fork run alone.
-            parts = ["--skip fork:: --skip hammer::", "fork:: hammer:: --test-threads 1"] if name == "map" and not few else [skip]
-            done = "".join(guest.sh(f"TMPDIR=/tmp {devices.library(name)} {part} 2>&1", 900) for part in parts)
+            done = guest.sh(f"TMPDIR=/tmp {devices.library(name)} {skip} 2>&1", 900)
             said.append(f"{name} {passed(done)}" + (f" ({skip})" if skip else ""))
     finally:
         guest.try_sh("umount /dev/shm")

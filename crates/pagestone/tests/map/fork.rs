@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pagestone::{Error, MapOptions, Mapping};
 
-use crate::place::{PAGE, Place};
+use crate::place::{PAGE, Place, alone};
 
 /// A child, and a step-by-step conversation with it.
 pub(crate) struct Child {
@@ -96,7 +96,7 @@ impl Child {
 
 #[test]
 fn stores_of_parent_and_child_are_seen_by_both_holes_included() {
-    Place::each(|place| {
+    Place::each_alone(|place| {
         let file = place.sparse("a", 64 << 20);
         file.write_at(0, &[1; 8192]).unwrap();
         let map = file.map(0..64 << 20, &MapOptions::shared()).unwrap();
@@ -148,7 +148,7 @@ fn count(map: &Mapping, pages: u64) {
 
 #[test]
 fn nothing_that_parent_and_children_count_in_holes_is_lost() {
-    Place::each(|place| {
+    Place::each_alone(|place| {
         let file = place.sparse("a", 4 << 20);
         let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
         let children: Vec<_> = (0..3).map(|_| Child::fork(|_| count(&map, 1024))).collect();
@@ -162,34 +162,36 @@ fn nothing_that_parent_and_children_count_in_holes_is_lost() {
 /// Fails if a child needs a lock that a thread of the parent, on its way in or out, held at the fork.
 #[test]
 fn a_child_that_is_forked_while_threads_come_and_go_has_its_mappings() {
-    let place = Place::tmpfs();
-    let file = place.sparse("a", 1 << 20);
-    let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
-    let enough = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while !enough.load(std::sync::atomic::Ordering::Relaxed) {
-                    let some = [(); 8].map(|()| std::thread::spawn(|| ()));
-                    some.into_iter().for_each(|thread| thread.join().unwrap());
-                }
-            });
-        }
-        let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for round in 0..200u64 {
-                let child = Child::fork(|_| map.store(round * 8, round + 1).unwrap());
-                child.join_within(Duration::from_secs(30));
-                assert_eq!(map.load::<u64>(round * 8).unwrap(), round + 1);
+    let test = |place: &Place| {
+        let file = place.sparse("a", 1 << 20);
+        let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
+        let enough = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !enough.load(std::sync::atomic::Ordering::Relaxed) {
+                        let some = [(); 8].map(|()| std::thread::spawn(|| ()));
+                        some.into_iter().for_each(|thread| thread.join().unwrap());
+                    }
+                });
             }
-        }));
-        enough.store(true, std::sync::atomic::Ordering::Relaxed);
-        all.unwrap();
-    });
+            let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for round in 0..200u64 {
+                    let child = Child::fork(|_| map.store(round * 8, round + 1).unwrap());
+                    child.join_within(Duration::from_secs(30));
+                    assert_eq!(map.load::<u64>(round * 8).unwrap(), round + 1);
+                }
+            }));
+            enough.store(true, std::sync::atomic::Ordering::Relaxed);
+            all.unwrap();
+        });
+    };
+    alone(|| Place::with(Place::tmpfs(), test));
 }
 
 #[test]
 fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back() {
-    Place::each(|place| {
+    Place::each_alone(|place| {
         let file = place.file("a");
         file.write_at(0, &[7; 1 << 20]).unwrap();
         let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
@@ -228,7 +230,7 @@ fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back
 
 #[test]
 fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
-    Place::each(|place| {
+    Place::each_alone(|place| {
         let file = place.file("a");
         file.write_at(0, &[7; 4 << 20]).unwrap();
         let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
@@ -263,7 +265,7 @@ fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
 
 #[test]
 fn a_childs_child_and_a_program_that_is_started_get_no_mapping() {
-    Place::each(|place| {
+    Place::each_alone(|place| {
         let file = place.sparse("a", 8 << 20);
         file.write_at(0, &[7; 4096]).unwrap();
         let map = file.map(0..8 << 20, &MapOptions::shared()).unwrap();

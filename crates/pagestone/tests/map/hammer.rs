@@ -21,7 +21,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::fork::Child;
-use crate::place::{PAGE, Place};
+use crate::place::{PAGE, Place, alone};
 
 const PAGES: u64 = 1200;
 const THREADS: u64 = 4;
@@ -286,11 +286,13 @@ fn threads_that_do_everything_at_once_see_only_what_was_stored_there() {
     let seed = std::env::var("PAGESTONE_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
     println!("PAGESTONE_SEED={seed}");
     let test = |place: &Place| hammer(place, seed, Duration::from_secs(seconds));
-    Place::each(test);
-    for huge in [Place::huge_tmpfs(), Place::hugetlbfs()] {
-        match huge {
-            Ok(place) => Place::with(place, test),
-            Err(why) => println!("skipped: {why}"),
+    alone(|| {
+        Place::each(test);
+        for huge in [Place::huge_tmpfs(), Place::hugetlbfs()] {
+            match huge {
+                Ok(place) => Place::with(place, test),
+                Err(why) => println!("skipped: {why}"),
+            }
         }
-    }
+    });
 }

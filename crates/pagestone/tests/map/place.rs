@@ -1,8 +1,10 @@
 //! Pools to map files of, one for each kind of media.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use pagestone::media::{MediaKind, Memory};
@@ -69,6 +71,20 @@ impl Drop for HugePages {
     }
 }
 
+static TESTS: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `test` while no other test of this process has a place.
+pub(crate) fn alone(test: impl FnOnce()) {
+    let _all = TESTS.write();
+    ALONE.set(true);
+    test();
+    ALONE.set(false);
+}
+
 impl Place {
     pub(crate) fn memory() -> Place {
         let media = Arc::new(Memory::new(SIZE).unwrap());
@@ -128,8 +144,15 @@ impl Place {
         }
     }
 
+    /// As [`Place::each`], with no other test at the same time: a child has the mappings of all tests of its
+    /// process, and what they change waits for it.
+    pub(crate) fn each_alone(test: impl Fn(&Place)) {
+        alone(|| Place::each(test));
+    }
+
     /// Runs `test`, then `check`.
     pub(crate) fn with(place: Place, test: impl Fn(&Place)) {
+        let _one_of_many = (!ALONE.get()).then(|| TESTS.read_recursive());
         println!("on {}", place.name);
         test(&place);
         let Place { name, pool, path, kind, memory, .. } = &place;
