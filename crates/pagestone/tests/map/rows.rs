@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use pagestone::{Error, MapOptions};
 
@@ -336,7 +337,12 @@ fn files_in_more_pieces_than_the_kernel_has_mappings_for_are_mapped_all_the_same
             // Other tests of this process have mappings too.
             assert!(kernel_mappings() < limit);
             let own = |map: &pagestone::Mapping| map.report().unwrap().kernel_mappings as usize;
-            most = most.max(maps.iter().map(own).sum());
+            // What is too much is taken down beside, by threads that may have to wait for a processor.
+            let (begun, mut there) = (Instant::now(), usize::MAX);
+            while there >= limit * 3 / 4 && begun.elapsed() < Duration::from_secs(20) {
+                there = maps.iter().map(own).sum();
+            }
+            most = most.max(there);
         }
         println!("{} mappings of {pages} pieces; at most {most} kernel mappings of {limit}", maps.len());
         assert!(most < limit * 3 / 4, "{most} of {limit}");
