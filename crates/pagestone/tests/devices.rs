@@ -9,7 +9,7 @@
 //! Without the variable the pool is a file in memory. How it could fail, and what would show it: a window cannot be
 //! mapped, or not privately (`a_read_only_...`); pieces smaller than the device's own page are mapped
 //! (`mappings_...`); the device's end is misjudged (`a_full_device_...`); what was acknowledged is not there
-//! (`what_a_killed_...`).
+//! (`what_a_killed_...`); damage is met that a copy in memory would not show (`a_damaged_pool_...`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,12 +18,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use pagestone::media::MediaKind;
+use pagestone::media::{self, Media, MediaKind, Part};
 use pagestone::{
     CreateOptions, Error, File, Kind, MapMechanism, MapOptions, MapReport, NewNode, OpenOptions, Pool, check,
 };
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 const MEDIA: &str = "PAGESTONE_TEST_MEDIA";
 /// Set for the program that is killed.
@@ -390,5 +392,106 @@ fn a_full_device_is_an_error_and_the_last_byte_can_be_used() {
     pool.root().unlink(b"f").unwrap();
     file(&pool, "g").write_at(0, &bytes).unwrap();
     pool.close().unwrap();
+    place.is_clean();
+}
+
+/// The pool's bytes, to be damaged.
+fn bytes_of(place: &Place) -> Arc<dyn Media> {
+    media::open(&place.path, &media::Open { read_only: false, kind: None, size: None }).unwrap().media
+}
+
+fn flip(place: &Place, at: u64, bit: u32) {
+    let media = bytes_of(place);
+    let mut byte = [0];
+    assert!(media.windows().data.read(at, &mut byte));
+    media.persist(&[Part::Bytes { at, bytes: &[byte[0] ^ 1 << bit] }]).unwrap();
+    media.sync().unwrap();
+}
+
+/// The pages that hold something, and what they hold in one number.
+fn contents(place: &Place) -> (Vec<u64>, u64) {
+    let (media, mut page) = (bytes_of(place), [0; 4096]);
+    let (mut used, mut sum) = (Vec::new(), 0u64);
+    for at in (0..SIZE).step_by(page.len()) {
+        assert!(media.windows().data.read(at, &mut page));
+        if page != [0; 4096] {
+            used.push(at);
+            let words = page.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word));
+            sum = words.fold(sum, |sum, word| (sum ^ word).rotate_left(29).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        }
+    }
+    (used, sum)
+}
+
+fn named_place(e: &Error) {
+    match e {
+        Error::Corrupt { place, .. } => assert!(!place.is_empty()),
+        Error::TooNew(_) | Error::NotAPool(_) | Error::Size(_) | Error::Stale(_) | Error::NotFound => {}
+        other => panic!("damage is answered by: {other}"),
+    }
+}
+
+/// Every name is looked up, and every file read.
+fn look_at_all(pool: &Pool) -> Result<(), Error> {
+    let mut names = Vec::new();
+    pool.root().entries(0, &mut |entry| {
+        names.push(entry.name.clone());
+        true
+    })?;
+    for name in names {
+        let looked = pool.root().lookup(&name).and_then(|attr| pool.node(attr.ino)?.open());
+        let mut bytes = vec![0; 70_000];
+        looked.and_then(|file| file.read_at(0, &mut bytes)).map(drop).or_else(|e| {
+            named_place(&e);
+            Ok::<(), Error>(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_damaged_pool_is_an_error_that_names_the_place_and_looking_changes_nothing() {
+    let seed: u64 = std::env::var("PAGESTONE_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
+    println!("PAGESTONE_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let place = Place::take();
+    let pool = place.make();
+    (0..300).for_each(|i| drop(file(&pool, &format!("small-{i}"))));
+    let holed = file(&pool, "holed");
+    (0..200).for_each(|i| holed.write_at(i * 8192, &pattern(100, i)).unwrap());
+    pool.root().clone_file(b"clone", holed.ino()).unwrap();
+    holed.write_at(0, &pattern(70_000, 1)).unwrap();
+    let data = [holed.extents(0, u64::MAX).unwrap(), named(&pool, "/clone").extents(0, u64::MAX).unwrap()].concat();
+    drop(holed);
+    pool.close().unwrap();
+    let (mut used, _) = contents(&place);
+    // Data has no checksums.
+    used.retain(|at| !data.iter().any(|x| (x.pool..x.pool + x.len).contains(at)));
+    let (mut refused, mut found) = (0, 0);
+    for round in 0..30 {
+        // The first is one that is always found: in the first copy of the superblock.
+        let anywhere = used[random.random_range(0..used.len())] + random.random_range(0..4096);
+        let (at, bit) = (if round == 0 { 16 } else { anywhere }, random.random_range(0..8));
+        flip(&place, at, bit);
+        let before = contents(&place);
+        match Pool::open(&place.path, &OpenOptions { read_only: true, media: None }) {
+            Ok(pool) => look_at_all(&pool).unwrap_or_else(|e| named_place(&e)),
+            Err(e) => {
+                named_place(&e);
+                refused += 1;
+            }
+        }
+        match check(&place.path, &pagestone::CheckOptions::default(), &mut |_, _| ()) {
+            Ok(report) => {
+                assert!(report.findings.iter().all(|f| !f.place.is_empty()));
+                found += usize::from(!report.is_clean());
+            }
+            Err(e) => named_place(&e),
+        }
+        assert!(contents(&place) == before, "looking at byte {at:#x}, bit {bit} damaged, has changed the pool");
+        flip(&place, at, bit);
+    }
+    println!("30 bits: {refused} times refused to open, {found} times found by check");
+    assert!(found > 0);
     place.is_clean();
 }
