@@ -212,6 +212,25 @@ fn a_mapping_answers_with_an_error_that_names_the_offset() {
     assert_eq!(map.load::<u8>(8 * PAGE).unwrap(), 9);
 }
 
+/// What lies behind the new end is gone, to loads and stores; the process goes on.
+#[test]
+fn a_pool_file_that_somebody_shortens_is_an_error_behind_its_new_end() {
+    every(|place| {
+        let Some(path) = &place.file else { return };
+        let file = place.make(b"file", &pattern(10_000));
+        std::fs::File::options().write(true).open(path).unwrap().set_len(SIZE / 4).unwrap();
+        let (mut there, mut gone) = (0, 0);
+        let mut page = [0; PAGE as usize];
+        for n in 0..10_000u64 {
+            match file.read_at(n * PAGE, &mut page) {
+                Ok(_) => there += u32::from(page == [(n + 1) as u8; PAGE as usize]),
+                Err(e) => gone += u32::from(matches!(e, Error::DataLost(at) if at == n * PAGE)),
+            }
+        }
+        assert!(there > 1000 && gone > 1000 && there + gone == 10_000, "{}: {there} there, {gone} gone", place.name);
+    });
+}
+
 /// Losing any metadata page at all: every operation answers, with an error or as before.
 #[test]
 fn a_lost_metadata_page_is_an_error_and_never_the_end() {
