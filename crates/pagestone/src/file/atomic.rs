@@ -228,7 +228,8 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], end: u64) -> Re
 /// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.
 fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, end: u64) -> Result<Option<Ino>> {
     let (mut rec, new) = (tx.inode(ino)?, tx.inode(orphan)?);
-    let size = lengthen(tx, &mut rec, end)?;
+    // Before the map goes below: what was allocated behind the old end is inside the file now.
+    rec.size = lengthen(tx, &mut rec, end)?;
     let own = in_tx(tx, &rec).at_or_after(0)?.is_some();
     if own {
         put_below(tx, &mut rec)?;
@@ -242,7 +243,6 @@ fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, end: u64) -> Result<Option<I
     let borrowed = rec.borrowed().saturating_sub(hidden);
     rec.adopt_map(&new);
     rec.set_borrowed(borrowed);
-    rec.size = size;
     rec.touch(Time::now());
     tx.put_inode(&rec)?;
     tx.free_ino(orphan)?;

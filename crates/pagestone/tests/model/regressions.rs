@@ -119,3 +119,22 @@ fn an_atomic_write_leaves_what_lies_between_its_parts() {
     pool.close().unwrap();
     place.check();
 }
+
+/// Pages that were allocated behind the end went when an atomic write of many parts moved the end behind them.
+#[test]
+fn an_atomic_write_keeps_what_was_allocated_behind_the_end() {
+    let (place, pool) = Place::create(On::Memory, 16 << 20);
+    let ino = create(&pool, "a");
+    let file = pool.node(ino).unwrap().open().unwrap();
+    file.allocate(0, 20 * PAGE, true).unwrap();
+    let parts: Vec<u64> = (0..10).map(|i| (1 + 2 * i) * PAGE).collect();
+    file.write_atomic(&parts.iter().map(|&at| (at, &b"x"[..])).collect::<Vec<_>>()).unwrap();
+    assert_eq!(file.attr().unwrap().pages, 20);
+    let mut bytes = vec![1; 20 * PAGE as usize];
+    assert_eq!(file.read_at(0, &mut bytes).unwrap() as u64, 19 * PAGE + 1);
+    let stored = |at: usize| parts.contains(&(at as u64));
+    assert!((0..19 * PAGE as usize + 1).all(|at| bytes[at] == if stored(at) { b'x' } else { 0 }));
+    drop(file);
+    pool.close().unwrap();
+    place.check();
+}
