@@ -42,6 +42,7 @@ case "$(cat /proc/cmdline)" in *hostfs*)
     mount -t proc proc /new/proc; mount -t sysfs sys /new/sys; mount -t devtmpfs dev /new/dev
     mount -t tmpfs run /new/run; mount -t tmpfs tmp /new/tmp; mount -t tmpfs vartmp /new/var/tmp
     mkdir -p /new/dev/shm; mount -t tmpfs shm /new/dev/shm; mount -t devpts pts /new/dev/pts
+    for shown in $(cat /shown); do mkdir -p /new$shown; mount -o bind /lower$shown /new$shown; done
     chroot="chroot /new" ;;
 esac
 ip link set lo up 2>/dev/null
@@ -146,6 +147,9 @@ class Kit:
             (place / folder).mkdir(parents=True)
         shutil.copy(shutil.which("busybox"), place / "bin")
         (place / "init").write_text(INIT)
+        # What was built may lie where the guest has memory of its own.
+        hidden = [str(path) for path in (ROOT, target_dir()) if str(path).startswith(("/tmp/", "/var/tmp/", "/run/"))]
+        (place / "shown").write_text("\n".join(hidden))
         (place / "init").chmod(0o755)
         order = []
         for module in MODULES:
