@@ -3,9 +3,9 @@
 //! ```text
 //!   all of it over storage, inside the file      shared lock, stream, one fence: no transaction
 //!   otherwise                                    exclusive lock:
-//!       old pages     stream in place  \  one fence
-//!       holes         fresh pages      /
-//!       borrowed      fresh pages, filled from the base where the write does not reach
+//!       holes         fresh pages                                                     \  one fence
+//!       borrowed      fresh pages, filled from the base where the write does not reach  /
+//!       old pages     stream in place, and a fence, once it is sure that the rest has room
 //!       then one record: new runs, length, times
 //! ```
 //!
@@ -158,7 +158,8 @@ pub(crate) fn write_in_tx(
 ) -> Result<Written> {
     let mut end = offset + bytes.len() as u64;
     let around = Around::read(tx, rec, offset, end)?;
-    let mut parts = Parts::new();
+    // What goes in place is stored last: a write that finds no room must not have changed a byte.
+    let (mut parts, mut own) = (Parts::new(), Parts::new());
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
     let mut speculated = false;
     if offset > rec.size {
@@ -177,7 +178,7 @@ pub(crate) fn write_in_tx(
             let stop = page + run.pages;
             let (from, to) = (offset.max(page * PAGE_SIZE), end.min(stop * PAGE_SIZE));
             let at = run.page.byte() + (from - page * PAGE_SIZE);
-            parts.push(Part::Bytes { at, bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
+            own.push(Part::Bytes { at, bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
             // What lies behind the old end, in front of what is written, was zeroed above;
             // behind the write it stays behind the end.
             page = stop;
@@ -196,9 +197,13 @@ pub(crate) fn write_in_tx(
         page = stop;
         fresh.push(f);
     }
+    if fresh.is_empty() {
+        own.append(&mut parts);
+    }
     for durable in tx.fill(fresh, &parts)? {
         map::insert(tx, rec, durable)?;
     }
+    tx.fill(SmallVec::new(), &own)?;
     rec.size = rec.size.max(end);
     Ok(Written { len: end - offset, speculated })
 }

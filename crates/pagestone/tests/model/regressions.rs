@@ -138,3 +138,32 @@ fn an_atomic_write_keeps_what_was_allocated_behind_the_end() {
     pool.close().unwrap();
     place.check();
 }
+
+/// A write over a hole and a page that was there found no room for a node of the map, after it had stored the
+/// bytes of the page.
+#[test]
+fn a_write_that_finds_no_room_has_not_changed_a_byte() {
+    let (place, pool) = Place::create(On::Memory, 8 << 20);
+    let (a, filler) = (create(&pool, "a"), create(&pool, "filler"));
+    let file = pool.node(a).unwrap().open().unwrap();
+    // As many runs as the record of a file holds: the next one needs a node.
+    [1, 3, 5, 7].iter().for_each(|page| file.write_at(page * PAGE, &[1; PAGE as usize]).unwrap());
+    let filler = fill(&pool, filler);
+    let mut refused = 0;
+    for page in 0..100 {
+        match file.write_at(0, &[2; 2 * PAGE as usize]) {
+            Ok(()) => break,
+            Err(Error::NoSpace) => refused += 1,
+            Err(e) => panic!("{e}"),
+        }
+        let mut bytes = [0; 2 * PAGE as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        assert!(bytes[..PAGE as usize].iter().all(|&b| b == 0) && bytes[PAGE as usize..].iter().all(|&b| b == 1));
+        filler.punch(page * PAGE, PAGE).unwrap();
+        pool.sync().unwrap();
+    }
+    assert!((1..100).contains(&refused), "{refused} times refused");
+    drop((file, filler));
+    pool.close().unwrap();
+    place.check();
+}
