@@ -207,8 +207,13 @@ fn a_mapping_answers_with_an_error_that_names_the_offset() {
     let map = file.map(0..20 * PAGE, &MapOptions::shared()).unwrap();
     assert_eq!(map.load::<u8>(7 * PAGE).unwrap(), 8);
     place.lose(&file, 7);
-    // The memory of the mapping is the same; here only the engine's own way to it is gone, so the file says it.
-    assert!(matches!(file.read_at(7 * PAGE, &mut [0; 8]), Err(Error::DataLost(at)) if at == 7 * PAGE));
+    // The mapping is another way to the same memory, which fails too.
+    let (there, len) = (map.as_ptr().wrapping_add(7 * PAGE as usize).cast(), PAGE as usize);
+    // SAFETY: a page of the mapping, to which nobody has a reference.
+    unsafe { rustix::mm::mprotect(there, len, rustix::mm::MprotectFlags::empty()).unwrap() };
+    assert!(matches!(map.load::<u8>(7 * PAGE), Err(Error::DataLost(at)) if at == 7 * PAGE));
+    assert!(matches!(map.read(6 * PAGE, &mut [0; 3 * PAGE as usize]), Err(Error::DataLost(at)) if at == 7 * PAGE));
+    assert!(matches!(map.store(7 * PAGE, 1u8), Err(Error::DataLost(at)) if at == 7 * PAGE));
     assert_eq!(map.load::<u8>(8 * PAGE).unwrap(), 9);
 }
 

@@ -3,8 +3,9 @@
 //! ```text
 //!   all of it over storage, inside the file      shared lock, stream, one fence: no transaction
 //!   otherwise                                    exclusive lock:
-//!       holes         fresh pages                                                     \  one fence
-//!       borrowed      fresh pages, filled from the base where the write does not reach  /
+//!       holes         fresh pages                                                       \
+//!       borrowed      fresh pages, filled from the base where the write does not reach   |  one fence
+//!       behind the end   in place                                                       /
 //!       old pages     stream in place, and a fence, once it is sure that the rest has room
 //!       then one record: new runs, length, times
 //! ```
@@ -178,7 +179,9 @@ pub(crate) fn write_in_tx(
             let stop = page + run.pages;
             let (from, to) = (offset.max(page * PAGE_SIZE), end.min(stop * PAGE_SIZE));
             let at = run.page.byte() + (from - page * PAGE_SIZE);
-            own.push(Part::Bytes { at, bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
+            // Nobody sees what lies behind the old end until the record: it goes with the fresh pages.
+            let list = if from < rec.size { &mut own } else { &mut parts };
+            list.push(Part::Bytes { at, bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
             // What lies behind the old end, in front of what is written, was zeroed above;
             // behind the write it stays behind the end.
             page = stop;

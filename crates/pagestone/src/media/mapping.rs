@@ -171,13 +171,13 @@ impl Mapping {
     /// Whether a byte of each page of the range can be read.
     pub(super) fn reaches(&self, at: u64, len: u64) -> bool {
         let Some(from) = self.addr(at, len) else { return false };
-        let before = reach::count();
+        let before = reach::mine();
         let inside = from.addr()..from.addr() + len as usize;
-        for at in inside.clone().step_by(PAGE_SIZE as usize) {
+        for at in inside.step_by(PAGE_SIZE as usize) {
             // SAFETY: the aligned word with this byte lies in the mapping, whose ends are aligned.
             unsafe { table::load_u64((at & !7) as *const u64) };
         }
-        !reach::any_since(before, inside.start & !7..inside.end)
+        reach::mine() == before
     }
 
     /// Takes the right to reach a range away, as a failure of the memory would.
@@ -305,10 +305,10 @@ impl PageRef<'_> {
         // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
         noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), self.ptr.addr() + at, len) });
     }
-    /// Whether all that was read from the page since `before`, a [`reach::count`], was there.
+    /// Whether all that this thread has read since `before`, a [`reach::mine`], was there.
     #[inline]
     pub(crate) fn intact_since(&self, before: u64) -> bool {
-        !reach::any_since(before, self.ptr.addr()..self.ptr.addr() + PAGE_SIZE as usize)
+        reach::mine() == before
     }
     /// Whether the bytes at `at` are these; false if they would reach past the page's end.
     pub fn is(&self, at: usize, bytes: &[u8]) -> bool {

@@ -144,7 +144,7 @@ impl Persister {
         if !parts.iter().all(|part| window.contains(part.at(), part.len())) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let before = reach::count();
+        let before = reach::mine();
         for part in parts {
             let Some(to) = window.addr(part.at(), part.len()) else { continue };
             let from = match *part {
@@ -160,7 +160,7 @@ impl Persister {
             }
         }
         cpu::fence();
-        if reach::any_since(before, window.addresses()) { Err(rustix::io::Errno::IO.into()) } else { Ok(()) }
+        if reach::mine() == before { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
     }
 
     /// Starts the write-back of every line that the range touches; nothing outside the window.

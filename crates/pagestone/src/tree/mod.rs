@@ -74,7 +74,7 @@ impl Nodes for Tx<'_> {
 
 fn verify(view: PageRef<'_>, page: PageNo) -> Result<()> {
     let mut copy = PageBuf::zeroed();
-    let faults = reach::count();
+    let faults = reach::mine();
     view.copy_to(&mut copy);
     if !view.intact_since(faults) {
         return Err(Error::Lost(page.byte()));

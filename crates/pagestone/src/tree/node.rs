@@ -18,8 +18,7 @@ pub(crate) struct NodeView<'n> {
     page: PageRef<'n>,
     no: PageNo,
     count: usize,
-    /// Faults of the process when it was opened: what is read while there is another in this page
-    /// is no answer.
+    /// Faults of this thread when it was opened: what is read while there is another is no answer.
     faults: u64,
 }
 
@@ -60,7 +59,7 @@ impl<'n> NodeView<'n> {
 
     /// The node at `page`, nothing checked.
     fn at(page: PageRef<'n>, no: PageNo) -> NodeView<'n> {
-        let faults = reach::count();
+        let faults = reach::mine();
         NodeView { page, no, count: usize::from(page.u16(COUNT)), faults }
     }
 
@@ -321,7 +320,7 @@ mod tests {
         memory.bytes().forbid(rec.map().root.byte(), PAGE_SIZE);
         assert!(matches!(node.search(5), Err(Error::Lost(_))));
         assert!(matches!(node.entry(3), Err(Error::Lost(_))));
-        let node = NodeView { faults: reach::count(), ..node };
+        let node = NodeView { faults: reach::mine(), ..node };
         let entry = Entry { node, ..entry };
         assert!(matches!(entry.is(9, &vec![0; entry.len - 9]), Err(Error::Lost(_))));
         assert!(matches!(entry.bytes(0, &mut [0; 9]), Err(Error::Lost(_))));
