@@ -221,14 +221,20 @@ end_fsync=1
 """
 
 
-def fio(suite, mount):
+def fio_command(suite, mount, size):
+    """Its jobs, and the state that it keeps for a later verification, lie beside the mount."""
     need("fio")
     job = suite.scratch / "verify.fio"
-    size = "8m" if suite.quick else "48m"
     job.write_text(FIO.format(dir=mount.dir, size=size, seed=suite.seed))
-    run("fio", "--minimal", job)
+    return ["fio", "--minimal", f"--aux-path={suite.scratch}", job]
+
+
+def fio(suite, mount):
+    size = "8m" if suite.quick else "48m"
+    command = fio_command(suite, mount, size)
+    run(*command)
     mount.checked_restart()
-    run("fio", "--minimal", "--verify_only", job)
+    run(*command, "--verify_only")
     return f"5 jobs of {size}"
 
 

@@ -261,10 +261,8 @@ def cargo_command(suite, mount):
 
 
 def fio_command(suite, mount):
-    need("fio")
-    job = suite.scratch / "killed.fio"
-    job.write_text(everyday.FIO.format(dir=mount.dir, size="8m", seed=suite.seed))
-    return ["fio", "--minimal", job], lambda: run("fio", "--minimal", "--verify_only", job)
+    command = everyday.fio_command(suite, mount, "8m")
+    return command, lambda: run(*command, "--verify_only")
 
 
 def program_killed(suite, name, command, media, kills):

@@ -113,15 +113,17 @@ def rename(place, notes, chance, names):
     every = [f"{d}/name{n}" for d in ("a", "b") for n in range(NAMES // 2)]
     while True:
         there = sorted(names)
-        what = chance.choice(["put", "put", "move", "link", "drop"]) if there else "put"
+        free = [n for n in every if n not in names]
+        what = chance.choice(["put", "put", "move", "link" if free else "drop", "drop"]) if there else "put"
         if what == "put":
             version += 1
             step = f"put {chance.choice(every)} {version}"
         else:
             step = f"{what} {chance.choice(there)}"
-            if what in ("move", "link"):
-                other = chance.choice([n for n in every if n != step.split()[1] and (what == "move" or n not in names)])
-                step += f" {other}"
+            if what == "move":
+                step += f" {chance.choice([n for n in every if n != step.split()[1]])}"
+            elif what == "link":
+                step += f" {chance.choice(free)}"
         _, name, *rest = step.split()
         notes.will(step)
         if what == "put":
