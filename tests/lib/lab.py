@@ -86,6 +86,51 @@ def pagestone():
     return target_dir() / "release" / "pagestone"
 
 
+def ended(program, patience=20):
+    """Waits for a program that leads a session and whose mount was killed: its calls must come back with errors.
+
+    Where its own processes wait for each other (rsync, about once in a hundred kills) it is ended; where one waits for the
+    mount, that is a failure.
+    """
+    try:
+        program.wait(patience)
+    except subprocess.TimeoutExpired:
+        waiting = [what for what in map(waits_for, members(program.pid)) if what]
+        assert not any("fuse" in what or what.startswith("D") for what in waiting), f"it waits for the mount: {waiting}"
+        print(f"     {program.args[0]} does not end: its processes wait in {', '.join(waiting)}", flush=True)
+    finally:
+        end_session(program)
+
+
+def end_session(program):
+    """Ends a program that leads a session, with all whom it has started."""
+    for member in members(program.pid):
+        try:
+            os.kill(member, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    program.wait(20)
+
+
+def members(session):
+    """The processes of a session."""
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(place.read_text().rpartition(")")[2].split()[3]) == session:
+                yield int(place.parent.name)
+        except OSError:
+            pass
+
+
+def waits_for(process):
+    """The state of a process and the place in the kernel where it waits; None if it is gone."""
+    try:
+        stat, place = (Path(f"/proc/{process}/{what}").read_text() for what in ("stat", "wchan"))
+    except OSError:
+        return None
+    return f"{stat.rpartition(')')[2].split()[0]} {place}"
+
+
 class Mount:
     """A pool, the directory it is mounted on, and the process that serves it."""
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import everyday
-from lab import need, run
+from lab import end_session, ended, need, run
 from workers import ACCOUNTS, BLOCK, BLOCKS, apply, block, read_notes, record
 
 WORKERS = Path(__file__).with_name("workers.py")
@@ -185,11 +185,9 @@ def worker_killed(suite, kind, media, kills):
             say(worker.poll() is None, f"kill {n}: the worker ended before: {said.read_text()[-2000:]}")
             mount.kill()
             suite.kills += 1
-            worker.wait(30)
+            ended(worker)
         finally:
-            if worker.poll() is None:
-                worker.kill()
-                worker.wait()
+            end_session(worker)
         mount.check()
         acknowledged = len(read_notes(notes)[0])
     mount.start()
@@ -283,12 +281,7 @@ def program_killed(suite, name, command, media, kills):
         time.sleep(chance.random() * took)
         mount.kill()
         suite.kills += 1
-        try:
-            program.wait(60)
-        finally:
-            if program.poll() is None:
-                program.kill()
-                program.wait()
+        ended(program)
         mount.check()
         mount.start()
     line, look = command(suite, mount)
