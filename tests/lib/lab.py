@@ -86,20 +86,18 @@ def pagestone():
     return target_dir() / "release" / "pagestone"
 
 
-def ended(program, patience=20):
+def ended(program):
     """Waits for a program that leads a session and whose mount was killed: its calls must come back with errors.
 
-    Where its own processes wait for each other (rsync, about once in a hundred kills) it is ended; where one waits for the
-    mount, that is a failure.
+    Its own processes may wait for each other (rsync's do, about once in a hundred kills): that is said, and the caller
+    ends them. One that waits for the mount is a failure.
     """
     try:
-        program.wait(patience)
+        program.wait(60)
     except subprocess.TimeoutExpired:
         waiting = [what for what in map(waits_for, members(program.pid)) if what]
         assert not any("fuse" in what or what.startswith("D") for what in waiting), f"it waits for the mount: {waiting}"
         print(f"     {program.args[0]} does not end: its processes wait in {', '.join(waiting)}", flush=True)
-    finally:
-        end_session(program)
 
 
 def end_session(program):

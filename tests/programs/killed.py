@@ -185,7 +185,7 @@ def worker_killed(suite, kind, media, kills):
             say(worker.poll() is None, f"kill {n}: the worker ended before: {said.read_text()[-2000:]}")
             mount.kill()
             suite.kills += 1
-            ended(worker)
+            worker.wait(30)
         finally:
             end_session(worker)
         mount.check()
@@ -278,10 +278,13 @@ def program_killed(suite, name, command, media, kills):
         with (suite.scratch / "program.log").open("wb") as log:
             program = subprocess.Popen([str(part) for part in line], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                        start_new_session=True, env=everyday.quiet_git())
-        time.sleep(chance.random() * took)
-        mount.kill()
-        suite.kills += 1
-        ended(program)
+        try:
+            time.sleep(chance.random() * took)
+            mount.kill()
+            suite.kills += 1
+            ended(program)
+        finally:
+            end_session(program)
         mount.check()
         mount.start()
     line, look = command(suite, mount)
