@@ -201,6 +201,7 @@ pub(crate) fn write_in_tx(
         fresh.push(f);
     }
     if fresh.is_empty() {
+        // Nothing is left that could be refused: all of it with one fence.
         own.append(&mut parts);
     }
     for durable in tx.fill(fresh, &parts)? {

@@ -177,7 +177,7 @@ impl Mapping {
             // SAFETY: the aligned word with this byte lies in the mapping, whose ends are aligned.
             unsafe { table::load_u64((at & !7) as *const u64) };
         }
-        reach::mine() == before
+        reach::well_since(before)
     }
 
     /// Takes the right to reach a range away, as a failure of the memory would.
@@ -304,11 +304,6 @@ impl PageRef<'_> {
         let len = buf.len().min(PAGE_SIZE as usize - at);
         // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
         noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), self.ptr.addr() + at, len) });
-    }
-    /// Whether all that this thread has read since `before`, a [`reach::mine`], was there.
-    #[inline]
-    pub(crate) fn intact_since(&self, before: u64) -> bool {
-        reach::mine() == before
     }
     /// Whether the bytes at `at` are these; false if they would reach past the page's end.
     pub fn is(&self, at: usize, bytes: &[u8]) -> bool {

@@ -160,7 +160,7 @@ impl Persister {
             }
         }
         cpu::fence();
-        if reach::mine() == before { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
+        if reach::well_since(before) { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
     }
 
     /// Starts the write-back of every line that the range touches; nothing outside the window.

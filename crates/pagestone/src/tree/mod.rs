@@ -76,7 +76,7 @@ fn verify(view: PageRef<'_>, page: PageNo) -> Result<()> {
     let mut copy = PageBuf::zeroed();
     let faults = reach::mine();
     view.copy_to(&mut copy);
-    if !view.intact_since(faults) {
+    if !reach::well_since(faults) {
         return Err(Error::Lost(page.byte()));
     }
     if format::checksum(&copy.0) != Some(view.u32(format::CRC)) {

@@ -66,7 +66,7 @@ impl<'n> NodeView<'n> {
     /// Passes on what was read, if all of it was there.
     #[inline]
     fn intact<T>(&self, read: T) -> Result<T> {
-        if self.page.intact_since(self.faults) { Ok(read) } else { Err(Error::Lost(self.no.byte())) }
+        if reach::well_since(self.faults) { Ok(read) } else { Err(Error::Lost(self.no.byte())) }
     }
 
     fn check(view: PageRef<'n>, no: PageNo, id: TreeId, level: u8) -> Result<NodeView<'n>> {

@@ -11,7 +11,8 @@
 //!   handler.rs   SIGBUS, SIGSEGV: which of the two was interrupted
 //! ```
 //!
-//! Who loads single words asks afterwards whether they were there ([`mine`] has not moved). The table is that of the kernel's own user copies.
+//! Who loads single words asks afterwards whether they were there ([`well_since`]). The table is that of
+//! the kernel's own user copies.
 
 mod handler;
 mod routines;
@@ -47,6 +48,12 @@ pub(super) fn note(addr: usize) {
 #[inline]
 pub(crate) fn mine() -> u64 {
     MINE.get()
+}
+
+/// Whether this thread has reached all it wanted since it asked for [`mine`].
+#[inline]
+pub(crate) fn well_since(before: u64) -> bool {
+    mine() == before
 }
 
 /// Faults noted in this process so far.
