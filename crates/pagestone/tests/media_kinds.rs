@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+mod common;
+
+use common::{HugePages, Mounted};
 use pagestone::media::{Description, Durability, Media, MediaKind, Memory, Open, Opened, Part, open};
-use rustix::mount::{MountFlags, UnmountFlags};
 
 const SIZE: u64 = 4 << 20;
 
@@ -132,64 +134,20 @@ fn ordinary_file_on_tmpfs_by_force() {
     whole_life(&dir.path().join("pool"), Some(MediaKind::File), MediaKind::File);
 }
 
-/// A filesystem mounted for one test, unmounted however it ends.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn new(kind: &str, options: &str) -> Result<Mounted, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("mounting takes root".into());
-        }
-        let dir = tempfile::tempdir().expect("a directory");
-        let options = std::ffi::CString::new(options).expect("no nul");
-        rustix::mount::mount(kind, dir.path(), kind, MountFlags::empty(), options.as_c_str())
-            .map_err(|e| format!("cannot mount {kind}: {e}"))?;
-        Ok(Mounted(dir))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
-    }
-}
-
-/// Huge pages taken for one test and given back.
-struct HugePages(String);
-
-impl HugePages {
-    const KNOB: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn take(n: u64) -> Result<HugePages, String> {
-        let before = fs::read_to_string(Self::KNOB).map_err(|e| e.to_string())?;
-        let taken = HugePages(before.trim().to_owned());
-        let had: u64 = taken.0.parse().map_err(|_| "unreadable".to_owned())?;
-        fs::write(Self::KNOB, (had + n).to_string()).map_err(|e| format!("cannot set huge pages aside: {e}"))?;
-        let now: u64 = fs::read_to_string(Self::KNOB).unwrap_or_default().trim().parse().unwrap_or(0);
-        if now >= had + n { Ok(taken) } else { Err("not enough contiguous memory for huge pages".into()) }
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let _ = fs::write(Self::KNOB, &self.0);
-    }
-}
-
 #[test]
 fn hugetlbfs_file() {
     let (pages, mount) = match HugePages::take(4).and_then(|p| Ok((p, Mounted::new("hugetlbfs", "pagesize=2M")?))) {
         Ok(both) => both,
         Err(why) => return println!("skipped: {why}"),
     };
-    let path = mount.0.path().join("pool");
+    let path = mount.path().join("pool");
     whole_life(&path, None, MediaKind::Hugetlbfs);
     let forced = open(&path, &Open { kind: Some(MediaKind::File), ..Open::default() });
     assert!(forced.expect_err("takes no pwrite").to_string().contains("cannot be used"));
     // Rounded up to whole huge pages; more than there are is refused, not a signal later.
-    let small = mount.0.path().join("small");
+    let small = mount.path().join("small");
     assert_eq!(open(&small, &Open { size: Some(1), ..Open::default() }).expect("opens").len, 2 << 20);
-    let large = mount.0.path().join("large");
+    let large = mount.path().join("large");
     let error = open(&large, &Open { size: Some(1 << 40), ..Open::default() }).expect_err("too large");
     assert!(error.to_string().contains("huge pages"), "{error}");
     assert!(!large.exists(), "what could not be used is removed");
@@ -202,7 +160,7 @@ fn reserve_tells_of_a_full_filesystem() {
         Ok(mount) => mount,
         Err(why) => return println!("skipped: {why}"),
     };
-    let path = mount.0.path().join("pool");
+    let path = mount.path().join("pool");
     for kind in [MediaKind::Tmpfs, MediaKind::File] {
         let how = Open { size: Some(64 << 20), kind: Some(kind), ..Open::default() };
         let media = open(&path, &how).expect("sparse").media;
@@ -237,11 +195,11 @@ fn a_full_disk_below_a_file_is_an_error_and_nothing_is_lost() {
         Ok(mount) => mount,
         Err(why) => return println!("skipped: {why}"),
     };
-    let path = mount.0.path().join("pool");
+    let path = mount.path().join("pool");
     let media = open(&path, &Open { size: Some(64 << 20), ..Open::default() }).expect("sparse").media;
     assert_eq!(media.describe().kind, MediaKind::File);
     media.reserve(0, 4096).expect("fits");
-    let filler = mount.0.path().join("filler");
+    let filler = mount.path().join("filler");
     let full = fs::write(&filler, vec![1; 8 << 20]).expect_err("fills the disk");
     assert_eq!(full.raw_os_error(), Some(libc::ENOSPC), "{full}");
     let full = media.persist(&[Part::Bytes { at: 1 << 20, bytes: &vec![1; 1 << 20] }]).expect_err("does not fit");
@@ -277,7 +235,7 @@ fn a_block_device_whose_writes_are_lost_never_syncs_again() {
         Err(why) => return println!("skipped: {why}"),
     };
     // The device has 16 MiB, what lies below it has room for 2.
-    let image = mount.0.path().join("image");
+    let image = mount.path().join("image");
     fs::File::create(&image).and_then(|f| f.set_len(16 << 20)).expect("sparse");
     let device = match run("losetup", &["-f".as_ref(), "--show".as_ref(), image.as_os_str()]) {
         Ok(name) => Loop(name),

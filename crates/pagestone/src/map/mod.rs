@@ -290,16 +290,18 @@ impl Mapping {
     /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.
     fn recover(&self, addr: usize, write: bool, tries: u32) -> Result<()> {
         let inner = self.file.inner();
-        let fault = || Error::from(std::io::Error::from_raw_os_error(libc::EFAULT));
+        let error = |code| Err(std::io::Error::from_raw_os_error(code).into());
         if !self.area.addr(&self.area.range()).contains(&addr) {
             // The caller's own side of the copy.
-            return Err(fault());
+            return error(libc::EFAULT);
         }
         let page = self.area.page_at(addr);
         if tries > 100 {
             // Nothing of ours is wrong there: the memory itself is, as the file will say.
             self.file.read_at(page * PAGE_SIZE, &mut [0; PAGE_SIZE as usize])?;
-            return Err(fault());
+            // Unless the kernel had no huge page for a private copy: it has no other way to say so.
+            let copy = write && self.area.lend == Lend::Private && self.area.granule > 1;
+            return error(if copy { libc::ENOMEM } else { libc::EFAULT });
         }
         let _lock = self.lock();
         if let Some(e) = self.area.why(page) {

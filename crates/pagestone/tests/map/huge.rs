@@ -2,7 +2,7 @@
 
 use pagestone::{Error, File, MapOptions};
 
-use crate::place::{FRAME, PAGE, Place, storage};
+use crate::place::{FRAME, PAGE, Place, alone, storage};
 
 fn skipped(place: Result<Place, String>) -> Option<Place> {
     place.map_err(|why| println!("skipped: {why}")).ok()
@@ -100,5 +100,38 @@ fn on_hugetlbfs_holes_stores_growth_and_cuts_hold_by_chunks() {
         // SAFETY: the target is the mapping, to which no reference exists.
         let n = unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&zero), map.as_ptr().add(100).cast(), 4096) };
         assert_eq!((n, map.load::<u8>(99).unwrap(), map.load::<u8>(100).unwrap()), (4096, 8, 0));
+    });
+}
+
+/// Fails if the machine's lack of huge pages is told as anything else, or costs stores that had succeeded.
+#[test]
+fn without_a_huge_page_left_a_private_store_is_out_of_memory_and_nothing_else_changes() {
+    alone(|| {
+        let Some(place) = skipped(Place::hugetlbfs()) else { return };
+        Place::with(place, |place| {
+            let file = place.file("a");
+            file.write_at(0, &vec![1; 20 * FRAME as usize]).unwrap();
+            let maps: Vec<_> = (0..20).map(|_| file.map_atomic(0..20 * FRAME).unwrap()).collect();
+            let mut stores = maps.iter().flat_map(|map| (0..20).map(move |n| (map, n * FRAME)));
+            let mut done = Vec::new();
+            let error = loop {
+                let Some((map, at)) = stores.next() else {
+                    return println!("skipped: this machine has huge pages to spare");
+                };
+                match map.store::<u8>(at + 100, 2) {
+                    Ok(()) => done.push((map, at)),
+                    Err(e) => break e,
+                }
+            };
+            assert_eq!(error.errno(), libc::ENOMEM, "after {} stores: {error}", done.len());
+            for (map, at) in done {
+                assert_eq!((map.load::<u8>(at + 100).unwrap(), map.load::<u8>(at).unwrap()), (2, 1));
+            }
+            let mut bytes = vec![0; 20 * FRAME as usize];
+            file.read_at(0, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|&byte| byte == 1));
+            file.map(0..FRAME, &MapOptions::shared()).unwrap().store::<u8>(7, 3).unwrap();
+            holds(&file, 7, &[3]);
+        });
     });
 }

@@ -15,6 +15,8 @@
 
 mod atomic;
 mod away;
+#[path = "../common/mod.rs"]
+mod common;
 mod fork;
 mod hammer;
 mod huge;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use rustix::mount::{MountFlags, UnmountFlags};
 
 use pagestone::media::{MediaKind, Memory};
 use pagestone::{CreateOptions, File, Kind, NewNode, Pool};
+
+use crate::common::{HugePages, Mounted};
 
 pub(crate) const PAGE: u64 = 4096;
 pub(crate) const FRAME: u64 = 2 << 20;
@@ -25,50 +26,6 @@ pub(crate) struct Place {
     pub(crate) memory: Option<Arc<Memory>>,
     _dir: Option<tempfile::TempDir>,
     _mount: Option<(Mounted, Option<HugePages>)>,
-}
-
-/// A filesystem mounted for one test, unmounted however it ends.
-struct Mounted(tempfile::TempDir);
-
-impl Mounted {
-    fn new(kind: &str, options: &str) -> Result<Mounted, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = std::ffi::CString::new(options).unwrap();
-        rustix::mount::mount(kind, dir.path(), kind, MountFlags::empty(), options.as_c_str())
-            .map_err(|e| format!("cannot mount {kind}: {e}"))?;
-        Ok(Mounted(dir))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), UnmountFlags::DETACH);
-    }
-}
-
-/// Huge pages set aside for one test, and given back.
-struct HugePages(u64);
-
-impl HugePages {
-    const KNOB: &str = "/proc/sys/vm/nr_hugepages";
-
-    fn now() -> u64 {
-        std::fs::read_to_string(Self::KNOB).ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
-    }
-
-    fn take(n: u64) -> Result<HugePages, String> {
-        let before = Self::now();
-        std::fs::write(Self::KNOB, (before + n).to_string())
-            .map_err(|e| format!("cannot set huge pages aside: {e}"))?;
-        let taken = HugePages(Self::now().saturating_sub(before));
-        if taken.0 >= n { Ok(taken) } else { Err("not enough contiguous memory for huge pages".into()) }
-    }
-}
-
-impl Drop for HugePages {
-    fn drop(&mut self) {
-        let _ = std::fs::write(Self::KNOB, Self::now().saturating_sub(self.0).to_string());
-    }
 }
 
 static TESTS: RwLock<()> = RwLock::new(());
@@ -122,7 +79,7 @@ impl Place {
     }
 
     fn mounted(name: &'static str, mount: Mounted, pages: Option<HugePages>) -> Result<Place, String> {
-        let path = mount.0.path().join("pool");
+        let path = mount.path().join("pool");
         let options = CreateOptions { size: Some(SIZE), ..CreateOptions::default() };
         let pool = Pool::create(&path, &options).map_err(|e| e.to_string())?;
         let granule = if pages.is_some() { FRAME / PAGE } else { 1 };

@@ -1,0 +1,69 @@
+//! What tests take of the machine, and give back however they end: a mount, and huge pages.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use rustix::fs::FlockOperation;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// A filesystem mounted for one test.
+pub(crate) struct Mounted(pub(crate) tempfile::TempDir);
+
+impl Mounted {
+    pub(crate) fn new(kind: &str, options: &str) -> Result<Mounted, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("mounting takes root".into());
+        }
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
+        rustix::mount::mount(kind, dir.path(), kind, MountFlags::empty(), options.as_c_str())
+            .map_err(|e| format!("cannot mount {kind}: {e}"))?;
+        Ok(Mounted(dir))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Huge pages set aside for one test.
+///
+/// The kernel keeps one number for the whole machine, and each test adds its own to it. Two that read and wrote it
+/// at the same time would have fewer than they believe, which a private copy finds out much later; so one at a time.
+pub(crate) struct HugePages(u64);
+
+impl HugePages {
+    const KNOB: &str = "/proc/sys/vm/nr_hugepages";
+
+    /// Changes the number; nobody else does meanwhile, in this process or another.
+    fn change(by: impl FnOnce(u64) -> u64) -> Result<(u64, u64), String> {
+        let lock = File::open("/dev/shm").map_err(|e| e.to_string())?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))
+            .map_err(|e| format!("cannot lock /dev/shm: {e}"))?;
+        let now = || {
+            let text = fs::read_to_string(Self::KNOB).map_err(|e| e.to_string())?;
+            text.trim().parse::<u64>().map_err(|e| e.to_string())
+        };
+        let before = now()?;
+        fs::write(Self::KNOB, by(before).to_string()).map_err(|e| format!("cannot set huge pages aside: {e}"))?;
+        Ok((before, now()?))
+    }
+
+    pub(crate) fn take(n: u64) -> Result<HugePages, String> {
+        let (before, after) = Self::change(|before| before + n)?;
+        let taken = HugePages(after.saturating_sub(before));
+        if taken.0 >= n { Ok(taken) } else { Err("not enough contiguous memory for huge pages".into()) }
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = Self::change(|before| before.saturating_sub(self.0));
+    }
+}
