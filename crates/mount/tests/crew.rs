@@ -8,18 +8,55 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
+
 use pagestone::{Attr, StatFs};
 use pagestone_mount::{
     FileSystem, FuseTransport, Handle, Mounted, NodeId, NullFs, OpenHow, Options, Reply, Transport, WriteHow, Written,
     can_mount, unmount,
 };
 
-/// Reading here takes [`LONG`].
+/// A read here is answered when the test says so.
 const SLOW_PLACE: u64 = 8 << 20;
-const LONG: Duration = Duration::from_secs(2);
+/// Far more than anything here takes, and less than anybody's patience.
+const LONG: Duration = Duration::from_secs(30);
+
+/// How far the slow read is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Progress {
+    Before,
+    Waiting,
+    Answered,
+    /// The test did not get to say so: somebody waited for this read.
+    GivenUp,
+}
+
+/// Holds the slow read up.
+struct Gate(Mutex<Progress>, Condvar);
+
+impl Gate {
+    fn wait(&self) {
+        let mut progress = self.0.lock();
+        *progress = Progress::Waiting;
+        if self.1.wait_while_for(&mut progress, |now| *now == Progress::Waiting, LONG).timed_out() {
+            *progress = Progress::GivenUp;
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        *self.0.lock()
+    }
+
+    fn open(&self) {
+        let mut progress = self.0.lock();
+        assert_eq!(*progress, Progress::Waiting, "others were held up until the slow read gave up");
+        *progress = Progress::Answered;
+        self.1.notify_all();
+    }
+}
 
 /// Does nothing, in one place slowly.
-struct Slow(NullFs);
+struct Slow(NullFs, Arc<Gate>);
 
 impl FileSystem for Slow {
     fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr> {
@@ -36,7 +73,7 @@ impl FileSystem for Slow {
     }
     fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
         if offset == SLOW_PLACE {
-            thread::sleep(LONG);
+            self.1.wait();
         }
         self.0.read(handle, offset, len, send)
     }
@@ -48,8 +85,15 @@ impl FileSystem for Slow {
     }
 }
 
-/// A mount with two bound threads; `None`, with the reason printed, where there can be none.
-fn mounted(name: &str) -> Option<(Mounted, PathBuf)> {
+/// A mount with two bound threads.
+struct Mount {
+    mounted: Mounted,
+    dir: PathBuf,
+    gate: Arc<Gate>,
+}
+
+/// `None`, with the reason printed, where there can be none.
+fn mounted(name: &str) -> Option<Mount> {
     if let Err(e) = can_mount() {
         println!("skipped: {e}");
         return None;
@@ -57,11 +101,13 @@ fn mounted(name: &str) -> Option<(Mounted, PathBuf)> {
     let dir = std::env::temp_dir().join(format!("pagestone-{name}-{}", std::process::id()));
     fs::create_dir(&dir).unwrap();
     let options = Options { threads: Some(2), pin: Some(true), ..Options::default() };
-    let mounted = FuseTransport.serve(Arc::new(Slow(NullFs::new(16 << 20))), &dir, &options).unwrap();
-    Some((mounted, dir))
+    let gate = Arc::new(Gate(Mutex::new(Progress::Before), Condvar::new()));
+    let slow = Arc::new(Slow(NullFs::new(16 << 20), gate.clone()));
+    let mounted = FuseTransport.serve(slow, &dir, &options).unwrap();
+    Some(Mount { mounted, dir, gate })
 }
 
-fn ended((mounted, dir): (Mounted, PathBuf)) {
+fn ended(Mount { mounted, dir, .. }: Mount) {
     let start = Instant::now();
     unmount(&dir).unwrap();
     mounted.wait().unwrap();
@@ -80,20 +126,23 @@ fn read_alone(file: &File) {
 #[test]
 fn a_slow_request_of_the_only_client_holds_nobody_up() {
     let Some(mount) = mounted("slow") else { return };
-    let file = File::open(mount.1.join("file")).unwrap();
+    let file = File::open(mount.dir.join("file")).unwrap();
     read_alone(&file);
     thread::scope(|scope| {
         let slow = scope.spawn(|| {
             read_alone(&file);
             file.read_exact_at(&mut [0; 512], SLOW_PLACE).unwrap();
         });
-        let other = File::open(mount.1.join("file")).unwrap();
-        while !slow.is_finished() {
-            let start = Instant::now();
+        let other = File::open(mount.dir.join("file")).unwrap();
+        // Before the slow read, and for a while beside it.
+        let mut beside = 0;
+        while beside < 100 {
             other.read_exact_at(&mut [0; 512], 0).unwrap();
-            assert!(start.elapsed() < LONG / 2, "waited for somebody else's request");
+            beside += u32::from(mount.gate.progress() != Progress::Before);
             thread::sleep(Duration::from_millis(20));
         }
+        mount.gate.open();
+        slow.join().unwrap();
     });
     drop(file);
     ended(mount);
@@ -102,7 +151,7 @@ fn a_slow_request_of_the_only_client_holds_nobody_up() {
 #[test]
 fn a_mount_ends_at_once_while_threads_have_stepped_back() {
     let Some(mount) = mounted("ends") else { return };
-    let file = File::open(mount.1.join("file")).unwrap();
+    let file = File::open(mount.dir.join("file")).unwrap();
     read_alone(&file);
     drop(file);
     ended(mount);
@@ -111,7 +160,7 @@ fn a_mount_ends_at_once_while_threads_have_stepped_back() {
 #[test]
 fn clients_that_come_and_go_are_all_answered() {
     let Some(mount) = mounted("many") else { return };
-    let path = mount.1.join("file");
+    let path = mount.dir.join("file");
     for _ in 0..10 {
         read_alone(&File::open(&path).unwrap());
         thread::scope(|scope| {
