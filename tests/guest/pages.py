@@ -2,7 +2,8 @@
 """Files of pages that say where they belong; runs in a guest.
 
     pages.py write FILE...          forty pages each
-    pages.py lose POOL MARK...      has the kernel declare the pages lost that begin with these marks
+    pages.py find POOL MARK...      where in the pool the pages lie that begin with these marks
+    pages.py lose POOL MARK...      has the kernel declare these pages lost
     pages.py read FILE LOST...      every page is right but these, which are errors
 """
 
@@ -26,6 +27,18 @@ def write(*paths):
             f.write(b"".join(mark(page, path).ljust(PAGE, b".") for page in range(PAGES)))
 
 
+def places(memory, marks):
+    """All are looked for before the first is lost: nobody can look past it then."""
+    found = [memory.find(wanted.encode()) for wanted in marks]
+    assert all(at >= 0 and at % PAGE == 0 for at in found), found
+    return found
+
+
+def find(pool, *marks):
+    with open(pool, "rb") as f, mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ) as memory:
+        print(*places(memory, marks))
+
+
 def lose(pool, *marks):
     with open(pool, "r+b") as f:
         memory = mmap.mmap(f.fileno(), 0)
@@ -33,10 +46,7 @@ def lose(pool, *marks):
     signal.signal(signal.SIGBUS, lambda *_: None)
     libc = ctypes.CDLL(None, use_errno=True)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    # All are looked for before the first is lost: nobody can look past it then.
-    places = [memory.find(wanted.encode()) for wanted in marks]
-    assert all(at >= 0 and at % PAGE == 0 for at in places), places
-    for at in places:
+    for at in places(memory, marks):
         done = libc.madvise(ctypes.c_void_p(start + at), ctypes.c_size_t(PAGE), MADV_HWPOISON)
         assert done == 0, os.strerror(ctypes.get_errno())
 
@@ -54,4 +64,4 @@ def read(path, *lost):
     assert len(os.pread(fd, PAGES * PAGE, 0)) == min(lost, default=PAGES) * PAGE
 
 
-{"write": write, "lose": lose, "read": read}[sys.argv[1]](*sys.argv[2:])
+{"write": write, "find": find, "lose": lose, "read": read}[sys.argv[1]](*sys.argv[2:])

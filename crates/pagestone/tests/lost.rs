@@ -10,10 +10,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagestone::media::{self, Media, MediaKind, Memory};
+use pagestone::media::{self, Description, Media, MediaKind, Memory, Part, Windows};
 use pagestone::{CheckOptions, CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, check_on};
 
 const PAGE: u64 = 4096;
@@ -196,6 +198,90 @@ fn check_names_what_was_lost_and_where() {
         assert_eq!(found, want, "{}", place.name);
         assert!(place.check(false).is_clean(), "{}: without data nothing else is wrong", place.name);
     });
+}
+
+/// Memory that says of some of its bytes that they are bad, and keeps them all the same: whoever touches them is seen.
+#[derive(Debug)]
+struct Listed(Arc<Memory>, Vec<Range<u64>>);
+
+impl Media for Listed {
+    fn describe(&self) -> &Description {
+        self.0.describe()
+    }
+    fn windows(&self) -> Windows<'_> {
+        self.0.windows()
+    }
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        self.0.persist(parts)
+    }
+    fn store(&self, at: u64, bytes: &[u8]) {
+        self.0.store(at, bytes);
+    }
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        self.0.flush(at, len)
+    }
+    fn fence(&self) {
+        self.0.fence();
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        self.0.reserve(at, len)
+    }
+    fn bad(&self) -> Vec<Range<u64>> {
+        self.1.clone()
+    }
+}
+
+/// Fails if a page that the kernel lists is read, stored to, handed out or free again.
+#[test]
+fn what_is_listed_as_bad_is_lost_without_anybody_touching_it() {
+    let memory = Arc::new(Memory::new(SIZE).unwrap());
+    let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).unwrap();
+    let place = Place { name: "memory", media: memory.clone(), pool, file: None };
+    let (file, gone) = (place.make(b"file", &pattern(20)), place.make(b"gone", &pattern(20)));
+    // A part of a page that a file has, and all of one that is free.
+    let (used, free) = (place.place_of(&file, 7 * PAGE), place.place_of(&gone, 3 * PAGE));
+    drop((file, gone));
+    place.pool.root().unlink(b"gone").unwrap();
+    drop(place);
+    let listed = Arc::new(Listed(memory.clone(), vec![used + 512..used + 1024, free..free + PAGE]));
+    let there = |at: u64| {
+        let mut bytes = vec![0; PAGE as usize];
+        assert!(memory.bytes().read(at, &mut bytes));
+        bytes
+    };
+    let before = [there(used), there(free)];
+
+    let pool = Pool::open_on(listed.clone(), &OpenOptions::default()).unwrap();
+    let place = Place { name: "listed", media: listed, pool, file: None };
+    let root = place.pool.root();
+    let file = place.pool.node(root.lookup(b"file").unwrap().ino).unwrap().open().unwrap();
+    let mut page = [0; PAGE as usize];
+    for n in 0..20u64 {
+        match file.read_at(n * PAGE, &mut page) {
+            Err(Error::DataLost(at)) => assert_eq!((n, at), (7, 7 * PAGE)),
+            read => assert!(read.unwrap() == 4096 && page == [n as u8 + 1; 4096] && n != 7),
+        }
+    }
+    let named: Vec<String> = place.check(true).findings.into_iter().map(|f| f.place).collect();
+    assert_eq!(named, ["/file, bytes 28672 to 32767"]);
+    drop(file);
+    root.unlink(b"file").unwrap();
+    let full = place.make(b"full", b"");
+    while full.append(&vec![5; 16 * PAGE as usize]).is_ok() {}
+    while full.append(&[5; PAGE as usize]).is_ok() {}
+    assert!(matches!(full.append(&[5]), Err(Error::NoSpace)));
+    let extents = full.extents(0, u64::MAX).unwrap();
+    let has = |at: u64| extents.iter().any(|x| (x.pool..x.pool + x.len).contains(&at));
+    assert!(!has(used) && !has(free));
+    drop(full);
+    root.unlink(b"full").unwrap();
+    place.pool.sync().unwrap();
+    let report = place.check(true);
+    assert!(report.is_clean() && report.retired == 1, "{report:?}");
+    assert!([there(used), there(free)] == before, "nothing is stored where it is bad");
 }
 
 #[test]

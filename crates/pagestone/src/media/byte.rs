@@ -17,16 +17,17 @@
 //! a hole takes a page: read only what was reserved or stored to where that matters.
 
 use std::collections::BTreeSet;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 
 use super::file::{allocate, boot_id};
-use super::{Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, Persister, Share, Windows};
+use super::{
+    Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, Persister, Share, Windows, nvdimm,
+};
 use crate::units::PAGE_SIZE;
 
 /// A pool in byte-addressable memory; see the module's picture.
@@ -75,7 +76,8 @@ impl ByteMedia {
         }
         let private = read_only.then(|| Private::new(&file, kind, len)).transpose()?;
         let outlives = matches!(kind, MediaKind::DaxFile | MediaKind::DaxDevice);
-        let granularity = if !outlives || caches_survive(&file) { Granularity::Byte } else { Granularity::CacheLine };
+        let granularity =
+            if !outlives || nvdimm::caches_survive(&file) { Granularity::Byte } else { Granularity::CacheLine };
         let persister = match granularity {
             Granularity::Byte => Persister::volatile(),
             _ => Persister::durable().ok_or(io::ErrorKind::Unsupported)?,
@@ -196,6 +198,13 @@ impl Media for ByteMedia {
         }
     }
 
+    fn bad(&self) -> Vec<Range<u64>> {
+        match self.description.kind {
+            MediaKind::DaxFile | MediaKind::DaxDevice => nvdimm::bad_bytes(&self.file),
+            _ => Vec::new(),
+        }
+    }
+
     fn granule(&self) -> Option<u64> {
         Some(self.unit.max(PAGE_SIZE))
     }
@@ -220,32 +229,4 @@ fn promise(kind: MediaKind, read_only: bool) -> &'static str {
         MediaKind::Hugetlbfs => "survives the process (SIGKILL), not a power cut or reboot: hugetlbfs is memory",
         _ => "every operation is durable when it returns, also through a power cut",
     }
-}
-
-/// Whether the caches above `file` are inside its power-fail domain (eADR), as the kernel says of its region;
-/// where it does not say which region that is (a volume over several), all of the machine must say so.
-fn caches_survive(file: &File) -> bool {
-    let survive = |region: &Path| {
-        std::fs::read_to_string(region.join("persistence_domain")).is_ok_and(|domain| domain.trim() == "cpu_cache")
-    };
-    if let Some(region) = file.metadata().ok().and_then(|meta| region_of(&meta)) {
-        return survive(&region);
-    }
-    let Ok(devices) = std::fs::read_dir("/sys/bus/nd/devices") else { return false };
-    let mut regions = devices.flatten().filter(|device| is_region(&device.path())).peekable();
-    regions.peek().is_some() && regions.all(|region| survive(&region.path()))
-}
-
-/// The persistent-memory region in which a DAX device, or the device below a filesystem, lies.
-fn region_of(meta: &Metadata) -> Option<PathBuf> {
-    let (kind, device) = if meta.file_type().is_char_device() { ("char", meta.rdev()) } else { ("block", meta.dev()) };
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let path = std::fs::canonicalize(format!("/sys/dev/{kind}/{major}:{minor}")).ok()?;
-    path.ancestors().find(|above| is_region(above)).map(Path::to_path_buf)
-}
-
-fn is_region(path: &Path) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy());
-    let number = name.as_deref().and_then(|name| name.strip_prefix("region"));
-    number.is_some_and(|n| n.parse::<u32>().is_ok())
 }

@@ -1,8 +1,9 @@
 //! Pages of the pool that were found to be lost: known from then on, in DRAM, as long as the pool is open.
 //!
 //! ```text
-//!   reach (a fault was noted) --collect--> the pages --> reads and stores there: Error::Lost
-//!                                                    --> freed: retired instead (frame)
+//!   Media::bad (when it is opened) ------.
+//!   reach (a fault was noted) --collect--+-> the pages --> reads and stores there: Error::Lost
+//!                                                      --> free: not handed out; freed: retired (frame)
 //! ```
 //!
 //! Empty on all media that are well, and then two loads and a comparison per access.
@@ -53,10 +54,13 @@ impl Lost {
         self.pages.lock().range(at / PAGE_SIZE..=last).next().map(|page| page * PAGE_SIZE)
     }
 
-    /// Adds the page with a pool byte.
-    fn add(&self, at: u64) {
+    /// Adds the pages with these pool bytes.
+    pub(super) fn add(&self, bytes: Range<u64>) {
+        if bytes.is_empty() {
+            return;
+        }
         let mut pages = self.pages.lock();
-        pages.insert(at / PAGE_SIZE);
+        pages.extend(bytes.start / PAGE_SIZE..bytes.end.div_ceil(PAGE_SIZE));
         self.count.store(pages.len(), Ordering::Relaxed);
         self.well_at.store(SOMETHING, Ordering::Relaxed);
     }
@@ -75,7 +79,7 @@ impl Lost {
         }
         for window in [windows.data, windows.meta] {
             let inside: Range<usize> = window.addresses();
-            reach::since(before, inside).filter_map(|addr| window.byte_at(addr)).for_each(|at| self.add(at));
+            reach::since(before, inside).filter_map(|addr| window.byte_at(addr)).for_each(|at| self.add(at..at + 1));
         }
         if self.count() == 0 {
             // Unless somebody finds one at this moment.

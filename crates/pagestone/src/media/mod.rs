@@ -28,7 +28,8 @@
 //!
 //! # Media errors
 //! Memory that fails is an error of the operation that meets it and not the end of the process:
-//! every access goes through `reach`, and [`Region`] remembers the pages that are lost.
+//! every access goes through `reach`, and [`Region`] remembers the pages that are lost. Those that the kernel
+//! lists as bad are lost from the beginning ([`Media::bad`]).
 
 mod byte;
 mod cpu;
@@ -38,6 +39,7 @@ mod lock;
 mod lost;
 mod mapping;
 mod memory;
+mod nvdimm;
 mod open;
 mod overlay;
 mod persist;
@@ -55,6 +57,7 @@ pub use region::Region;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -137,6 +140,12 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// file on a full filesystem would answer such a store with SIGBUS). May zero what was never
     /// stored, never changes what was.
     fn reserve(&self, at: u64, len: u64) -> io::Result<()>;
+
+    /// Pool bytes that are known to be bad before anybody has touched them; asked for once, when a
+    /// pool is opened.
+    fn bad(&self) -> Vec<Range<u64>> {
+        Vec::new()
+    }
 
     /// The smallest piece that [`Media::map_at`] maps, in bytes; `None` if it maps nothing.
     fn granule(&self) -> Option<u64> {

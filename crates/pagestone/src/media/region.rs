@@ -16,14 +16,18 @@ pub struct Region {
 }
 
 impl Region {
-    /// Wraps `media`; its length is that of its shorter window. From the first region of a process
+    /// Wraps `media`; its length is that of its shorter window. What it says is bad is lost. From the first region of a process
     /// on, faults at the engine's accesses are errors and not signals.
     pub fn new(media: Arc<dyn Media>) -> Region {
         // Without handlers a fault ends the process, as it would anyway.
         let _ = reach::install();
         let windows = media.windows();
         let len = windows.meta.len().min(windows.data.len());
-        Region { media, len, lost: Arc::new(Lost::new()) }
+        let lost = Lost::new();
+        for bad in media.bad() {
+            lost.add(bad.start..bad.end.min(len));
+        }
+        Region { media, len, lost: Arc::new(lost) }
     }
 
     /// Bytes of the media.
