@@ -93,6 +93,7 @@ def listed(suite, make, options):
         guest.sh(f"echo {sector + 5} 1 >/sys/block/pmem0/badblocks")
     code, _ = guest.try_sh(f"cat {pool.path} >/dev/null 2>&1")
     assert code != 0, "the kernel reads bad blocks"
+    assert guest.json(f"{pool.program} info --json {pool.path}")["lost"] == len(places), "not all are known"
     pool.survives()
     guest.kill()
     return "3 pages of a file, 1 that is free: named, EIO there alone, written over, retired, never handed out"

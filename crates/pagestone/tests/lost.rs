@@ -256,6 +256,7 @@ fn what_is_listed_as_bad_is_lost_without_anybody_touching_it() {
 
     let pool = Pool::open_on(listed.clone(), &OpenOptions::default()).unwrap();
     let place = Place { name: "listed", media: listed, pool, file: None };
+    assert_eq!(place.pool.info().unwrap().lost, 2);
     let root = place.pool.root();
     let file = place.pool.node(root.lookup(b"file").unwrap().ino).unwrap().open().unwrap();
     let mut page = [0; PAGE as usize];

@@ -93,6 +93,9 @@ fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, cr
     if prepared.not_empty {
         eprintln!("pagestone: {dir} is not empty; what is in it is hidden until the unmount");
     }
+    if let Some(lost) = pool::lost(info.lost) {
+        eprintln!("pagestone: {}: lost {lost}", args.pool.display());
+    }
     if args.common.json {
         let (mounted, pool, pid) = (served.dir(), args.pool.as_path(), std::process::id());
         return output::json(&Standing { mounted, pool, created, pid, threads: served.threads(), info });

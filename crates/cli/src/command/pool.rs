@@ -134,6 +134,7 @@ pub(crate) fn info(args: &Info) -> Result<Exit> {
         ("used", format!("{}, {} inodes", show(used), info.space.inodes)),
         ("shared", format!("{} of it, by clones and snapshots", show(info.shared * PAGE_SIZE))),
         ("available", show(info.space.available * PAGE_SIZE)),
+        ("lost", lost(info.lost).unwrap_or_else(|| "no page, as far as is known".into())),
         ("descriptors", format!("{} on media, {per_tib} for each TiB", show(info.descriptor_bytes))),
         ("memory", format!("{} of DRAM, whatever the capacity", show(info.dram_bytes))),
         ("journal", format!("{} lanes of {}", info.lanes, show(info.lane_bytes))),
@@ -141,6 +142,12 @@ pub(crate) fn info(args: &Info) -> Result<Exit> {
         ("replayed", format!("{} records at this open", info.replayed)),
     ])?;
     Ok(Exit::Ok)
+}
+
+/// What is known of media errors, if there are any.
+pub(crate) fn lost(pages: u64) -> Option<String> {
+    let all = if pages == 1 { "1 page".into() } else { format!("{pages} pages") };
+    (pages > 0).then(|| format!("{all} by the media (pagestone check --data names what lay there)"))
 }
 
 /// Opened for changes if that is allowed: what the media promises, and how bytes are pushed out,

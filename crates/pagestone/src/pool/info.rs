@@ -26,6 +26,8 @@ pub struct Info {
     pub space: StatFs,
     /// Pages that a clone has, or had, in common with another; owned once, by neither.
     pub shared: u64,
+    /// Pages known to be lost: listed by the kernel as bad, or met since the pool was opened.
+    pub lost: u64,
     /// Bytes of the descriptor array on the media.
     pub descriptor_bytes: u64,
     /// The same per TiB of pool.
@@ -53,6 +55,7 @@ pub(super) fn info(inner: &Inner) -> Result<Info> {
         created: inner.superblock.created,
         space: statfs(inner),
         shared: inner.frames.counts().shared.max(0) as u64,
+        lost: inner.frames.region.lost_pages() as u64,
         descriptor_bytes,
         descriptor_bytes_per_tib: FrameDesc::SIZE << 19,
         dram_bytes: inner.frames.dram_bytes() + (1024 * 64),
