@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use pagestone::{Attr, StatFs};
-use pagestone_mount::{
-    FileSystem, FuseTransport, Handle, Mounted, NodeId, NullFs, OpenHow, Options, Reply, Transport, WriteHow, Written,
-    can_mount, unmount,
-};
+use pagestone_mount::{FileSystem, FuseTransport, Mounted, NullFs, Options, Transport, can_mount, unmount};
+
+mod common;
+
+use common::{Reads, Sink};
 
 /// A read here is answered when the test says so.
 const SLOW_PLACE: u64 = 8 << 20;
@@ -55,36 +55,6 @@ impl Gate {
     }
 }
 
-/// Does nothing, in one place slowly.
-struct Slow(NullFs, Arc<Gate>);
-
-impl FileSystem for Slow {
-    fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr> {
-        self.0.lookup(parent, name)
-    }
-    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr> {
-        self.0.getattr(node, handle)
-    }
-    fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
-        self.0.open(node, how)
-    }
-    fn release(&self, handle: Handle) {
-        self.0.release(handle);
-    }
-    fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-        if offset == SLOW_PLACE {
-            self.1.wait();
-        }
-        self.0.read(handle, offset, len, send)
-    }
-    fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
-        self.0.write(handle, offset, bytes, how)
-    }
-    fn statfs(&self) -> Reply<StatFs> {
-        self.0.statfs()
-    }
-}
-
 /// A mount with two bound threads.
 struct Mount {
     mounted: Mounted,
@@ -102,8 +72,14 @@ fn mounted(name: &str) -> Option<Mount> {
     fs::create_dir(&dir).unwrap();
     let options = Options { threads: Some(2), pin: Some(true), ..Options::default() };
     let gate = Arc::new(Gate(Mutex::new(Progress::Before), Condvar::new()));
-    let slow = Arc::new(Slow(NullFs::new(16 << 20), gate.clone()));
-    let mounted = FuseTransport.serve(slow, &dir, &options).unwrap();
+    let slow = gate.clone();
+    let fs = Reads(NullFs::new(16 << 20), move |fs: &NullFs, handle, offset, len, send: Sink<'_>| {
+        if offset == SLOW_PLACE {
+            slow.wait();
+        }
+        fs.read(handle, offset, len, send)
+    });
+    let mounted = FuseTransport.serve(Arc::new(fs), &dir, &options).unwrap();
     Some(Mount { mounted, dir, gate })
 }
 

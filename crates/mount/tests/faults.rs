@@ -5,44 +5,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use pagestone::media::Memory;
-use pagestone::{Attr, StatFs};
-use pagestone_mount::{
-    FileSystem, FuseTransport, Handle, NodeId, NullFs, OpenHow, Options, Reply, Transport, WriteHow, Written,
-    can_mount, prepare, unmount,
-};
+use pagestone_mount::{FuseTransport, NullFs, Options, Transport, can_mount, prepare, unmount};
+
+mod common;
+
+use common::{Reads, Sink};
 
 const PAGE: u64 = 4096;
 const SIZE: u64 = 1 << 20;
-
-/// Reads are answered straight from this memory, as those of a pool are.
-struct Failing(NullFs, Memory);
-
-impl FileSystem for Failing {
-    fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr> {
-        self.0.lookup(parent, name)
-    }
-    fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr> {
-        self.0.getattr(node, handle)
-    }
-    fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
-        self.0.open(node, how)
-    }
-    fn release(&self, handle: Handle) {
-        self.0.release(handle);
-    }
-    fn read(&self, _handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-        let at = self.1.bytes().addr(offset, u64::from(len)).expect("inside");
-        // SAFETY: inside the mapping, which lives as long as this; the bytes are looked at by the kernel alone.
-        send(unsafe { std::slice::from_raw_parts(at, len as usize) });
-        Ok(())
-    }
-    fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
-        self.0.write(handle, offset, bytes, how)
-    }
-    fn statfs(&self) -> Reply<StatFs> {
-        self.0.statfs()
-    }
-}
 
 /// Fails if such a request is never answered, or if another one pays for it.
 #[test]
@@ -53,11 +23,18 @@ fn a_reply_that_the_kernel_cannot_copy_is_an_error_of_that_request_alone() {
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let at = prepare(&dir.path().join("mnt")).expect("a mount point");
-    let memory = Memory::new(SIZE).expect("memory");
+    let memory = Arc::new(Memory::new(SIZE).expect("memory"));
     assert!(memory.bytes().write(0, &[7; SIZE as usize]));
     memory.bytes().forbid(5 * PAGE, PAGE);
-    let fs = Arc::new(Failing(NullFs::new(SIZE), memory));
-    let mounted = FuseTransport.serve(fs.clone(), &at.dir, &Options::default()).expect("mounted");
+    // Answered straight from the memory, as the reads of a pool are.
+    let from = memory.clone();
+    let fs = Reads(NullFs::new(SIZE), move |_: &NullFs, _, offset, len, send: Sink<'_>| {
+        let at = from.bytes().addr(offset, u64::from(len)).expect("inside");
+        // SAFETY: inside the mapping, which lives as long as this; the bytes are looked at by the kernel alone.
+        send(unsafe { std::slice::from_raw_parts(at, len as usize) });
+        Ok(())
+    });
+    let mounted = FuseTransport.serve(Arc::new(fs), &at.dir, &Options::default()).expect("mounted");
     let file = File::open(at.dir.join("file")).expect("the one file");
     for round in 0..20 {
         for page in 0..10u64 {
@@ -70,7 +47,7 @@ fn a_reply_that_the_kernel_cannot_copy_is_an_error_of_that_request_alone() {
         let error = file.read_at(&mut [0; 8 * PAGE as usize], 0).expect_err("a part of it cannot be had");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
     }
-    fs.1.bytes().allow(5 * PAGE, PAGE);
+    memory.bytes().allow(5 * PAGE, PAGE);
     assert_eq!(file.read_at(&mut [0; 8 * PAGE as usize], 0).expect("well again"), 8 * PAGE as usize);
     drop(file);
     unmount(&at.dir).expect("unmounted");
