@@ -165,6 +165,48 @@ fn what_is_deleted_with_a_lost_page_is_given_back_but_for_that_page() {
     });
 }
 
+/// Fails if a write pays for a page that held nothing, or the page is handed out a second time.
+#[test]
+fn a_free_page_that_fails_is_passed_over() {
+    every(|place| {
+        if place.name == "ordinary file" {
+            return; // Its free pages are written by pwrite: the disk says later what it did not take.
+        }
+        let file = place.make(b"file", &pattern(20));
+        let big = place.make(b"big", &pattern(2048));
+        let bad: Vec<u64> = [3, 4, 15].iter().map(|page| place.place_of(&file, page * PAGE)).collect();
+        let bad: Vec<u64> = bad.into_iter().chain([place.place_of(&big, 700 * PAGE)]).collect();
+        drop((file, big));
+        for name in [&b"file"[..], b"big"] {
+            place.pool.root().unlink(name).unwrap();
+        }
+        place.pool.sync().unwrap();
+        bad.iter().for_each(|&at| place.lose_page(at));
+        let full = place.make(b"full", b"");
+        let mut steps = [16 * PAGE, PAGE].into_iter().cycle();
+        let error = loop {
+            if let Err(e) = full.append(&vec![5; steps.next().unwrap() as usize]) {
+                break e;
+            }
+        };
+        assert!(matches!(error, Error::NoSpace), "{}: {error}", place.name);
+        while full.append(&[5; PAGE as usize]).is_ok() {}
+        let extents = full.extents(0, u64::MAX).unwrap();
+        let has = |at: u64| extents.iter().any(|x| (x.pool..x.pool + x.len).contains(&at));
+        assert!(!bad.iter().any(|&at| has(at)), "{}", place.name);
+        let (size, mut page) = (full.attr().unwrap().size, [0; PAGE as usize]);
+        for at in (0..size).step_by(PAGE as usize) {
+            assert!(full.read_at(at, &mut page).unwrap() == 4096 && page == [5; 4096], "{}: {at}", place.name);
+        }
+        // All but the frame that has a bad page, which is not cut up for the rest of it.
+        assert!(size / PAGE > SIZE / PAGE * 8 / 10, "{}: {size} bytes", place.name);
+        drop(full);
+        place.pool.root().unlink(b"full").unwrap();
+        place.pool.sync().unwrap();
+        assert!(place.check(true).is_clean(), "{}", place.name);
+    });
+}
+
 #[test]
 fn a_whole_frame_with_a_lost_page_is_retired() {
     every(|place| {
@@ -178,6 +220,43 @@ fn a_whole_frame_with_a_lost_page_is_retired() {
         place.pool.sync().unwrap();
         let report = place.check(true);
         assert!(report.is_clean() && report.retired == 512, "{}: {report:?}", place.name);
+    });
+}
+
+/// Fails if a frame without a table has no place for one: then such a page could not be given back by itself.
+#[test]
+fn a_lost_page_of_a_whole_frame_is_written_over_punched_cut_and_replaced_by_itself() {
+    every(|place| {
+        let file = place.make(b"big", &pattern(2048));
+        let map = file.map(0..2048 * PAGE, &MapOptions::shared()).unwrap();
+        let mut want = pattern(2048);
+        // The first page of a frame, too: not the place of the table then.
+        let lost = [512u64, 1100, 1600, 2047];
+        assert!(lost.iter().all(|&page| file.extents(page * PAGE, PAGE).unwrap()[0].len == PAGE));
+        for page in lost {
+            place.lose(&file, page);
+            assert!(matches!(file.read_at(page * PAGE, &mut [0]), Err(Error::DataLost(at)) if at == page * PAGE));
+        }
+        file.write_at(512 * PAGE, &[9; PAGE as usize]).unwrap();
+        want[512 * PAGE as usize..513 * PAGE as usize].fill(9);
+        file.punch(1100 * PAGE, PAGE).unwrap();
+        want[1100 * PAGE as usize..1101 * PAGE as usize].fill(0);
+        file.write_atomic(&[(1600 * PAGE, &[8; PAGE as usize])]).unwrap();
+        want[1600 * PAGE as usize..1601 * PAGE as usize].fill(8);
+        file.set_len(2047 * PAGE).unwrap();
+        want.truncate(2047 * PAGE as usize);
+        let mut all = vec![0; want.len()];
+        file.read_at(0, &mut all).unwrap();
+        assert!(all == want, "{}", place.name);
+        map.refresh(0..2047 * PAGE).unwrap();
+        map.read(0, &mut all).unwrap();
+        assert!(all == want, "{}: the mapping shows other pages", place.name);
+        map.store(513 * PAGE, 77u8).unwrap();
+        file.read_at(513 * PAGE, &mut all[..1]).unwrap();
+        assert_eq!(all[0], 77, "{}", place.name);
+        place.pool.sync().unwrap();
+        let report = place.check(true);
+        assert!(report.is_clean() && report.retired == 4, "{}: {report:?}", place.name);
     });
 }
 

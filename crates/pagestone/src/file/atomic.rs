@@ -129,7 +129,9 @@ impl Inner {
             return Ok(After::Nothing);
         }
         if stretches.len() <= FEW && bytes <= FEW_BYTES {
-            match self.frames.transact(false, |tx| replace(tx, ino, &stretches, end)) {
+            let pages = stretches[0].offset / PAGE_SIZE..stretches[stretches.len() - 1].end();
+            let mut replaced = |tx: &mut Tx<'_>| replace(tx, ino, &stretches, end);
+            match self.giving_back(ino, pages, || self.frames.transact(false, &mut replaced)) {
                 // Free space lies in so many pieces that it is not one record after all.
                 Err(Error::TooLarge) => {}
                 done => return done.map(|()| After::Nothing),

@@ -111,7 +111,7 @@ fn look(frames: &Frames, rec: &InodeRec, first: u64) -> Result<Chunk> {
 
 /// Moves these pages into one run, a frame if `whole`, or as many of them as there is a run for;
 /// returns how far it came. [`Error::TooLarge`] if they lie in too many places for a record.
-fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u64>, whole: bool) -> Result<u64> {
+pub(super) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u64>, whole: bool) -> Result<u64> {
     let first = pages.start;
     let fresh = tx.reserve_data(rec.owner(), first, pages.end - first, whole)?;
     if whole && (fresh.run.pages != PAGES_PER_FRAME || fresh.run.page.index_in_frame() != 0) {

@@ -11,6 +11,7 @@
 //!   compare.rs two files side by side         atomic.rs  many pages at once
 //!   watch.rs   telling mappings what changed   gather.rs  a chunk into one frame
 //!   bounce.rs  buffers that are mappings themselves
+//!   lost.rs    a lost page out of a whole frame
 //! ```
 //!
 //! One rule keeps the end of a file simple: *bytes beyond its length, in pages it owns, mean
@@ -27,6 +28,7 @@ mod compare;
 mod gather;
 mod handle;
 mod hint;
+mod lost;
 pub(crate) mod map;
 mod merge;
 pub(crate) mod read;

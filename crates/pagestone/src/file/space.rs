@@ -46,7 +46,7 @@ impl Inner {
         // The first record sets the length; what is freed by later ones lies behind the end.
         let shorter = len <= self.frames.inode(ino)?.size;
         while let Some(end) = to {
-            to = self.frames.transact(shorter, |tx| {
+            let mut cut = |tx: &mut Tx<'_>| {
                 let mut rec = regular(tx, ino)?;
                 if len > rec.size {
                     grow(tx, &mut rec, len)?;
@@ -58,7 +58,8 @@ impl Inner {
                 let rest = if shrinks { map::remove(tx, &mut rec, first, end)? } else { None };
                 tx.put_inode(&rec)?;
                 Ok(rest)
-            })?;
+            };
+            to = self.giving_back(ino, first..end, || self.frames.transact(shorter, &mut cut))?;
         }
         Ok(())
     }
@@ -155,7 +156,7 @@ impl Inner {
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let mut to = Some(last);
         while let Some(stop) = to {
-            to = self.frames.transact(true, |tx| {
+            let mut punch = |tx: &mut Tx<'_>| {
                 let mut rec = regular(tx, ino)?;
                 let mut parts = Parts::new();
                 // Behind the end of the file nothing has to be zero, and what is there may be inside
@@ -171,7 +172,8 @@ impl Inner {
                 rec.touch(Time::now());
                 tx.put_inode(&rec)?;
                 Ok(rest)
-            })?;
+            };
+            to = self.giving_back(ino, first..stop, || self.frames.transact(true, &mut punch))?;
         }
         Ok(())
     }

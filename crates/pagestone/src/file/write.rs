@@ -79,14 +79,16 @@ impl Inner {
             let offset = start + done;
             let len = (STEP - offset % STEP).min(bytes.len() as u64 - done);
             let part = &bytes[done as usize..(done + len) as usize];
-            done += self.frames.transact(false, |tx| {
+            let pages = offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE);
+            let mut write = |tx: &mut Tx<'_>| {
                 let mut rec = tx.inode(ino)?;
                 let written = write_in_tx(tx, &mut rec, offset, part, Take::Ahead)?;
                 open.speculated.fetch_or(written.speculated, Ordering::Relaxed);
                 rec.touch(Time::now());
                 tx.put_inode(&rec)?;
                 Ok(written.len)
-            })?;
+            };
+            done += self.giving_back(ino, pages, || self.frames.transact(false, &mut write))?;
         }
         open.clear_touched();
         Ok(())

@@ -129,12 +129,14 @@ impl Frames {
     }
 
     /// Runs `f` as one transaction. If space is only waiting for a checkpoint, does that and runs
-    /// `f` again, so `f` must not change anything in DRAM but through the transaction.
+    /// `f` again; likewise if a page turns out to be lost, which `f` knows then. So `f` must not change anything in
+    /// DRAM but through the transaction.
     ///
     /// `deleting` operations may use the last pages.
     pub(crate) fn transact<R>(&self, deleting: bool, mut f: impl FnMut(&mut Tx<'_>) -> Result<R>) -> Result<R> {
         let mut waits = 0;
         loop {
+            let lost = self.region.lost_pages();
             let mut tx = Tx::new(self, self.begin()?, deleting);
             match f(&mut tx) {
                 Ok(value) => {
@@ -153,6 +155,8 @@ impl Frames {
                     waits += 1;
                     self.checkpoint()?;
                 }
+                // A page that was free is not handed out again; one that is written over gets new storage.
+                Err(Error::Lost(_)) if self.region.lost_pages() > lost && waits < 16 => waits += 1,
                 Err(e) => return Err(e),
             }
         }

@@ -9,6 +9,8 @@
 //! Runs at commit, with the stripes of all touched frames held from staging until the record is
 //! applied: two lanes may change different pages of one frame.
 
+use std::ops::Range;
+
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
@@ -207,8 +209,7 @@ impl Frames {
     /// Splits a whole frame of which a part is given back. The table takes the first page of that
     /// part that is not pinned, so this never needs space.
     fn stage_broken_up(&self, batch: &mut Batch, g: &Given, frame: FrameNo, first: usize, count: usize) -> Result<i64> {
-        let fit = |&i: &usize| !self.pins.is_pinned(frame, i) && !self.is_lost(frame.page(i));
-        let at = (first..first + count).find(fit).ok_or(Error::Pinned)?;
+        let at = self.place_for_table(frame, first..first + count).ok_or(Error::Pinned)?;
         let table = frame.page(at);
         let staged = batch.stage_blank(table.byte(), PAGE_SIZE as usize)?;
         let mut free = 0;
@@ -226,6 +227,18 @@ impl Frames {
         self.keep_back(frame, first, at - first);
         self.keep_back(frame, at + 1, first + count - at - 1);
         Ok(-i64::from(free))
+    }
+
+    fn place_for_table(&self, frame: FrameNo, mut pages: Range<usize>) -> Option<usize> {
+        pages.find(|&i| !self.pins.is_pinned(frame, i) && !self.is_lost(frame.page(i)))
+    }
+
+    /// A page of a whole frame, of which others are lost, that could hold its table.
+    pub(crate) fn well_page_of(&self, frame: FrameNo) -> Result<Option<PageNo>> {
+        if self.descriptor(frame)?.state() != FrameState::Whole || !self.has_lost(frame) {
+            return Ok(None);
+        }
+        Ok(self.place_for_table(frame, 0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)))
     }
 
     /// What stands in the table for a page that has been given back: nothing, or that nobody is to
