@@ -113,6 +113,7 @@ fn a_slow_request_of_the_only_client_holds_nobody_up() {
         // Before the slow read, and for a while beside it.
         let mut beside = 0;
         while beside < 100 {
+            assert!(!slow.is_finished(), "the slow read was not held up");
             other.read_exact_at(&mut [0; 512], 0).unwrap();
             beside += u32::from(mount.gate.progress() != Progress::Before);
             thread::sleep(Duration::from_millis(20));

@@ -227,13 +227,24 @@ fn a_whole_frame_with_a_lost_page_is_retired() {
 #[test]
 fn a_lost_page_of_a_whole_frame_is_written_over_punched_cut_and_replaced_by_itself() {
     every(|place| {
-        let file = place.make(b"big", &pattern(2048));
-        let map = file.map(0..2048 * PAGE, &MapOptions::shared()).unwrap();
-        let mut want = pattern(2048);
-        // The first page of a frame, too: not the place of the table then.
-        let lost = [512u64, 1100, 1600, 2047];
-        assert!(lost.iter().all(|&page| file.extents(page * PAGE, PAGE).unwrap()[0].len == PAGE));
+        let file = place.make(b"big", &pattern(2560));
+        let map = file.map(0..2560 * PAGE, &MapOptions::shared()).unwrap();
+        // What others have stored for themselves stays, and what they have seen, wherever it lies now.
+        let private = file.map(0..2560 * PAGE, &MapOptions::private()).unwrap();
+        let atomic = file.map_atomic(0..2560 * PAGE).unwrap();
+        let seen = |page: u64| (private.load::<u8>(page * PAGE).unwrap(), atomic.load::<u8>(page * PAGE).unwrap());
+        let well = [513, 514, 1024, 1536, 1537, 1023, 2047, 2048, 2558];
+        let before = well.map(seen);
+        for page in [513, 1536] {
+            private.store(page * PAGE + 1, 5u8).unwrap();
+            atomic.store(page * PAGE + 1, 6u8).unwrap();
+        }
+        let mut want = pattern(2560);
+        // Each in a frame of its own, the first page and the last of one, too.
+        let lost = [512u64, 1100, 1600, 2559];
         for page in lost {
+            let frame = file.extents(page / 512 * 512 * PAGE, 512 * PAGE).unwrap()[0];
+            assert!(frame.len == 512 * PAGE && frame.pool.is_multiple_of(512 * PAGE), "{}: {frame:?}", place.name);
             place.lose(&file, page);
             assert!(matches!(file.read_at(page * PAGE, &mut [0]), Err(Error::DataLost(at)) if at == page * PAGE));
         }
@@ -243,14 +254,19 @@ fn a_lost_page_of_a_whole_frame_is_written_over_punched_cut_and_replaced_by_itse
         want[1100 * PAGE as usize..1101 * PAGE as usize].fill(0);
         file.write_atomic(&[(1600 * PAGE, &[8; PAGE as usize])]).unwrap();
         want[1600 * PAGE as usize..1601 * PAGE as usize].fill(8);
-        file.set_len(2047 * PAGE).unwrap();
-        want.truncate(2047 * PAGE as usize);
+        file.set_len(2559 * PAGE).unwrap();
+        want.truncate(2559 * PAGE as usize);
         let mut all = vec![0; want.len()];
         file.read_at(0, &mut all).unwrap();
         assert!(all == want, "{}", place.name);
-        map.refresh(0..2047 * PAGE).unwrap();
+        map.refresh(0..2559 * PAGE).unwrap();
         map.read(0, &mut all).unwrap();
         assert!(all == want, "{}: the mapping shows other pages", place.name);
+        assert_eq!(well.map(seen), before, "{}", place.name);
+        for page in [513, 1536] {
+            let stored = |map: &pagestone::Mapping| map.load::<u8>(page * PAGE + 1).unwrap();
+            assert_eq!((stored(&private), stored(&atomic)), (5, 6), "{}, page {page}", place.name);
+        }
         map.store(513 * PAGE, 77u8).unwrap();
         file.read_at(513 * PAGE, &mut all[..1]).unwrap();
         assert_eq!(all[0], 77, "{}", place.name);

@@ -15,8 +15,12 @@ use super::gather::move_into_one;
 use super::map::Map;
 use super::space::regular;
 use crate::error::{Error, Result};
+use crate::frame::{Frames, Run};
 use crate::pool::Inner;
-use crate::units::{Ino, PAGES_PER_FRAME};
+use crate::units::{Ino, PAGES_PER_FRAME, PageNo};
+
+/// How often a page that was to be moved may turn out to be lost, too.
+const TRIES: usize = 8;
 
 impl Inner {
     /// Runs `change`, which gives back some of these file pages. If no table would have a place in frames of which
@@ -28,23 +32,34 @@ impl Inner {
         pages: Range<u64>,
         mut change: impl FnMut() -> Result<R>,
     ) -> Result<R> {
-        match change() {
-            Err(Error::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages)? => change(),
-            done => done,
+        for _ in 0..TRIES {
+            match change() {
+                Err(Error::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages.clone())? => {}
+                done => return done,
+            }
         }
+        change()
     }
 
-    /// Moves a page out of each whole frame with lost pages; whether there was such a frame.
+    /// Moves a page out of each whole frame that has lost pages among these; whether there was such a frame.
     fn cut_up(&self, ino: Ino, pages: Range<u64>) -> Result<bool> {
         let moved = self.to_move(ino, pages)?;
         for &page in &moved {
-            // Whoever shows the page waits for the lock at the next touch, and finds its new place.
-            self.opens.watchers(ino).iter().try_for_each(|w| w.leave(page..page + 1))?;
-            self.frames.transact(false, |tx| {
+            // Whoever shows the page waits for the lock at the next touch, and finds its new place; or keeps a copy of
+            // his own.
+            let (rec, replaced) = (self.frames.inode(ino)?, page..page + 1);
+            self.opens.watchers(ino).iter().try_for_each(|w| w.freeze(self, &rec, Some(replaced.clone())))?;
+            let done = self.frames.transact(true, |tx| {
                 let mut rec = regular(tx, ino)?;
-                move_into_one(tx, &mut rec, page..page + 1, false)?;
+                move_into_one(tx, &mut rec, replaced.clone(), false)?;
                 tx.put_inode(&rec)
-            })?;
+            });
+            self.shown_anew(ino, replaced)?;
+            match done {
+                // Another page is chosen then.
+                Err(Error::Lost(_)) => return Ok(true),
+                done => done?,
+            }
         }
         Ok(!moved.is_empty())
     }
@@ -60,15 +75,25 @@ impl Inner {
             if let Span::Data(run) = span {
                 let mut at = run.page;
                 while page < behind.min(pages.end) {
-                    if let Some(well) = self.frames.well_page_of(at.frame())? {
-                        moved.push(page + well.index_in_frame() as u64 - at.index_in_frame() as u64);
-                    }
                     let rest = PAGES_PER_FRAME - at.index_in_frame() as u64;
+                    let part = Run { page: at, pages: rest.min(pages.end - page) };
+                    if let Some(well) = self.frames.instead_of_lost(part)? {
+                        moved.push(page_of(&map, well, (page, at))?);
+                    }
                     (page, at) = (page + rest, at.plus(rest));
                 }
             }
             page = behind;
         }
         Ok(moved)
+    }
+}
+
+/// The file page that lies at `well`, in the frame of `known`, which is a file page and where it lies.
+fn page_of(map: &Map<'_, Frames>, well: PageNo, (page, at): (u64, PageNo)) -> Result<u64> {
+    let there = (page + well.index_in_frame() as u64).checked_sub(at.index_in_frame() as u64);
+    match there.map(|there| map.span(there)).transpose()? {
+        Some(Span::Data(run)) if run.page == well => Ok(there.unwrap_or_default()),
+        _ => Err(Error::corrupt(well.to_string(), "a page of a whole frame that is not where its file has it")),
     }
 }

@@ -155,8 +155,9 @@ impl Frames {
                     waits += 1;
                     self.checkpoint()?;
                 }
-                // A page that was free is not handed out again; one that is written over gets new storage.
-                Err(Error::Lost(_)) if self.region.lost_pages() > lost && waits < 16 => waits += 1,
+                // A page that was free is not handed out again; one that is written over gets new storage. Each time
+                // there is one more that is known.
+                Err(Error::Lost(_)) if self.region.lost_pages() > lost => {}
                 Err(e) => return Err(e),
             }
         }

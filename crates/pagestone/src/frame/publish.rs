@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 use super::tx::{Given, Moved, Taken};
-use super::{Frames, by_frame, set_bits};
+use super::{Frames, Run, by_frame, set_bits};
 use crate::error::{Error, Result};
 use crate::journal::Batch;
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse, descriptor_at};
@@ -233,9 +233,11 @@ impl Frames {
         pages.find(|&i| !self.pins.is_pinned(frame, i) && !self.is_lost(frame.page(i)))
     }
 
-    /// A page of a whole frame, of which others are lost, that could hold its table.
-    pub(crate) fn well_page_of(&self, frame: FrameNo) -> Result<Option<PageNo>> {
-        if self.descriptor(frame)?.state() != FrameState::Whole || !self.has_lost(frame) {
+    /// If these pages are a part of a whole frame, and some of them lost: a page of the frame that could hold its table.
+    pub(crate) fn instead_of_lost(&self, part: Run) -> Result<Option<PageNo>> {
+        let frame = part.page.frame();
+        let cut = part.pages < PAGES_PER_FRAME && self.descriptor(frame)?.state() == FrameState::Whole;
+        if !cut || self.region.first_lost(part.page.byte(), part.pages * PAGE_SIZE).is_none() {
             return Ok(None);
         }
         Ok(self.place_for_table(frame, 0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)))

@@ -227,11 +227,14 @@ impl Frames {
         let preferred = PageNo(self.slot_pages[lane].load(Ordering::Relaxed));
         while let Some((page, slot)) = self.slots.take(preferred, lane) {
             let place = Ino::new(page, slot, 0);
-            let rec = self.slot_record(place)?;
-            if rec.is_free() {
-                return Ok(Some(Ino::new(page, slot, self.next_generation(rec.generation))));
+            match self.slot_record(place) {
+                Ok(rec) if rec.is_free() => {
+                    return Ok(Some(Ino::new(page, slot, self.next_generation(rec.generation))));
+                }
+                // Nobody can use it, and another page may be well.
+                Ok(_) | Err(Error::Lost(_)) => self.slots.settle(place, true),
+                Err(e) => return Err(e),
             }
-            self.slots.settle(place, true);
         }
         Ok(None)
     }

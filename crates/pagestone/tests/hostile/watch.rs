@@ -1,6 +1,7 @@
 //! Every case ends: by itself, or by a watchdog that says which one did not.
 
 use std::cell::Cell;
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -53,7 +54,8 @@ fn watch() {
     loop {
         std::thread::sleep(Duration::from_secs(1));
         if let Some((_, since, what)) = running().iter().find(|r| r.1.elapsed() > DEADLINE) {
-            eprintln!("no end after {:?}: {what}", since.elapsed());
+            // Not by `eprintln`, which the test harness keeps until a test has ended.
+            let _ = writeln!(std::io::stderr(), "no end after {:?}: {what}", since.elapsed());
             std::process::abort();
         }
     }
