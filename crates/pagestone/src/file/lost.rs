@@ -47,8 +47,8 @@ impl Inner {
         for &page in &moved {
             // Whoever shows the page waits for the lock at the next touch, and finds its new place; or keeps a copy of
             // his own.
-            let (rec, replaced) = (self.frames.inode(ino)?, page..page + 1);
-            self.opens.watchers(ino).iter().try_for_each(|w| w.freeze(self, &rec, Some(replaced.clone())))?;
+            let replaced = page..page + 1;
+            self.opens.watchers(ino).iter().try_for_each(|w| w.leave(replaced.clone()))?;
             let done = self.frames.transact(true, |tx| {
                 let mut rec = regular(tx, ino)?;
                 move_into_one(tx, &mut rec, replaced.clone(), false)?;

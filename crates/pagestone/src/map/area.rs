@@ -408,15 +408,7 @@ impl Area {
         match self.lend {
             Lend::Private if replaced.is_some() => {
                 let replaced = self.clip(self.whole(replaced.unwrap_or_default()));
-                if self.atomic {
-                    for part in state.nothing.without(replaced) {
-                        self.show_anew(&mut state, part);
-                    }
-                    return;
-                }
-                for part in Area::data(&state, replaced) {
-                    self.make_private(&part);
-                }
+                self.keep_own(&mut state, replaced);
             }
             Lend::Private => {
                 let runs = runs(inner, rec, self.range()).unwrap_or_default();
@@ -431,6 +423,20 @@ impl Area {
                     }
                 }
             }
+        }
+    }
+
+    /// What a private mapping has of these pages will be others': its own copies stay, and what it only shows is
+    /// copied, or, where stores wait for a commit, shown anew.
+    pub(super) fn keep_own(&self, state: &mut State, pages: Range<u64>) {
+        if self.atomic {
+            for part in state.nothing.without(pages) {
+                self.show_anew(state, part);
+            }
+            return;
+        }
+        for part in Area::data(state, pages) {
+            self.make_private(&part);
         }
     }
 

@@ -35,10 +35,13 @@ impl Watcher for Area {
 
     fn leave(&self, pages: Range<u64>) -> Result<()> {
         let pages = self.clip(self.whole(pages));
-        if let Some(mut state) = self.live() {
-            for part in Area::data(&state, pages.clone()) {
-                self.put_absent(&mut state, part)?;
+        match self.live() {
+            Some(mut state) if self.lend == Lend::Private => self.keep_own(&mut state, pages.clone()),
+            Some(mut state) => {
+                let parts = Area::data(&state, pages.clone());
+                parts.into_iter().try_for_each(|part| self.put_absent(&mut state, part))?;
             }
+            None => {}
         }
         match self.tell(News::Again, &pages) {
             true => Ok(()),

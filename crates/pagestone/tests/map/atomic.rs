@@ -97,6 +97,33 @@ fn stores_go_on_after_a_commit() {
     });
 }
 
+/// Fails if pages that move below a mapping take along what was stored for it alone.
+#[test]
+fn stores_that_wait_stay_when_others_change_the_pages_beside_them() {
+    every(|place| {
+        let file = filled(place, "atomic", &vec![3; 600 * PAGE as usize]);
+        let (mut atomic, shared) =
+            (file.map_atomic(0..600 * PAGE).unwrap(), file.map(0..600 * PAGE, &MapOptions::shared()).unwrap());
+        let private = file.map(0..600 * PAGE, &MapOptions::private()).unwrap();
+        for round in 0..4u8 {
+            assert_eq!(shared.load::<u8>(0).unwrap(), 3);
+            atomic.store(7 * PAGE + u64::from(round), 40 + round).unwrap();
+            private.store(7 * PAGE + u64::from(round), 80 + round).unwrap();
+            // New storage for one page; where only whole frames are mapped, all of the frame moves then.
+            file.write_atomic(&[(20 * PAGE, &[round; PAGE as usize])]).unwrap();
+            assert_eq!(shared.load::<u8>(20 * PAGE).unwrap(), round, "{}", place.name);
+            for before in 0..=round {
+                let at = 7 * PAGE + u64::from(before);
+                let seen = (atomic.load::<u8>(at).unwrap(), private.load::<u8>(at).unwrap());
+                assert_eq!(seen, (40 + before, 80 + before), "{}, round {round}", place.name);
+            }
+        }
+        atomic.commit().unwrap();
+        assert_eq!(bytes(&file)[7 * PAGE as usize..][..5], [40, 41, 42, 43, 3], "{}", place.name);
+        assert_eq!(private.load::<u8>(7 * PAGE + 4).unwrap(), 3);
+    });
+}
+
 #[test]
 fn a_clone_keeps_what_was_before_the_commit() {
     every(|place| {
