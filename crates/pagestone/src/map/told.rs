@@ -26,11 +26,13 @@ impl Watcher for Area {
     }
 
     fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) -> Result<()> {
+        let pages = match (self.lend, &replaced) {
+            (Lend::Private, None) => self.first..self.first,
+            (Lend::Private, Some(pages)) => self.clip(self.whole(pages.clone())),
+            _ => self.range(),
+        };
         self.freeze_here(inner, rec, replaced);
-        match self.lend != Lend::Private && !self.tell(News::Again, &self.range()) {
-            true => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
-            false => Ok(()),
-        }
+        self.ask_again(&pages)
     }
 
     fn leave(&self, pages: Range<u64>) -> Result<()> {
@@ -43,10 +45,7 @@ impl Watcher for Area {
             }
             None => {}
         }
-        match self.tell(News::Again, &pages) {
-            true => Ok(()),
-            false => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
-        }
+        self.ask_again(&pages)
     }
 
     fn uncut(&self, pages: Range<u64>) {
@@ -67,5 +66,15 @@ impl Watcher for Area {
         let pages = self.whole(pages);
         let _ = self.refresh(pages.clone());
         self.tell(News::Grown, &self.clip(pages));
+    }
+}
+
+impl Area {
+    /// Children that have it too know that the pages will lie elsewhere.
+    fn ask_again(&self, pages: &Range<u64>) -> Result<()> {
+        match pages.is_empty() || self.tell(News::Again, pages) {
+            true => Ok(()),
+            false => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
+        }
     }
 }

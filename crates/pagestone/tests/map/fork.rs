@@ -284,3 +284,45 @@ fn a_childs_child_and_a_program_that_is_started_get_no_mapping() {
         assert_eq!(map.load::<u8>(5 << 20).unwrap(), 1);
     });
 }
+
+/// Fails if what lies below a child's private mapping is replaced without the child: it would show what others have
+/// put there since, or lose what it stored for itself.
+#[test]
+fn a_private_mapping_of_a_child_never_shows_another_files_bytes() {
+    let hugetlbfs = |test: &dyn Fn(&Place)| match Place::hugetlbfs() {
+        Ok(place) => alone(|| Place::with(place, test)),
+        Err(why) => println!("skipped: {why}"),
+    };
+    let test = |place: &Place| {
+        const PAGES: u64 = 1024;
+        let file = place.file("a");
+        file.write_at(0, &vec![7; (PAGES * PAGE) as usize]).unwrap();
+        let (shared, map) =
+            (file.map(0..PAGES * PAGE, &MapOptions::shared()), file.map(0..PAGES * PAGE, &MapOptions::private()));
+        let (shared, map) = (shared.unwrap(), map.unwrap());
+        let look = |wanted: &dyn Fn(u64, u8) -> bool| {
+            for page in 0..PAGES {
+                let byte = map.load::<u8>(page * PAGE + 1).unwrap();
+                assert!(wanted(page, byte), "{}: page {page} holds {byte}", place.name);
+            }
+        };
+        let mut child = Child::fork(|parent| {
+            map.store(3 * PAGE, 8u8).unwrap();
+            look(&|_, byte| byte == 7);
+            parent.step();
+            look(&|page, byte| byte == 7 || byte == 9 && page < 32);
+            assert_eq!(map.load::<u8>(3 * PAGE).unwrap(), 8);
+        });
+        child.done();
+        file.write_atomic(&[(0, &[9; 32 * PAGE as usize])]).unwrap();
+        assert_eq!(shared.load::<u8>(PAGE).unwrap(), 9);
+        place.pool.sync().unwrap();
+        let other = place.file("b");
+        while other.append(&[5; 1 << 20]).is_ok() {}
+        while other.append(&[5; PAGE as usize]).is_ok() {}
+        child.go_on();
+        child.join();
+    };
+    Place::each_alone(test);
+    hugetlbfs(&test);
+}
