@@ -27,14 +27,14 @@ use parking_lot::Mutex;
 use super::link::Links;
 use super::ranges::Ranges;
 use super::service::{MapMechanism, Mechanism};
-use super::{child, pages, sys};
+use super::{child, sys};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::frame::Run;
 use crate::layout::InodeRec;
-use crate::media::{Lend, MediaKind, Region, reach};
+use crate::media::{Lend, MediaKind, Region};
 use crate::pool::{Inner, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -90,7 +90,7 @@ pub(super) struct Area {
     pub(super) pages: u64,
     pub(super) lend: Lend,
     /// Private copies are to be committed, or forgotten: what is replaced below is shown anew.
-    atomic: bool,
+    pub(super) atomic: bool,
     /// Pages of the smallest piece that the media can map: 1, or 512.
     pub(super) granule: u64,
     /// The pages are a device's own memory.
@@ -421,51 +421,6 @@ impl Area {
                         // An error that refresh takes away, rather than a store to a frozen page.
                         let _ = self.put_nothing(&mut state, part);
                     }
-                }
-            }
-        }
-    }
-
-    /// What a private mapping has of these pages will be others': its own copies stay, and what it only shows is
-    /// copied, or, where stores wait for a commit, shown anew.
-    pub(super) fn keep_own(&self, state: &mut State, pages: Range<u64>) {
-        if self.atomic {
-            for part in state.nothing.without(pages) {
-                self.show_anew(state, part);
-            }
-            return;
-        }
-        for part in Area::data(state, pages) {
-            self.make_private(&part);
-        }
-    }
-
-    /// Lets go of what is not a private copy: the next touch maps the file's new pages.
-    fn show_anew(&self, state: &mut State, pages: Range<u64>) {
-        let copies = pages::private_copies(self.addr(&pages), self.dax);
-        let Ok(Some(copies)) = copies else { return self.make_private(&pages) };
-        let mut rest = Ranges::default();
-        rest.insert(pages);
-        for copy in copies {
-            rest.remove(self.page_at(copy.start)..self.page_at(copy.start) + copy.len() as u64 / PAGE_SIZE);
-        }
-        for part in rest.within(self.range()) {
-            if self.put_absent(state, part.clone()).is_err() {
-                self.make_private(&part);
-            }
-        }
-    }
-
-    /// Has the kernel make private copies of pages of a private mapping, by storing what is there.
-    fn make_private(&self, pages: &Range<u64>) {
-        for addr in self.addr(pages).step_by(PAGE_SIZE as usize) {
-            let mut word = 0;
-            // SAFETY: an aligned word of this mapping; what is there, or has been stored meanwhile,
-            // stays. A page that cannot be reached has no bytes to keep.
-            unsafe {
-                if reach::load(addr, 8, &mut word).is_ok() {
-                    let same = word;
-                    let _ = reach::compare(addr, 8, &mut word, same);
                 }
             }
         }

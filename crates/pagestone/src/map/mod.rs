@@ -3,7 +3,7 @@
 //! ```text
 //!   Mapping        what a program holds: safe loads and stores, refresh, flush, report
 //!     view.rs      words, values, slices         media/reach             faults become errors
-//!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, ranges.rs)
+//!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, own.rs, ranges.rs)
 //!   AtomicMapping  stores that are the file's at a commit                (atomic.rs)
 //!   Service        answers faults for the whole process                   (service.rs, fault.rs)
 //!   fork.rs, link.rs, child.rs, inherit.rs     the same mapping in a child process
@@ -19,6 +19,7 @@ mod fault;
 mod fork;
 mod inherit;
 mod link;
+mod own;
 mod pages;
 mod ranges;
 mod report;

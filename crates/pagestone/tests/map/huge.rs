@@ -111,6 +111,8 @@ fn without_a_huge_page_left_a_private_store_is_out_of_memory_and_nothing_else_ch
         Place::with(place, |place| {
             let file = place.file("a");
             file.write_at(0, &vec![1; 20 * FRAME as usize]).unwrap();
+            let shown = file.map(0..20 * FRAME, &MapOptions::private()).unwrap();
+            assert_eq!((shown.load::<u8>(PAGE).unwrap(), shown.load::<u8>(FRAME).unwrap()), (1, 1));
             let maps: Vec<_> = (0..20).map(|_| file.map_atomic(0..20 * FRAME).unwrap()).collect();
             let mut stores = maps.iter().flat_map(|map| (0..20).map(move |n| (map, n * FRAME)));
             let mut done = Vec::new();
@@ -132,6 +134,20 @@ fn without_a_huge_page_left_a_private_store_is_out_of_memory_and_nothing_else_ch
             assert!(bytes.iter().all(|&byte| byte == 1));
             file.map(0..FRAME, &MapOptions::shared()).unwrap().store::<u8>(7, 3).unwrap();
             holds(&file, 7, &[3]);
+            // What a private mapping shows is replaced, and there is no memory to keep it: never others' bytes.
+            file.write_atomic(&[(PAGE, &[4; PAGE as usize])]).unwrap();
+            place.pool.sync().unwrap();
+            let other = place.file("b");
+            while other.append(&vec![5; 1 << 20]).is_ok() {}
+            while other.append(&[5; PAGE as usize]).is_ok() {}
+            let now = shown.load::<u8>(PAGE);
+            assert!(matches!(now, Ok(1 | 4) | Err(Error::Revoked(_))), "{now:?}");
+            assert_eq!(shown.load::<u8>(FRAME).unwrap(), 1, "what is not replaced stays");
+            drop(maps);
+            other.set_len(0).unwrap();
+            place.pool.sync().unwrap();
+            shown.refresh(0..FRAME).unwrap();
+            assert_eq!(shown.load::<u8>(PAGE).unwrap(), 4);
         });
     });
 }
