@@ -59,6 +59,27 @@ fn a_second_opener_is_told_who_has_it() {
     }
 }
 
+/// Fails if a program that starts others cannot open again what it has closed: between fork and exec a child has the
+/// lock, too.
+#[test]
+fn a_pool_can_be_opened_again_while_programs_are_started() {
+    let dir = dir();
+    let path = dir.path().join("pool");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = Command::new("true").status();
+                }
+            });
+        }
+        let opened = (0..300).map(|_| open(&path, &sized(SIZE)).map(drop)).find(Result::is_err);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(opened.is_none(), "{opened:?}");
+    });
+}
+
 #[test]
 fn another_process_is_named_and_its_death_frees_the_pool() {
     let dir = dir();

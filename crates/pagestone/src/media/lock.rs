@@ -1,13 +1,15 @@
 //! One process at a time: the advisory lock on a pool, and the name of who holds it.
 //!
 //! `flock` belongs to the open file description, so a second open in the same process is refused
-//! like one in another, and the lock goes with the last descriptor however the process ends.
+//! like one in another, and the lock goes with the last descriptor however the process ends. A child that this
+//! process is just starting has the descriptors too, until it becomes another program; so a lock that is this
+//! process's own is waited for a moment.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -19,14 +21,26 @@ pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
         true => FlockOperation::NonBlockingLockShared,
         false => FlockOperation::NonBlockingLockExclusive,
     };
-    match rustix::io::retry_on_intr(|| rustix::fs::flock(file, how)) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            Err(Error::InUse { path: path.to_path_buf(), pid: holder(file).unwrap_or(0) })
+    let begun = Instant::now();
+    loop {
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(file, how)) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let pid = holder(file).unwrap_or(0);
+                // Nobody: it was let go of while we looked.
+                let wait = pid == 0 || pid == std::process::id();
+                if !wait || begun.elapsed() > PATIENCE {
+                    return Err(Error::InUse { path: path.to_path_buf(), pid });
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(Error::Path { what: "cannot lock", path: path.to_path_buf(), source: e.into() }),
         }
-        Err(e) => Err(Error::Path { what: "cannot lock", path: path.to_path_buf(), source: e.into() }),
     }
 }
+
+/// How long a lock of this process, or of nobody, is waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often the list of locks is read before the holder is given up.
 const TRIES: u32 = 20;
