@@ -31,7 +31,7 @@ class Slots:
         guest.kill()
 
     def boot(self, images):
-        return Guest(self.kit, self.kit.initrd(), images, ram="1G", hostfs=True)
+        return Guest(self.kit, self.kit.initrd(), images, ram="1G", hostfs=True, smp=1)
 
     def holds(self, guest, device):
         """Which pool the device has; it must be whole."""
