@@ -16,8 +16,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// Wraps `media`; its length is that of its shorter window. What it says is bad is lost. From the first region of a process
-    /// on, faults at the engine's accesses are errors and not signals.
+    /// Wraps `media`; its length is that of its shorter window. What it says is bad is lost. From the first
+    /// region of a process on, faults at the engine's accesses are errors and not signals.
     pub fn new(media: Arc<dyn Media>) -> Region {
         // Without handlers a fault ends the process, as it would anyway.
         let _ = reach::install();

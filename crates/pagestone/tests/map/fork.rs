@@ -178,7 +178,7 @@ fn a_child_that_is_forked_while_threads_come_and_go_has_its_mappings() {
             let all = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 for round in 0..200u64 {
                     let child = Child::fork(|_| map.store(round * 8, round + 1).unwrap());
-                    child.join_within(Duration::from_secs(120));
+                    child.join_within(Duration::from_secs(30));
                     assert_eq!(map.load::<u64>(round * 8).unwrap(), round + 1);
                 }
             }));
@@ -251,8 +251,7 @@ fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
         let begun = Instant::now();
         file.punch(0, 2 << 20).unwrap();
         file.punch(2 << 20, 1 << 20).unwrap_err();
-        // A second, and what an emulated machine adds; a parent that waits would wait for ever.
-        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         let other = place.file("b");
         while other.append(&[9; 1 << 20]).is_ok() {}
         child.go_on();

@@ -339,7 +339,7 @@ fn files_in_more_pieces_than_the_kernel_has_mappings_for_are_mapped_all_the_same
             let own = |map: &pagestone::Mapping| map.report().unwrap().kernel_mappings as usize;
             // What is too much is taken down beside, by threads that may have to wait for a processor.
             let (begun, mut there) = (Instant::now(), usize::MAX);
-            while there >= limit * 3 / 4 && begun.elapsed() < Duration::from_secs(120) {
+            while there >= limit * 3 / 4 && begun.elapsed() < Duration::from_secs(20) {
                 there = maps.iter().map(own).sum();
                 std::thread::sleep(Duration::from_millis(10));
             }
