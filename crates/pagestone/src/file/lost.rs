@@ -46,7 +46,7 @@ impl Inner {
         let moved = self.to_move(ino, pages)?;
         for &page in &moved {
             // Whoever shows the page waits for the lock at the next touch, and finds its new place; or keeps a copy of
-            // his own.
+            // his own. It is not shown anew here: that takes the lock of the chain, which is held.
             let replaced = page..page + 1;
             self.opens.watchers(ino).iter().try_for_each(|w| w.leave(replaced.clone()))?;
             let done = self.frames.transact(true, |tx| {
@@ -54,7 +54,6 @@ impl Inner {
                 move_into_one(tx, &mut rec, replaced.clone(), false)?;
                 tx.put_inode(&rec)
             });
-            self.shown_anew(ino, replaced)?;
             match done {
                 // Another page is chosen then.
                 Err(Error::Lost(_)) => return Ok(true),
