@@ -24,6 +24,7 @@ mod file;
 mod frame;
 mod journal;
 mod layout;
+mod lock;
 mod map;
 pub mod media;
 mod pad;

@@ -122,8 +122,10 @@ impl Inner {
 
     fn write_atomic_locked(&self, ino: Ino, parts: &[(u64, &[u8])], end: u64) -> Result<After> {
         let rec = self.frames.inode(ino)?;
-        let _chain = self.chain(&rec);
-        let stretches = self.whole_pages(&rec, parts)?;
+        let stretches = {
+            let _chain = self.chain(&rec);
+            self.whole_pages(&rec, parts)?
+        };
         let bytes: usize = stretches.iter().map(|s| s.bytes.len()).sum();
         if bytes == 0 {
             return Ok(After::Nothing);
@@ -137,6 +139,7 @@ impl Inner {
                 done => return done.map(|()| After::Nothing),
             }
         }
+        let _chain = self.chain(&rec);
         let orphan = self.frames.transact(false, |tx| {
             let mut rec = InodeRec::new(tx.new_ino()?, Kind::File, 0, Time::now());
             rec.nlink = 0;

@@ -11,12 +11,11 @@
 //! A base never changes, except that it is merged into its only dependent (`merge.rs`). So a chain is
 //! read with the file's own lock and, only if there is a base, [`Inner::chain`].
 
-use parking_lot::RwLockReadGuard;
-
 use super::map::{Map, Mapped, Own, in_tx, join};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Run, Tx};
 use crate::layout::InodeRec;
+use crate::lock::ReadGuard;
 use crate::pool::Inner;
 use crate::tree::Nodes;
 use crate::units::{Ino, PAGE_SIZE};
@@ -145,12 +144,12 @@ pub(super) fn borrowed_page(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Resu
 impl Inner {
     /// Keeps the bases of `rec` from being merged while it is read through them. Taken once, after the
     /// inode's lock.
-    pub(crate) fn chain(&self, rec: &InodeRec) -> Option<RwLockReadGuard<'_, ()>> {
+    pub(crate) fn chain(&self, rec: &InodeRec) -> Option<ReadGuard<'_, ()>> {
         (rec.base != 0).then(|| self.chains.read())
     }
 
     /// As [`Inner::chain`], for a transaction that is about to begin.
-    pub(crate) fn chain_of(&self, ino: Ino) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+    pub(crate) fn chain_of(&self, ino: Ino) -> Result<Option<ReadGuard<'_, ()>>> {
         Ok(self.chain(&self.frames.inode(ino)?))
     }
 }

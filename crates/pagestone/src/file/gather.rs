@@ -29,8 +29,11 @@ impl Inner {
     /// many frames that one record cannot name them.
     pub(crate) fn gather(&self, ino: Ino, first: u64, holes: bool) -> Result<()> {
         let rec = self.frames.inode(ino)?;
-        let _chain = self.chain(&rec);
-        let needed = match look(&self.frames, &rec, first)? {
+        let chunk = {
+            let _chain = self.chain(&rec);
+            look(&self.frames, &rec, first)?
+        };
+        let needed = match chunk {
             Chunk::Whole => false,
             Chunk::Hole => holes,
             Chunk::Pieces => true,
@@ -40,6 +43,7 @@ impl Inner {
         }
         // Whoever shows the chunk waits for the lock at the next touch, and finds the frame.
         self.opens.watchers(ino).iter().try_for_each(|w| w.leave(first..first + PAGES_PER_FRAME))?;
+        let _chain = self.chain(&rec);
         // One record names few places: many pieces become fewer and longer ones first.
         let mut pieces = u64::MAX;
         loop {

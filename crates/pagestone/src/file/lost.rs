@@ -24,8 +24,8 @@ const TRIES: usize = 8;
 
 impl Inner {
     /// Runs `change`, which gives back some of these file pages. If no table would have a place in frames of which
-    /// only lost pages are given back, it gets one, and `change` runs again. The caller holds the locks of the inode
-    /// and of its chain.
+    /// only lost pages are given back, it gets one, and `change` runs again. The caller holds the inode's lock;
+    /// `change` runs with that of the chain.
     pub(super) fn giving_back<R>(
         &self,
         ino: Ino,
@@ -33,22 +33,31 @@ impl Inner {
         mut change: impl FnMut() -> Result<R>,
     ) -> Result<R> {
         for _ in 0..TRIES {
-            match change() {
+            let done = {
+                let _chain = self.chain_of(ino)?;
+                change()
+            };
+            match done {
                 Err(Error::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages.clone())? => {}
                 done => return done,
             }
         }
+        let _chain = self.chain_of(ino)?;
         change()
     }
 
     /// Moves a page out of each whole frame that has lost pages among these; whether there was such a frame.
     fn cut_up(&self, ino: Ino, pages: Range<u64>) -> Result<bool> {
-        let moved = self.to_move(ino, pages)?;
+        let moved = {
+            let _chain = self.chain_of(ino)?;
+            self.to_move(ino, pages)?
+        };
         for &page in &moved {
             // Whoever shows the page waits for the lock at the next touch, and finds its new place; or keeps a copy of
-            // his own. It is not shown anew here: that takes the lock of the chain, which is held.
+            // his own.
             let replaced = page..page + 1;
             self.opens.watchers(ino).iter().try_for_each(|w| w.leave(replaced.clone()))?;
+            let _chain = self.chain_of(ino)?;
             let done = self.frames.transact(true, |tx| {
                 let mut rec = regular(tx, ino)?;
                 move_into_one(tx, &mut rec, replaced.clone(), false)?;

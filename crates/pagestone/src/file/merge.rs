@@ -128,7 +128,6 @@ impl Inner {
             let mut inos: smallvec::SmallVec<[Ino; 4]> = smallvec::smallvec![base, dependent, ORPHANS];
             inos.extend((rec.base != 0).then_some(Ino(rec.base)));
             let _locks = self.locks.write(&inos);
-            let _chains = self.chains.write();
             match self.frames.inode(base) {
                 Ok(now) if now.nlink != 1 => {
                     // Cloned again meanwhile, or given back.
@@ -145,6 +144,8 @@ impl Inner {
                 let (rec, watchers) = (self.frames.inode(dependent)?, self.opens.watchers(dependent));
                 watchers.iter().try_for_each(|w| w.freeze(self, &rec, None))?;
             }
+            // Only now: a mapping reads through its chain as it is frozen, and waits for the fault reader.
+            let _chains = self.chains.write();
             match self.frames.transact(true, |tx| step(tx, base, dependent))? {
                 Step::More => {}
                 Step::Done => return Ok(()),

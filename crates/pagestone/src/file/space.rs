@@ -42,7 +42,6 @@ impl Inner {
     fn set_len_unwatched(&self, ino: Ino, len: u64, now: Time) -> Result<()> {
         let first = len.div_ceil(PAGE_SIZE);
         let mut to = Some(u64::MAX);
-        let _chain = self.chain_of(ino)?;
         // The first record sets the length; what is freed by later ones lies behind the end.
         let shorter = len <= self.frames.inode(ino)?.size;
         while let Some(end) = to {
@@ -152,7 +151,6 @@ impl Inner {
     }
 
     fn punch_locked(&self, ino: Ino, offset: u64, end: u64) -> Result<()> {
-        let _chain = self.chain_of(ino)?;
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let mut to = Some(last);
         while let Some(stop) = to {

@@ -73,7 +73,6 @@ impl Inner {
     }
 
     fn write_locked(&self, ino: Ino, open: &OpenInode, start: u64, bytes: &[u8]) -> Result<()> {
-        let _chain = self.chain_of(ino)?;
         let mut done = 0u64;
         while done < bytes.len() as u64 {
             let offset = start + done;

@@ -1,25 +1,18 @@
 //! Where a lane takes its pages from: one split frame at a time, and which of its pages are left.
 
 use super::{FrameBits, Run, bit, set_bits};
-use crate::layout::LaneCounters;
 use crate::units::FrameNo;
 
 /// One lane's place in the pool.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Cursor {
     /// The split (or about to be split) frame it stands in.
     pub(super) frame: Option<FrameNo>,
     /// Pages of the frame that are free and not handed out.
     pub(super) available: FrameBits,
-    /// What this lane's transactions have added up to, as on the media.
-    pub(super) counters: LaneCounters,
 }
 
 impl Cursor {
-    pub(super) fn new(counters: LaneCounters) -> Cursor {
-        Cursor { frame: None, available: [0; 8], counters }
-    }
-
     /// Takes a run of at most `want` pages: the first that is long enough, else the longest.
     pub(super) fn take(&mut self, want: u64) -> Option<Run> {
         let frame = self.frame?;

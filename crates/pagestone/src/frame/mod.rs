@@ -30,12 +30,12 @@ pub(crate) use tx::{Durable, Fresh, Tx};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
 use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Lane};
 use crate::layout::{COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, descriptor_at, inode_at};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::media::{Home, PageRef, Region};
 use crate::pad::Padded;
 use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
@@ -71,16 +71,18 @@ pub(crate) struct Frames {
     pub(crate) geometry: Geometry,
     pub(crate) journal: Journal,
     home: Home,
-    cursors: Vec<Padded<Mutex<Cursor>>>,
+    cursors: Vec<Padded<Mutex<rank::Cursor, Cursor>>>,
+    /// What each lane's transactions have added up to, as on the media; changed by whoever has the lane.
+    counters: Vec<Padded<Mutex<rank::Leaf, LaneCounters>>>,
     /// Frame that each lane's cursor stands in, or `u64::MAX`; changed under the frame's stripe.
     active: Vec<AtomicU64>,
     /// Inode page that each lane filled last, or 0.
     slot_pages: Vec<AtomicU64>,
-    stripes: Vec<Padded<Mutex<()>>>,
-    search: Mutex<Search>,
-    quarantine: Mutex<HashMap<FrameNo, FrameBits>>,
+    stripes: Vec<Padded<Mutex<rank::Frame, ()>>>,
+    search: Mutex<rank::Search, Search>,
+    quarantine: Mutex<rank::Quarantine, HashMap<FrameNo, FrameBits>>,
     /// Pages handed out to a running transaction in frames that its cursor has left since.
-    held: Mutex<HashMap<FrameNo, FrameBits>>,
+    held: Mutex<rank::Leaf, HashMap<FrameNo, FrameBits>>,
     /// Pages that are still in use outside, freed or not.
     pins: Pins,
     slots: Slots,
@@ -97,18 +99,19 @@ pub(crate) struct Frames {
 impl Frames {
     /// The allocator of an open pool, after replay. Reads one page.
     pub(crate) fn new(region: Region, geometry: Geometry, journal: Journal) -> Result<Frames> {
-        let mut cursors = Vec::new();
+        let (mut cursors, mut all_counters) = (Vec::new(), Vec::new());
         let mut pages = 0i64;
         for lane in 0..geometry.lanes {
             let counters = read_counters(&region, lane)?;
             pages = pages.saturating_add(counters.counts.pages);
-            cursors.push(Padded(Mutex::new(Cursor::new(counters))));
+            cursors.push(Padded(Mutex::numbered(lane as usize, Cursor::default())));
+            all_counters.push(Padded(Mutex::new(counters)));
         }
         let usable = geometry.usable_pages() as i64;
         let frames = Frames {
             active: cursors.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
             slot_pages: cursors.iter().map(|_| AtomicU64::new(0)).collect(),
-            stripes: (0..STRIPES).map(|_| Padded::default()).collect(),
+            stripes: (0..STRIPES).map(|i| Padded(Mutex::numbered(i, ()))).collect(),
             search: Mutex::new(Search::new(&geometry)),
             quarantine: Mutex::default(),
             held: Mutex::default(),
@@ -120,6 +123,7 @@ impl Frames {
             verified_inodes: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
             home: Home::here(),
             cursors,
+            counters: all_counters,
             region,
             geometry,
             journal,
@@ -207,7 +211,7 @@ impl Frames {
     /// What all lanes together count. Each counts its own: a total would be a line that all threads
     /// write to.
     pub(crate) fn counts(&self) -> Counts {
-        self.cursors.iter().fold(Counts::default(), |sum, cursor| sum.plus(cursor.lock().counters.counts))
+        self.counters.iter().fold(Counts::default(), |sum, counters| sum.plus(counters.lock().counts))
     }
 
     /// A frame's descriptor.
@@ -295,12 +299,12 @@ impl Frames {
     /// DRAM held, in bytes; the same for every capacity.
     pub(crate) fn dram_bytes(&self) -> u64 {
         let fixed = 2 * VERIFIED * 8
-            + STRIPES * size_of::<Padded<Mutex<()>>>()
-            + self.cursors.len() * size_of::<Padded<Mutex<Cursor>>>();
-        (fixed + self.quarantine.lock().len() * 80) as u64
-            + self.pins.dram_bytes()
-            + self.search.lock().dram_bytes()
-            + self.slots.dram_bytes()
+            + STRIPES * size_of::<Padded<Mutex<rank::Frame, ()>>>()
+            + self.cursors.len() * size_of::<Padded<Mutex<rank::Cursor, Cursor>>>();
+        // One lock at a time: a search takes that of the quarantine inside its own.
+        let quarantine = self.quarantine.lock().len() * 80;
+        let search = self.search.lock().dram_bytes();
+        (fixed + quarantine) as u64 + self.pins.dram_bytes() + search + self.slots.dram_bytes()
     }
 
     fn stripe(frame: FrameNo) -> usize {

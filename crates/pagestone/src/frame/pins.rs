@@ -12,15 +12,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use super::{FrameBits, Frames, Run, bit, by_frame};
+use crate::lock::{Mutex, rank};
 use crate::units::FrameNo;
 
 /// How often each page is pinned, by frame.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    frames: Mutex<HashMap<FrameNo, HashMap<usize, u32>>>,
+    frames: Mutex<rank::Leaf, HashMap<FrameNo, HashMap<usize, u32>>>,
     count: AtomicUsize,
     /// Pages that were free at the last checkpoint but for a pin in their frame.
     withheld: AtomicI64,

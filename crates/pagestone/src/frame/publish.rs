@@ -11,7 +11,6 @@
 
 use std::ops::Range;
 
-use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
@@ -20,6 +19,7 @@ use super::{Frames, Run, by_frame, set_bits};
 use crate::error::{Error, Result};
 use crate::journal::Batch;
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse, descriptor_at};
+use crate::lock::MutexGuard;
 use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// The guards of a commit.

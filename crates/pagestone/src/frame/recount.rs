@@ -28,7 +28,7 @@ impl Frames {
         // bytes go through both windows.
         for lane in 0..self.geometry.lanes {
             let counters = LaneCounters::new(lane, if lane == 0 { counts } else { Counts::default() });
-            self.cursors[lane as usize].lock().counters = counters;
+            *self.counters[lane as usize].lock() = counters;
             let at = COUNTERS.byte() + u64::from(lane) * 64;
             self.region.store(at, &counters.sealed())?;
             self.region.flush(at, 64)?;

@@ -10,11 +10,10 @@
 
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
-
 use super::{Frames, Run, VERIFIED};
 use crate::error::{Error, Result};
 use crate::layout::{FrameState, PageEntry, PageUse, ROOT_INODES};
+use crate::lock::{Mutex, rank};
 use crate::pad::Padded;
 use crate::places::PlaceMap;
 use crate::units::{Ino, PageNo};
@@ -35,7 +34,7 @@ struct SlotPage {
 /// The pages with room that are known.
 #[derive(Debug)]
 pub(super) struct Slots {
-    shards: Vec<Padded<Mutex<PlaceMap<PageNo, SlotPage>>>>,
+    shards: Vec<Padded<Mutex<rank::Leaf, PlaceMap<PageNo, SlotPage>>>>,
 }
 
 impl Default for Slots {
@@ -45,7 +44,7 @@ impl Default for Slots {
 }
 
 impl Slots {
-    fn shard(&self, page: PageNo) -> &Mutex<PlaceMap<PageNo, SlotPage>> {
+    fn shard(&self, page: PageNo) -> &Mutex<rank::Leaf, PlaceMap<PageNo, SlotPage>> {
         &self.shards[page.0 as usize % SHARDS]
     }
 
@@ -179,8 +178,8 @@ impl Frames {
     /// Goes on with the pages that the lanes were filling when the last session ended, so that a
     /// session costs no page.
     pub(super) fn take_up_slots(&self) {
-        for (lane, cursor) in self.cursors.iter().enumerate() {
-            let page = PageNo(cursor.lock().counters.slots);
+        for (lane, counters) in self.counters.iter().enumerate() {
+            let page = PageNo(counters.lock().slots);
             if page != PageNo(0) && self.holds_inodes(page).unwrap_or(false) {
                 let free = self.free_slots(page);
                 self.slots.shard(page).lock().insert(page, SlotPage { free, reserved: 0 });

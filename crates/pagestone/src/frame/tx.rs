@@ -13,7 +13,6 @@
 
 use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
@@ -21,6 +20,7 @@ use super::{Frames, Run, live};
 use crate::error::{Error, Result};
 use crate::journal::{Lane, MAX_RECORD, Staged};
 use crate::layout::{COUNTERS, Counts, InodeRec, PageUse, inode_at, node};
+use crate::lock::MutexGuard;
 use crate::media::{PageRef, Part};
 use crate::units::{FrameNo, Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -400,7 +400,7 @@ impl<'p> Tx<'p> {
             frames.free.fetch_add(self.reserved - pages, Ordering::Relaxed);
         }
         if !counts.is_zero() {
-            let counters = &mut frames.cursors[self.lane.index as usize].lock().counters;
+            let mut counters = frames.counters[self.lane.index as usize].lock();
             counters.counts = counters.counts.plus(counts);
         }
         self.settle();
@@ -420,7 +420,7 @@ impl<'p> Tx<'p> {
 
     fn stage_counters(&mut self, counts: Counts) -> Result<()> {
         let lane = self.lane.index;
-        let mut counters = self.frames.cursors[lane as usize].lock().counters;
+        let mut counters = *self.frames.counters[lane as usize].lock();
         counters.counts = counters.counts.plus(counts);
         counters.slots = self.frames.slot_pages[lane as usize].load(Ordering::Relaxed);
         let at = COUNTERS.byte() + u64::from(lane) * 64;

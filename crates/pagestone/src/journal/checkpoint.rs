@@ -25,6 +25,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::{Journal, Lane, Marks, Replayed};
 use crate::error::{Error, Result};
 use crate::layout::{CheckpointMark, JOURNAL_HEADER, RecordHeader, SyncMark, entry_word};
+use crate::lock::{MutexGuard, rank};
 use crate::media::Part;
 use crate::units::LINE;
 
@@ -47,7 +48,7 @@ impl Journal {
         result
     }
 
-    fn checkpoint_held(&self, marks: &mut Marks, lanes: &mut [parking_lot::MutexGuard<'_, Lane>]) -> Result<()> {
+    fn checkpoint_held(&self, marks: &mut Marks, lanes: &mut [MutexGuard<'_, Lane>]) -> Result<()> {
         if lanes.iter().all(|l| l.used == 0) {
             return Ok(());
         }
@@ -147,6 +148,7 @@ impl Journal {
         if !self.at_sync() {
             return Ok(());
         }
+        rank::check_wait::<rank::Marks>();
         let mut rounds = self.rounds.lock();
         let mine = rounds.started + 1;
         while rounds.finished < mine {

@@ -34,10 +34,11 @@ pub(crate) use replay::{Replayed, replay};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Condvar;
 
 use crate::error::{Error, Result};
 use crate::layout::{Geometry, RECORD_PUBLISHES, entry_word};
+use crate::lock::{Mutex, MutexGuard, rank};
 use crate::media::{Durability, Part, Region};
 use crate::pad::Padded;
 
@@ -51,16 +52,16 @@ pub(crate) struct Journal {
     region: Region,
     geometry: Geometry,
     salt: u64,
-    lanes: Vec<Padded<Mutex<Lane>>>,
+    lanes: Vec<Padded<Mutex<rank::Lane, Lane>>>,
     /// Last sequence number given out.
     sequence: Padded<AtomicU64>,
     /// Marks on the media, and the right to write them.
-    marks: Mutex<Marks>,
+    marks: Mutex<rank::Marks, Marks>,
     /// A publishing record was logged since the last sync.
     unsynced_data: AtomicBool,
-    rounds: Mutex<Rounds>,
+    rounds: parking_lot::Mutex<Rounds>,
     round_ended: Condvar,
-    latch: Mutex<Option<String>>,
+    latch: Mutex<rank::Leaf, Option<String>>,
     latched: AtomicBool,
 }
 
@@ -75,6 +76,12 @@ pub(crate) struct Lane {
     record: Vec<u8>,
     /// The changes being collected, kept for their buffers.
     pub(crate) batch: Batch,
+}
+
+impl Lane {
+    fn new(index: u32) -> Lane {
+        Lane { index, used: 0, record: Vec::new(), batch: Batch::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,9 +115,8 @@ static NEXT_PREFERENCE: AtomicUsize = AtomicUsize::new(0);
 impl Journal {
     /// The lanes of an open pool. `replayed` says where the last session ended.
     pub(crate) fn new(region: Region, geometry: Geometry, salt: u64, replayed: &Replayed) -> Journal {
-        let lanes = (0..geometry.lanes)
-            .map(|index| Padded(Mutex::new(Lane { index, used: 0, record: Vec::new(), batch: Batch::default() })))
-            .collect();
+        let lanes =
+            (0..geometry.lanes).map(|index| Padded(Mutex::numbered(index as usize, Lane::new(index)))).collect();
         let marks = Marks {
             checkpoint_turn: replayed.checkpoint_turn,
             checkpoint: replayed.last_sequence,
@@ -125,7 +131,7 @@ impl Journal {
             sequence: Padded(AtomicU64::new(replayed.last_sequence)),
             marks: Mutex::new(marks),
             unsynced_data: AtomicBool::new(false),
-            rounds: Mutex::default(),
+            rounds: parking_lot::Mutex::default(),
             round_ended: Condvar::new(),
             latch: Mutex::new(None),
             latched: AtomicBool::new(false),

@@ -20,9 +20,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{MutexGuard, PoisonError};
-
-use parking_lot::Mutex;
 
 use super::link::Links;
 use super::ranges::Ranges;
@@ -34,6 +31,7 @@ use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::frame::Run;
 use crate::layout::InodeRec;
+use crate::lock::{Mutex, StdMutex, StdMutexGuard, rank};
 use crate::media::{Lend, MediaKind, Region};
 use crate::pool::{Inner, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
@@ -81,7 +79,7 @@ pub(super) struct Area {
     pub(super) id: u64,
     pub(super) pool: WeakPool,
     /// Children that have it too.
-    pub(super) links: Mutex<Links>,
+    pub(super) links: Mutex<rank::Leaf, Links>,
     pub(super) ino: Ino,
     /// Address of the first page.
     pub(super) base: usize,
@@ -98,9 +96,8 @@ pub(super) struct Area {
     /// Pages that are looked at together, a power of two.
     pub(super) window: u64,
     mechanism: &'static Mechanism,
-    /// The standard library's lock: it can be let go of in a child, whoever waits for it in the
-    /// parent.
-    state: std::sync::Mutex<State>,
+    /// A child can release it, whoever waits for it in the parent.
+    state: StdMutex<rank::MapState, State>,
 }
 
 #[derive(Debug, Default)]
@@ -147,13 +144,13 @@ impl Area {
             dax: matches!(region.describe().kind, MediaKind::DaxDevice | MediaKind::DaxFile),
             window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
             mechanism: how.mechanism,
-            state: std::sync::Mutex::default(),
+            state: StdMutex::numbered(base, State::default()),
         }
     }
 
     /// The state, for a fork too: of a mapping that is gone as well.
-    pub(super) fn locked(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn locked(&self) -> StdMutexGuard<'_, State> {
+        self.state.lock()
     }
 
     fn uffd(&self) -> &Mechanism {
@@ -190,7 +187,7 @@ impl Area {
     }
 
     /// The state, unless the address space was given back.
-    pub(super) fn live(&self) -> Option<MutexGuard<'_, State>> {
+    pub(super) fn live(&self) -> Option<StdMutexGuard<'_, State>> {
         let state = self.locked();
         (!state.gone).then_some(state)
     }
@@ -484,7 +481,10 @@ impl Area {
             let addr = self.addr(&part);
             match (self.lend, self.uffd()) {
                 (Lend::Private, _) => sys::put_zeros(addr, true)?,
-                (Lend::Write, Mechanism::Userfault(uffd)) => uffd.put_hole(addr)?,
+                (Lend::Write, Mechanism::Userfault(uffd)) => {
+                    rank::check_remap(child::is_one());
+                    uffd.put_hole(addr)?;
+                }
                 _ => sys::put_zeros(addr, false)?,
             }
             state.nothing.remove(part.clone());
@@ -497,7 +497,10 @@ impl Area {
     pub(super) fn put_absent(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
         for part in state.absent.without(pages) {
             match self.uffd() {
-                Mechanism::Userfault(uffd) => uffd.put_absent(self.addr(&part))?,
+                Mechanism::Userfault(uffd) => {
+                    rank::check_remap(child::is_one());
+                    uffd.put_absent(self.addr(&part))?;
+                }
                 Mechanism::Signals => sys::put_nothing(self.addr(&part), 0)?,
             }
             state.nothing.remove(part.clone());

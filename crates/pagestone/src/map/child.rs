@@ -47,6 +47,11 @@ pub(super) fn mechanism() -> Option<&'static Mechanism> {
     get().map(|child| &child.mechanism)
 }
 
+/// Whether this process is a child that has taken up its parent's mappings.
+pub(super) fn is_one() -> bool {
+    get().is_some()
+}
+
 fn get() -> Option<&'static Child> {
     // SAFETY: set once to a value that is never freed.
     unsafe { CHILD.load(Ordering::Acquire).as_ref() }

@@ -12,30 +12,38 @@ use std::sync::Arc;
 
 use super::area::Area;
 use super::service::{Service, find};
-use super::sys::{Fault, Userfault};
+use super::sys::{self, Fault, Userfault};
 use crate::error::Result;
 use crate::file::chain::Span;
 use crate::file::map::Map;
+use crate::lock::rank;
 use crate::media::Lend;
 use crate::pool::Inner;
 use crate::units::PAGE_SIZE;
 
-/// Answers a store to a hole if that can be done without waiting for anybody's lock.
+/// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
 pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
     // A child may have to be told, and that is waited for.
-    if !fault.protected || service.has_children() {
+    if !(fault.write || fault.protected) || service.has_children() {
         return false;
     }
+    let _reader = rank::FaultReader::enter();
     let Some(entries) = service.try_entries() else { return false };
     let Some(entry) = find(&entries, fault.addr) else { return false };
-    let (area, inner) = (&*entry.area, entry.file.inner());
-    let Some(_lock) = inner.locks.try_write(area.ino) else { return false };
-    let page = area.page_at(fault.addr);
-    // A page that was cut, or storage that is not shown yet, may take a step that waits.
-    if area.is_cut(page) || !matches!(store(inner, area, page, true), Ok(true)) {
+    let (area, inner) = (&entry.area, entry.file.inner());
+    // Where pages have to be moved to be mapped, mappings are taken down first.
+    if area.granule > 1 {
         return false;
     }
-    uffd.wake(area.addr(&(page..page + 1)));
+    let Some(_lock) = inner.locks.try_write(area.ino) else { return false };
+    let page = area.page_at(fault.addr);
+    // A page that was cut, or storage that is not mapped yet, may take a step that waits.
+    if area.is_cut(page) {
+        return false;
+    }
+    let Ok(Some(done)) = store(inner, area, page, true) else { return false };
+    service.note_window(area, done.clone(), 1);
+    uffd.wake(area.addr(&done));
     true
 }
 
@@ -51,16 +59,20 @@ pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
     let done = {
         let _lock = inner.locks.write(&[area.ino]);
         let stored = match area.is_cut(page) {
-            true => Ok(false),
+            true => Ok(None),
             false => store(inner, area, page, fault.write || fault.protected),
         };
-        match stored.and_then(|_| show(service, inner, area, page)) {
-            Ok(pages) => pages,
-            Err(e) => {
-                area.fail(page, &e);
-                page..page + 1
+        let done = stored.and_then(|stored| match stored {
+            Some(pages) => {
+                service.note_window(area, pages.clone(), 1);
+                Ok(pages)
             }
-        }
+            None => show(service, inner, area, page),
+        });
+        done.unwrap_or_else(|e| {
+            area.fail(page, &e);
+            page..page + 1
+        })
     };
     uffd.wake(area.addr(&done));
 }
@@ -73,15 +85,15 @@ pub(super) fn answer_here(inner: &Inner, area: &Area, page: u64, write: bool) ->
     Ok(())
 }
 
-/// Storage of the file's own for `page`, if a shared mapping needs it: a hole that is stored to, or
-/// a page that is borrowed. Whether it did. The inode is locked.
-pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<bool> {
+/// Storage of the file's own for `page` and pages around it, if a shared mapping needs it: a hole that is stored
+/// to, or a page that is borrowed. Returns the pages, which are mapped then. The inode is locked.
+pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<Option<Range<u64>>> {
     let rec = inner.frames.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.granule);
     if area.lend != Lend::Write || page >= end {
-        return Ok(false);
+        return Ok(None);
     }
-    let around = {
+    let hole = {
         let _chain = inner.chain(&rec);
         let map = Map { nodes: &inner.frames, frames: &inner.frames, rec: &rec };
         let span = map.span(page)?;
@@ -90,20 +102,22 @@ pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Resul
             Span::Hole(_) if write => {
                 let start = map.at_or_before(page)?.map_or(0, |before| before.end());
                 // A base may have something to say in front of the page.
-                let start = if rec.base == 0 { start } else { page };
-                area.fill_around(page, start..behind, end)
+                if rec.base == 0 { start..behind } else { page..behind }
             }
-            Span::Borrowed(_) => area.fill_around(page, page..behind, end),
-            _ => return Ok(false),
+            Span::Borrowed(_) => page..behind,
+            _ => return Ok(None),
         }
     };
+    let around = area.fill_around(page, hole, end);
     if area.granule > 1 {
         inner.gather(area.ino, around.start, true)?;
-        inner.shown_anew(area.ino, around)?;
+        inner.shown_anew(area.ino, around.clone())?;
     } else {
-        inner.materialize(area.ino, around)?;
+        inner.materialize(area.ino, around.clone())?;
+        // All at once is cheaper than a fault for each.
+        sys::populate(area.addr(&around));
     }
-    Ok(true)
+    Ok(Some(around))
 }
 
 /// Maps the window around `page` as it is; returns what was done. The inode is locked.

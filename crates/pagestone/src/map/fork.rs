@@ -11,9 +11,8 @@
 //! A child's child has no connection: its mappings are errors.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, MutexGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::area::{Area, Shown, State};
@@ -21,6 +20,7 @@ use super::link::{self, Link};
 use super::service::{Entries, Entry, Service};
 use super::sys::spawn;
 use super::{child, fault};
+use crate::lock::{StdMutexGuard, StdWriteGuard};
 
 /// Spans in one answer.
 pub(super) const MOST: usize = 256;
@@ -30,8 +30,8 @@ pub(super) const ANSWER: usize = 2 + 3 * MOST;
 /// A fork under way. The locks are let go of in the order of the fields.
 struct Forking {
     sockets: Option<[(OwnedFd, OwnedFd); 2]>,
-    _states: Vec<MutexGuard<'static, State>>,
-    _entries: RwLockWriteGuard<'static, Entries>,
+    _states: Vec<StdMutexGuard<'static, State>>,
+    _entries: StdWriteGuard<'static, Entries>,
     /// Keeps what is locked.
     areas: Vec<Arc<Area>>,
 }
@@ -40,7 +40,7 @@ struct Forking {
 // its copy. The locks are the standard library's, which do not know who holds them.
 unsafe impl Send for Forking {}
 
-static FORKING: Mutex<Option<Forking>> = Mutex::new(None);
+static FORKING: parking_lot::Mutex<Option<Forking>> = parking_lot::Mutex::new(None);
 
 /// Has the C library tell of forks, once for the process.
 pub(super) fn watch() {
@@ -56,7 +56,7 @@ extern "C" fn prepare() {
     }
     let areas: Vec<_> = entries.values().map(|entry| entry.area.clone()).collect();
     // SAFETY: `areas` keeps the mutexes, and goes after the guards.
-    let lock = |area: &Arc<Area>| unsafe { std::mem::transmute::<MutexGuard<'_, State>, _>(area.locked()) };
+    let lock = |area: &Arc<Area>| unsafe { std::mem::transmute::<StdMutexGuard<'_, State>, _>(area.locked()) };
     let states = areas.iter().map(lock).collect();
     let sockets = link::pair().and_then(|asks| Ok([asks, link::pair()?])).ok();
     *FORKING.lock() = Some(Forking { sockets, _states: states, _entries: entries, areas });
@@ -73,7 +73,7 @@ extern "C" fn in_parent() {
         areas.iter().for_each(|area| area.links.lock().push(link.clone()));
         service.child_came();
         let serve = move || {
-            serve(service, &asks);
+            serve(service, &asks, &serving);
             serving.bury();
             for area in &known {
                 area.links.lock().retain(|other| !Arc::ptr_eq(other, &serving));
@@ -96,11 +96,13 @@ extern "C" fn in_child() {
 }
 
 /// Answers a child's faults until it is gone.
-fn serve(service: &'static Service, asks: &OwnedFd) {
+fn serve(service: &'static Service, asks: &OwnedFd, link: &Link) {
     let mut ask = [0; 3];
-    while let Ok(3) = link::receive(asks, &mut ask, RecvFlags::empty()) {
+    while link.wait_for_asks(asks)
+        && let Ok(3) = link::receive(asks, &mut ask, RecvFlags::empty())
+    {
         let [id, page, write] = ask;
-        let shown = service.by_id(id).map(|entry| look(&entry, page, write != 0));
+        let shown = service.by_id(id).map(|entry| look(&entry, page, write != 0, link));
         let mut answer = [0; ANSWER];
         let words = match shown {
             Some(Ok(spans)) => {
@@ -126,10 +128,15 @@ fn serve(service: &'static Service, asks: &OwnedFd) {
 }
 
 /// What the window around `page` is, once the page has the storage that the touch takes.
-fn look(entry: &Entry, page: u64, write: bool) -> crate::error::Result<Vec<(std::ops::Range<u64>, Shown)>> {
+fn look(
+    entry: &Entry,
+    page: u64,
+    write: bool,
+    link: &Link,
+) -> crate::error::Result<Vec<(std::ops::Range<u64>, Shown)>> {
     let (area, inner) = (&entry.area, entry.file.inner());
     let _lock = inner.locks.write(&[area.ino]);
     fault::store(inner, area, page, write)?;
     area.gather(inner, area.window_of(page))?;
-    area.describe(inner, &inner.frames.inode(area.ino)?, page, MOST)
+    area.describe(inner, &inner.frames.inode(area.ino)?, page, MOST, link)
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 
 use super::area::{Area, Failure, Shown, State, spans};
-use super::link::News;
+use super::link::{Link, News};
 use crate::error::{Error, Result};
 use crate::file::chain::Span;
 use crate::frame::Run;
@@ -51,6 +51,7 @@ impl Area {
         rec: &InodeRec,
         page: u64,
         most: usize,
+        link: &Link,
     ) -> Result<Vec<(Range<u64>, Shown)>> {
         let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
         let mut window = self.window_of(page);
@@ -64,6 +65,10 @@ impl Area {
                 Span::Hole(_) => Shown::Hole,
                 Span::Borrowed(_) if self.lend == Lend::Write => Shown::Question,
                 Span::Borrowed(run) | Span::Data(run) => {
+                    // What is another's goes on to be shown to this child, whatever becomes of the base.
+                    if self.lend == Lend::Private && matches!(span, Span::Borrowed(_)) {
+                        link.pin_for_good(&self.pool, run);
+                    }
                     inner.frames.region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
                     Shown::Data(run.page)
                 }

@@ -9,19 +9,22 @@
 //! ```
 //!
 //! A change waits for the child's answer, but not for ever: a child that is stopped, or busy, for
-//! longer than a second is behind. What is cut stays pinned until it answers or dies, so that it
-//! goes on seeing its old page and never another file's.
+//! longer than a second is behind, and later changes do not wait for it. What does not fit into the
+//! socket is kept and sent in order once the child reads again. Pages that it may still show stay pinned
+//! until it has answered *that* message, or is gone: it goes on seeing its old page and never another
+//! file's.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::area::Area;
 use crate::frame::Run;
+use crate::lock::{Mutex, rank};
 use crate::pool::WeakPool;
 
 /// How long a change waits for a child.
@@ -44,18 +47,37 @@ impl News {
     }
 }
 
+/// Messages that are kept for a child that does not read.
+const MOST_UNSENT: usize = 4096;
+
+/// A message: its number, what it tells, the mapping, and the pages.
+type Message = [u64; 5];
+
+/// Pages that a child may show, and the message after whose answer it does not.
+type Pinned = (u64, WeakPool, Run);
+
 /// A child that inherited mappings.
 #[derive(Debug)]
-pub(super) struct Link(Mutex<Control>);
-
-#[derive(Debug)]
-struct Control {
+pub(super) struct Link {
     socket: OwnedFd,
-    sent: u64,
+    control: Mutex<rank::Leaf, Control>,
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    /// Number of the last message, sent or not.
+    last: u64,
+    /// Number of the last one that was answered.
     done: u64,
-    dead: bool,
-    /// Pages that it may still show, and the message after whose answer it does not.
-    pins: Vec<(u64, WeakPool, Run)>,
+    /// What the socket had no room for, in order.
+    unsent: VecDeque<Message>,
+    /// More were lost than are kept: what the child shows is not known any more.
+    lost_track: bool,
+    /// The process is gone, or has become another program.
+    gone: bool,
+    pins: Vec<Pinned>,
+    /// Pool pages, by first page and count, that are pinned until the child is gone.
+    kept: BTreeSet<(u64, u64)>,
 }
 
 /// Two ends of a new connection that keeps messages apart.
@@ -78,79 +100,148 @@ pub(super) fn receive(socket: &OwnedFd, words: &mut [u64], flags: RecvFlags) -> 
 
 impl Link {
     pub(super) fn new(socket: OwnedFd) -> Link {
-        Link(Mutex::new(Control { socket, sent: 0, done: 0, dead: false, pins: Vec::new() }))
+        Link { socket, control: Mutex::default() }
     }
 
     /// Tells the child; whether it has done its part.
     pub(super) fn tell(&self, news: News, area: &Area, pages: &Range<u64>) -> bool {
-        let mut control = self.0.lock();
-        if control.dead {
-            return true;
-        }
-        let patience = if control.done == control.sent { PATIENCE } else { Timespec { tv_sec: 0, tv_nsec: 0 } };
-        control.sent += 1;
-        let message = [control.sent, news as u64, area.id, pages.start, pages.end];
-        match send(&control.socket, &message, SendFlags::DONTWAIT) {
-            Ok(()) => {}
-            // It will never answer this one: what is cut now is pinned until it dies.
-            Err(rustix::io::Errno::AGAIN) => return false,
-            Err(_) => control.dead = true,
-        }
-        while !control.dead && control.done < control.sent {
-            if !control.wait(patience) {
-                return false;
-            }
-        }
-        true
+        let (told, free) = self.tell_locked(&mut self.control.lock(), news, area, pages);
+        unpin(free);
+        told
     }
 
-    /// Keeps pages that the child may still show from reuse.
+    fn tell_locked(&self, control: &mut Control, news: News, area: &Area, pages: &Range<u64>) -> (bool, Vec<Pinned>) {
+        let mut free = self.catch_up(control);
+        if control.gone || control.lost_track {
+            return (control.gone, free);
+        }
+        let behind = control.done != control.last;
+        let patience = if behind { Timespec { tv_sec: 0, tv_nsec: 0 } } else { PATIENCE };
+        control.last += 1;
+        if control.unsent.len() >= MOST_UNSENT {
+            control.lost_track = true;
+            return (false, free);
+        }
+        control.unsent.push_back([control.last, news as u64, area.id, pages.start, pages.end]);
+        self.deliver(control);
+        while control.unsent.is_empty() && !control.gone && control.done < control.last {
+            if !self.wait(&patience) {
+                break;
+            }
+            free.extend(self.catch_up(control));
+        }
+        (control.gone || control.done == control.last, free)
+    }
+
+    /// Keeps pages that the child may still show from reuse, until it has answered the last message.
     pub(super) fn pin(&self, pool: &WeakPool, runs: &[Run]) {
-        let mut control = self.0.lock();
-        let Some(open) = pool.upgrade().filter(|_| !control.dead) else { return };
-        let sent = control.sent;
-        for &run in runs {
-            open.inner().frames.pin(run);
-            control.pins.push((sent, pool.clone(), run));
+        let Some(open) = pool.upgrade() else { return };
+        runs.iter().for_each(|&run| open.inner().frames.pin(run));
+        let mut control = self.control.lock();
+        let until = if control.lost_track { u64::MAX } else { control.last };
+        control.pins.extend(runs.iter().map(|&run| (until, pool.clone(), run)));
+        let free = control.take_done();
+        drop(control);
+        unpin(free);
+    }
+
+    /// Keeps pages that the child is about to show from reuse until it is gone.
+    pub(super) fn pin_for_good(&self, pool: &WeakPool, run: Run) {
+        let Some(open) = pool.upgrade() else { return };
+        let mut control = self.control.lock();
+        if control.gone || !control.kept.insert((run.page.0, run.pages)) {
+            return;
+        }
+        control.pins.push((u64::MAX, pool.clone(), run));
+        drop(control);
+        open.inner().frames.pin(run);
+    }
+
+    /// The child may have answered, or have room for what was not sent.
+    pub(super) fn look_up(&self) {
+        let free = self.catch_up(&mut self.control.lock());
+        unpin(free);
+    }
+
+    /// Waits until the child asks something or answers; false if it is gone.
+    pub(super) fn wait_for_asks(&self, asks: &OwnedFd) -> bool {
+        loop {
+            // Room in the socket matters only while something waits to be sent.
+            let unsent = !self.control.lock().unsent.is_empty();
+            let events = if unsent { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            let mut fds = [PollFd::new(asks, PollFlags::IN), PollFd::new(&self.socket, events)];
+            if rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, None)).is_err() {
+                return false;
+            }
+            let (asked, answered) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+            if answered {
+                self.look_up();
+            }
+            if asked {
+                return true;
+            }
+            if self.control.lock().gone {
+                return false;
+            }
         }
     }
 
     /// The child is gone, or has become another program.
     pub(super) fn bury(&self) {
-        let mut control = self.0.lock();
-        control.dead = true;
+        let mut control = self.control.lock();
+        control.gone = true;
         control.done = u64::MAX;
-        control.release();
+        let free = control.take_done();
+        drop(control);
+        unpin(free);
+    }
+
+    /// Takes the answers that are there, and sends what waits; returns pins that are over.
+    fn catch_up(&self, control: &mut Control) -> Vec<Pinned> {
+        let mut answer = [0];
+        while !control.gone {
+            match receive(&self.socket, &mut answer, RecvFlags::DONTWAIT) {
+                Ok(1) => control.done = answer[0],
+                Err(rustix::io::Errno::AGAIN) => break,
+                _ => control.gone = true,
+            }
+        }
+        self.deliver(control);
+        control.take_done()
+    }
+
+    fn deliver(&self, control: &mut Control) {
+        while let Some(message) = control.unsent.front().filter(|_| !control.gone) {
+            match send(&self.socket, message, SendFlags::DONTWAIT) {
+                Ok(()) => drop(control.unsent.pop_front()),
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(_) => control.gone = true,
+            }
+        }
+    }
+
+    /// Waits for an answer; false if none came in time.
+    fn wait(&self, patience: &Timespec) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        matches!(rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(patience))), Ok(1..))
     }
 }
 
 impl Control {
-    /// Waits for an answer; false if none came in time.
-    fn wait(&mut self, patience: Timespec) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&patience)));
-        if !matches!(ready, Ok(1..)) {
-            return false;
-        }
-        let mut answer = [0];
-        match receive(&self.socket, &mut answer, RecvFlags::DONTWAIT) {
-            Ok(1) => self.done = answer[0],
-            _ => self.dead = true,
-        }
-        self.release();
-        true
-    }
-
-    fn release(&mut self) {
+    /// Pins whose message was answered. A child that is gone without a word may live on as another process: its
+    /// pins end with [`Link::bury`].
+    fn take_done(&mut self) -> Vec<Pinned> {
         let done = self.done;
-        self.pins.retain(|(sent, pool, run)| {
-            if *sent <= done
-                && let Some(pool) = pool.upgrade()
-            {
-                pool.inner().frames.unpin(*run);
-            }
-            *sent > done
-        });
+        self.pins.extract_if(.., |(until, ..)| *until <= done).collect()
+    }
+}
+
+/// Not under the link's lock: the pool may be closed by this.
+fn unpin(pins: Vec<Pinned>) {
+    for (_, pool, run) in pins {
+        if let Some(pool) = pool.upgrade() {
+            pool.inner().frames.unpin(run);
+        }
     }
 }
 

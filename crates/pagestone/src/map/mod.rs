@@ -324,7 +324,11 @@ pub struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.runs.iter().for_each(|&run| self.file.inner().frames.unpin(run));
+        let frames = &self.file.inner().frames;
+        // A child's pins are the parent's: it must not wait for a thread that it does not have.
+        if frames.check_home().is_ok() {
+            self.runs.iter().for_each(|&run| frames.unpin(run));
+        }
     }
 }
 

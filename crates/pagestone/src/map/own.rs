@@ -32,15 +32,19 @@ impl Area {
     /// Lets go of what is not a private copy: the next touch maps the file's new pages.
     fn show_anew(&self, state: &mut State, pages: Range<u64>) {
         let copies = pages::private_copies(self.addr(&pages), self.dax);
-        let Ok(Some(copies)) = copies else { return self.make_private(state, &pages) };
+        let Ok(Some(copies)) = copies else {
+            // Only what is mapped: a touch of an unresolved page would wait for the inode that is held here.
+            return Area::data(state, pages).iter().for_each(|part| self.make_private(state, part));
+        };
         let mut rest = Ranges::default();
         rest.insert(pages);
         for copy in copies {
             rest.remove(self.page_at(copy.start)..self.page_at(copy.start) + copy.len() as u64 / PAGE_SIZE);
         }
         for part in rest.within(self.range()) {
-            if self.put_absent(state, part.clone()).is_err() {
-                self.make_private(state, &part);
+            let mapped = Area::data(state, part.clone());
+            if self.put_absent(state, part).is_err() {
+                mapped.iter().for_each(|part| self.make_private(state, part));
             }
         }
     }

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
@@ -25,6 +25,7 @@ use super::sys::{Fault, Userfault, spawn};
 use super::{fault, fork};
 use crate::error::{Error, Result};
 use crate::file::File;
+use crate::lock::{StdReadGuard, StdRwLock, StdWriteGuard, rank};
 use crate::media::{Lend, reach};
 use crate::pool::Watcher;
 
@@ -103,8 +104,7 @@ pub(super) type Entries = BTreeMap<usize, Entry>;
 #[derive(Debug)]
 pub(super) struct Service {
     pub(super) mechanism: Mechanism,
-    /// The standard library's lock, as for the state of a mapping.
-    entries: RwLock<Entries>,
+    entries: StdRwLock<rank::Mappings, Entries>,
     queue: Mutex<VecDeque<Fault>>,
     waiting: Condvar,
     /// What is mapped, in the order in which it was.
@@ -135,7 +135,7 @@ impl Service {
         let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
         let service = SERVICE.get_or_init(|| Service {
             mechanism,
-            entries: RwLock::default(),
+            entries: StdRwLock::default(),
             queue: Mutex::default(),
             waiting: Condvar::new(),
             windows: Mutex::default(),
@@ -175,8 +175,8 @@ impl Service {
     }
 
     /// The list of mappings, for changes; nobody answers a fault meanwhile.
-    pub(super) fn entries_mut(&self) -> RwLockWriteGuard<'_, Entries> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn entries_mut(&self) -> StdWriteGuard<'_, Entries> {
+        self.entries.write()
     }
 
     /// The mapping with this number, also if only a child has it any more.
@@ -215,12 +215,12 @@ impl Service {
     }
 
     /// The mappings; they stay until the guard goes. It stays until the guard goes.
-    pub(super) fn entries(&self) -> RwLockReadGuard<'_, Entries> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn entries(&self) -> StdReadGuard<'_, Entries> {
+        self.entries.read()
     }
 
-    pub(super) fn try_entries(&self) -> Option<RwLockReadGuard<'_, Entries>> {
-        self.entries.try_read().ok()
+    pub(super) fn try_entries(&self) -> Option<StdReadGuard<'_, Entries>> {
+        self.entries.try_read()
     }
 
     pub(super) fn add(&self, entry: Entry) {

@@ -219,6 +219,13 @@ impl Drop for Space {
     }
 }
 
+/// Enters the pages of a shared mapping into the page tables, for stores. A kernel that cannot (before Linux 5.14), or a
+/// page that cannot be reached, leaves it to the touch.
+pub(super) fn populate(range: Range<usize>) {
+    // SAFETY: changes no byte, only what the kernel has in its tables for a mapping of ours.
+    let _ = unsafe { rustix::mm::madvise(range.start as *mut _, range.len(), Advice::LinuxPopulateWrite) };
+}
+
 /// Gives address space back.
 pub(super) fn unmap(range: Range<usize>) {
     if !range.is_empty() {
@@ -281,8 +288,11 @@ pub(super) fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) ->
         let (name, run) = *unsafe { Box::from_raw(start.cast::<Start>()) };
         // SAFETY: names the calling thread.
         unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
-        // A panic says so, and ends this thread alone.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(run));
+        // A panic says so, and ends this thread alone; where it is looked for, everything: who waits for the
+        // thread would wait for ever.
+        if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() && cfg!(debug_assertions) {
+            std::process::abort();
+        }
         std::ptr::null_mut()
     }
     let start: *mut Start = Box::into_raw(Box::new((name, Box::new(run))));

@@ -11,9 +11,9 @@
 //! What is remembered of an inode (see `file/hint.rs`) is compared with the generation. The number
 //! moves with the lock itself, so no operation has to think of what others remember.
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use smallvec::SmallVec;
 
+use crate::lock::{self, RwLock, rank};
 use crate::media::Home;
 use crate::units::Ino;
 
@@ -30,12 +30,12 @@ pub(crate) struct Locks {
 }
 
 /// Each on a line of its own, so that neighbours do not slow each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(64))]
-struct Stripe(RwLock<u64>);
+struct Stripe(RwLock<rank::Inode, u64>);
 
 /// A shared lock: what it covers does not change.
-pub(crate) struct ReadGuard<'a>(RwLockReadGuard<'a, u64>);
+pub(crate) struct ReadGuard<'a>(lock::ReadGuard<'a, u64>);
 
 /// Exclusive locks of several inodes.
 pub(crate) struct WriteGuards<'a> {
@@ -45,7 +45,7 @@ pub(crate) struct WriteGuards<'a> {
 }
 
 /// An exclusive lock of one stripe; only [`Stripe`] makes one.
-struct WriteGuard<'a>(#[allow(dead_code)] RwLockWriteGuard<'a, u64>);
+struct WriteGuard<'a>(#[allow(dead_code)] lock::WriteGuard<'a, u64>);
 
 impl ReadGuard<'_> {
     /// How often the inode's stripe has been held exclusively.
@@ -55,7 +55,7 @@ impl ReadGuard<'_> {
 }
 
 impl<'a> WriteGuard<'a> {
-    fn new(mut generation: RwLockWriteGuard<'a, u64>) -> WriteGuard<'a> {
+    fn new(mut generation: lock::WriteGuard<'a, u64>) -> WriteGuard<'a> {
         *generation += 1;
         WriteGuard(generation)
     }
@@ -81,6 +81,10 @@ impl WriteGuards<'_> {
 }
 
 impl Stripe {
+    fn new(number: usize) -> Stripe {
+        Stripe(RwLock::numbered(number, 0))
+    }
+
     fn read(&self) -> ReadGuard<'_> {
         ReadGuard(self.0.read())
     }
@@ -96,11 +100,7 @@ impl Stripe {
 
 impl Locks {
     pub(super) fn new() -> Locks {
-        Locks {
-            stripes: (0..STRIPES).map(|_| Stripe::default()).collect(),
-            home: Home::here(),
-            elsewhere: Stripe::default(),
-        }
+        Locks { stripes: (0..STRIPES).map(Stripe::new).collect(), home: Home::here(), elsewhere: Stripe::new(0) }
     }
 
     fn stripe(ino: Ino) -> usize {

@@ -7,8 +7,7 @@
 //!   Dir, Node: borrowed, cost nothing        File: owns its place, keeps an unnamed file alive
 //! ```
 //!
-//! Locks, in the order in which they are taken: rename, inode stripes (by number, all at once), chains,
-//! lane, cursor, frame stripes (by number), search, quarantine.
+//! The order of the locks is in `lock/rank.rs`, and is checked in debug builds.
 
 mod background;
 mod create;
@@ -29,13 +28,12 @@ pub(crate) use opens::{OpenInode, Watcher, Watchers};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
-
 use crate::attr::{Kind, StatFs};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::frame::Frames;
 use crate::layout::{ORPHANS, ROOT, Superblock};
+use crate::lock::{Mutex, RwLock, rank};
 use crate::media::Media;
 use crate::snapshot::Snapshots;
 use crate::units::Ino;
@@ -85,13 +83,13 @@ pub(crate) struct Inner {
     pub(crate) locks: Locks,
     pub(crate) opens: Opens,
     /// Held by renames that could make a directory its own ancestor.
-    pub(crate) renames: Mutex<()>,
+    pub(crate) renames: Mutex<rank::Renames, ()>,
     /// Shared while a file is read through its bases; exclusive while a base is merged.
-    pub(crate) chains: RwLock<()>,
+    pub(crate) chains: RwLock<rank::Chain, ()>,
     /// Held while a tree is made, removed or restored.
-    pub(crate) trees: Mutex<()>,
+    pub(crate) trees: Mutex<rank::Trees, ()>,
     /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
-    pub(crate) merges: Mutex<Vec<Ino>>,
+    pub(crate) merges: Mutex<rank::Leaf, Vec<Ino>>,
     superblock: Superblock,
     replayed: u64,
 }

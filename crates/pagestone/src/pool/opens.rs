@@ -7,12 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::attr::Time;
 use crate::error::Result;
 use crate::file::Hint;
 use crate::layout::InodeRec;
+use crate::lock::{Mutex, rank};
 use crate::pad::Padded;
 use crate::places::PlaceMap;
 use crate::units::Ino;
@@ -52,7 +51,7 @@ pub(crate) struct OpenInode {
     pub(crate) speculated: AtomicBool,
     /// The run used last.
     pub(crate) hint: Hint,
-    watchers: Mutex<Watchers>,
+    watchers: Mutex<rank::Leaf, Watchers>,
 }
 
 impl OpenInode {
@@ -94,7 +93,7 @@ type Shard = PlaceMap<u64, (Arc<OpenInode>, usize)>;
 /// All open inodes.
 #[derive(Debug)]
 pub(crate) struct Opens {
-    shards: Vec<Padded<Mutex<Shard>>>,
+    shards: Vec<Padded<Mutex<rank::Leaf, Shard>>>,
     /// Watchers of all files: while there are none, nobody looks for one.
     watched: AtomicUsize,
 }
@@ -106,7 +105,7 @@ impl Default for Opens {
 }
 
 impl Opens {
-    fn shard(&self, ino: Ino) -> &Mutex<Shard> {
+    fn shard(&self, ino: Ino) -> &Mutex<rank::Leaf, Shard> {
         &self.shards[ino.place() as usize % SHARDS]
     }
 

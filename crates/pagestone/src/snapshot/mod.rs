@@ -25,6 +25,7 @@ use serde::Serialize;
 use crate::attr::{Kind, NewNode, RenameMode, SetAttr, Time};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
+use crate::lock::MutexGuard;
 use crate::pool::Pool;
 use crate::units::Ino;
 
@@ -231,7 +232,7 @@ impl<'p> Snapshots<'p> {
 /// The directory of snapshots, in use by one call.
 struct Place<'p> {
     dir: Dir<'p>,
-    _one: parking_lot::MutexGuard<'p, ()>,
+    _one: MutexGuard<'p, ()>,
 }
 
 /// Moves every name but that of the snapshots.

@@ -175,3 +175,39 @@ fn a_commit_of_10_000_scattered_pages_and_of_one_in_a_large_file() {
         assert_eq!(atomic.commit().unwrap(), 1, "{}", place.name);
     });
 }
+
+/// Fails by a hang (or, in a debug build, by the order of locks) if a mapping is frozen under the chain's lock.
+#[test]
+fn a_commit_larger_than_a_record_ends_on_every_granularity() {
+    every(|place| {
+        let len = 8 << 20;
+        let file = filled(place, "large", &vec![1; len]);
+        let shared = file.map(0..len as u64, &MapOptions::shared()).unwrap();
+        let private = file.map(0..len as u64, &MapOptions::private()).unwrap();
+        assert_eq!((shared.load::<u8>(0).unwrap(), private.load::<u8>(0).unwrap()), (1, 1));
+        let mut atomic = file.map_atomic(0..len as u64).unwrap();
+        for page in 0..len as u64 / PAGE {
+            atomic.store(page * PAGE, 2u8).unwrap();
+        }
+        assert_eq!(atomic.commit().unwrap(), len as u64 / PAGE, "{}", place.name);
+        assert_eq!(shared.load::<u8>(len as u64 - PAGE).unwrap(), 2, "{}", place.name);
+        assert_eq!(private.load::<u8>(0).unwrap(), 1, "{}: it shows what it showed", place.name);
+    });
+}
+
+#[test]
+fn a_clone_goes_while_the_other_is_mapped_privately_on_every_granularity() {
+    every(|place| {
+        let len = 4 << 20;
+        let file = filled(place, "a", &vec![3; len]);
+        let attr = place.pool.root().clone_file(b"b", file.ino()).unwrap();
+        let clone = place.pool.node(attr.ino).unwrap().open().unwrap();
+        let private = clone.map(0..len as u64, &MapOptions::private()).unwrap();
+        private.store(0, 4u8).unwrap();
+        drop(file);
+        place.pool.root().unlink(b"a").unwrap();
+        place.pool.sync().unwrap();
+        assert_eq!(private.load::<u8>(0).unwrap(), 4, "{}", place.name);
+        assert_eq!(private.load::<u8>(PAGE).unwrap(), 3, "{}", place.name);
+    });
+}

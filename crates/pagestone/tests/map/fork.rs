@@ -264,6 +264,47 @@ fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
 }
 
 #[test]
+fn a_change_that_a_stopped_child_had_no_room_for_is_told_later_and_pinned_until_then() {
+    const PAGES: u64 = 4000;
+    Place::each_alone(|place| {
+        let file = place.file("a");
+        file.write_at(0, &[7; (PAGES * PAGE) as usize]).unwrap();
+        // Whole frames would need a page for a table.
+        (1..PAGES).step_by(512).for_each(|page| file.punch(page * PAGE, PAGE).unwrap());
+        let map = file.map(0..PAGES * PAGE, &MapOptions::shared()).unwrap();
+        let mut child = Child::fork(|parent| {
+            parent.step();
+            parent.step();
+            for page in 0..PAGES {
+                match map.load::<u8>(page * PAGE) {
+                    Ok(0) => assert_eq!(page % 512, 1),
+                    Ok(byte) => assert!(byte == 7, "page {page} holds {byte}"),
+                    Err(e) => assert!(matches!(e, Error::Revoked(_)), "{e}"),
+                }
+            }
+            // All that it had no room for has come in the end.
+            assert!(matches!(map.load::<u8>(2 * (PAGES / 2 - 2) * PAGE), Err(Error::Revoked(_))));
+        });
+        child.done();
+        child.signal(libc::SIGSTOP);
+        // SAFETY: waits for a child of ours to have stopped.
+        assert_eq!(unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), libc::WUNTRACED) }, child.pid);
+        // More messages than a socket holds.
+        (0..PAGES / 2 - 1).for_each(|i| file.punch(2 * i * PAGE, PAGE).unwrap());
+        child.signal(libc::SIGCONT);
+        // One that is answered, as far as the child has room for it now.
+        file.punch((PAGES - 1) * PAGE, PAGE).unwrap();
+        let other = place.file("b");
+        while other.append(&[9; 1 << 20]).is_ok() {}
+        child.go_on();
+        child.done();
+        child.go_on();
+        child.join();
+        other.set_len(0).unwrap();
+    });
+}
+
+#[test]
 fn a_childs_child_and_a_program_that_is_started_get_no_mapping() {
     Place::each_alone(|place| {
         let file = place.sparse("a", 8 << 20);

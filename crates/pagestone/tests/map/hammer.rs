@@ -1,5 +1,5 @@
-//! Threads that store, read, write, punch, truncate, refresh, clone and map at once, and a child
-//! process that stores and reads through inherited mappings.
+//! Threads that store, read, write, punch, truncate, refresh, clone, merge, map and commit at once, with a
+//! child process that stores and reads through inherited mappings, and without one.
 //!
 //! ```text
 //!   page p:  [ slot of thread 0 | slot of thread 1 | ... ]   8 bytes each
@@ -235,6 +235,40 @@ impl Worker<'_> {
     }
 }
 
+/// A clone that is mapped atomically and committed, whole: more than a record takes, so that a base is merged.
+fn committer(place: &Place, file: &File, until: Instant) {
+    let mut number = 0u8;
+    while Instant::now() < until {
+        let attr = match place.pool.root().clone_file(b"committed", file.ino()) {
+            Err(e) if is_slow_child(&e) => continue,
+            made => made.unwrap(),
+        };
+        let clone = place.pool.node(attr.ino).unwrap().open().unwrap();
+        let pages = attr.size / PAGE;
+        if pages > 0 {
+            number = number.wrapping_add(1);
+            let private = clone.map(0..pages * PAGE, &MapOptions::private()).unwrap();
+            let mut atomic = clone.map_atomic(0..pages * PAGE).unwrap();
+            (0..pages).for_each(|page| atomic.store(page * PAGE, number).unwrap());
+            match atomic.commit() {
+                Err(Error::NoSpace) => {}
+                Err(e) if is_slow_child(&e) => {}
+                done => {
+                    done.unwrap();
+                    let mut seen = [0];
+                    for page in 0..pages {
+                        clone.read_at(page * PAGE, &mut seen).unwrap();
+                        assert_eq!(seen, [number], "page {page} of a commit");
+                        private.load::<u8>(page * PAGE).unwrap();
+                    }
+                }
+            }
+        }
+        drop(clone);
+        place.pool.root().unlink(b"committed").unwrap();
+    }
+}
+
 /// Somebody else's file, which takes up whatever is freed.
 fn neighbour(place: &Place, until: Instant) {
     let file = place.file("neighbour");
@@ -248,7 +282,7 @@ fn neighbour(place: &Place, until: Instant) {
     }
 }
 
-fn hammer(place: &Place, seed: u64, time: Duration) {
+fn hammer(place: &Place, seed: u64, time: Duration, with_child: bool) {
     let (file, cuts) = (place.sparse("hammered", LEN), Cuts::new());
     let until = Instant::now() + time;
     let rounds = Arc::new(AtomicU64::new(0));
@@ -267,25 +301,30 @@ fn hammer(place: &Place, seed: u64, time: Duration) {
         clone: None,
     };
     let map = || file.map(0..LEN, &MapOptions::shared()).unwrap();
-    let inherited = vec![map(), map()];
-    let child = Child::fork(|_| worker(THREADS, inherited).run(until, &rounds));
+    let child = with_child.then(|| {
+        let inherited = vec![map(), map()];
+        Child::fork(|_| worker(THREADS, inherited).run(until, &rounds))
+    });
     std::thread::scope(|scope| {
         scope.spawn(|| neighbour(place, until));
+        scope.spawn(|| committer(place, &file, until));
         for me in 0..THREADS {
             let (worker, rounds) = (worker(me, vec![map(), map()]), rounds.clone());
             scope.spawn(move || { worker }.run(until, &rounds));
         }
     });
-    child.join();
+    if let Some(child) = child {
+        child.join();
+    }
     println!("{} rounds", rounds.load(Ordering::Relaxed));
 }
 
-#[test]
-fn threads_that_do_everything_at_once_see_only_what_was_stored_there() {
+/// On every kind of media and every granularity.
+fn everywhere(with_child: bool) {
     let seconds: u64 = std::env::var("PAGESTONE_MAP_SECONDS").map_or(2, |s| s.parse().unwrap());
     let seed = std::env::var("PAGESTONE_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
     println!("PAGESTONE_SEED={seed}");
-    let test = |place: &Place| hammer(place, seed, Duration::from_secs(seconds));
+    let test = |place: &Place| hammer(place, seed, Duration::from_secs(seconds), with_child);
     alone(|| {
         Place::each(test);
         for huge in [Place::huge_tmpfs(), Place::hugetlbfs()] {
@@ -295,4 +334,15 @@ fn threads_that_do_everything_at_once_see_only_what_was_stored_there() {
             }
         }
     });
+}
+
+#[test]
+fn threads_and_a_child_that_do_everything_at_once_see_only_what_was_stored_there() {
+    everywhere(true);
+}
+
+/// While a child has mappings, the fault reader leaves all to its helpers; without one it answers itself.
+#[test]
+fn threads_that_do_everything_at_once_see_only_what_was_stored_there() {
+    everywhere(false);
 }

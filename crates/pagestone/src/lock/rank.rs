@@ -1,0 +1,293 @@
+//! The order in which locks are taken, and a check of it in debug builds.
+//!
+//! ```text
+//!   Trees        one tree is copied, removed or restored at a time
+//!   Renames      renames that could make a directory its own ancestor
+//!   Mappings     the list of mappings of the process
+//!   Inode        stripes of inode locks, in the order of their numbers
+//!   MapState     what the pages of one mapping are
+//!   ------------ the fault reader: whoever calls `mremap` waits for it, and it waits only for locks below
+//!   Chain        read: a file is read through its bases; write: a base is merged
+//!   Marks        the right to write the journal's marks: checkpoint, sync
+//!   Lane         journal lanes, in the order of their numbers
+//!   Cursor       the frame that a lane allocates from
+//!   Frame        stripes of frame descriptors, in the order of their numbers
+//!   Search       where free frames are looked for
+//!   Quarantine   pages that were freed since the last checkpoint
+//!   Leaf         no other lock is taken while one of these is held
+//! ```
+//!
+//! A thread waits only for a lock that comes later than all it holds. A lock that is tried without
+//! waiting counts as held, but may be taken in any order. A violation panics in a debug build, at the
+//! first run that takes the locks in the wrong order, whether or not another thread is in the way. In a
+//! release build nothing of this is left.
+
+/// A lock's place in the order. Locks of one rank are ordered by a number.
+pub(crate) trait Rank {
+    /// Earlier locks have smaller numbers.
+    const ORDER: u8;
+    /// What a report calls it.
+    const NAME: &'static str;
+}
+
+macro_rules! ranks {
+    ($($(#[$doc:meta])* $name:ident = $order:literal,)*) => { $(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) enum $name {}
+        impl Rank for $name {
+            const ORDER: u8 = $order;
+            const NAME: &'static str = stringify!($name);
+        }
+    )* };
+}
+
+ranks! {
+    /// One tree is copied, removed or restored at a time.
+    Trees = 0,
+    /// Renames that could make a directory its own ancestor.
+    Renames = 1,
+    /// The list of mappings of the process.
+    Mappings = 2,
+    /// Stripes of inode locks.
+    Inode = 3,
+    /// What the pages of one mapping are.
+    MapState = 4,
+    /// Bases: shared to read through them, exclusive to merge one.
+    Chain = 5,
+    /// The journal's marks.
+    Marks = 6,
+    /// Journal lanes.
+    Lane = 7,
+    /// The frame that a lane allocates from.
+    Cursor = 8,
+    /// Stripes of frame descriptors.
+    Frame = 9,
+    /// Where free frames are looked for.
+    Search = 10,
+    /// Pages that were freed since the last checkpoint.
+    Quarantine = 11,
+    /// No other lock is taken while one of these is held.
+    Leaf = 12,
+}
+
+#[cfg(debug_assertions)]
+pub(crate) use checked::{FaultReader, Held, check_remap, check_wait};
+#[cfg(not(debug_assertions))]
+pub(crate) use unchecked::{FaultReader, Held, check_remap, check_wait};
+
+#[cfg(debug_assertions)]
+mod checked {
+    use std::cell::{Cell, RefCell};
+
+    use super::{Chain, Inode, MapState, Rank};
+
+    /// One lock that a thread holds.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Entry {
+        order: u8,
+        number: usize,
+        name: &'static str,
+    }
+
+    thread_local! {
+        static HELD: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+        static READER: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Stands in a guard: the lock is on the thread's list until this is dropped.
+    #[derive(Debug)]
+    #[must_use]
+    pub(crate) struct Held(Entry);
+
+    impl Held {
+        /// The thread is about to wait for a lock of this rank.
+        #[track_caller]
+        pub(crate) fn wait<R: Rank>(number: usize) -> Held {
+            let new = Entry { order: R::ORDER, number, name: R::NAME };
+            check(new);
+            Held::add(new)
+        }
+
+        /// The thread has a lock of this rank, for which it did not wait.
+        pub(crate) fn tried<R: Rank>(number: usize) -> Held {
+            Held::add(Entry { order: R::ORDER, number, name: R::NAME })
+        }
+
+        fn add(new: Entry) -> Held {
+            HELD.with_borrow_mut(|held| held.push(new));
+            Held(new)
+        }
+    }
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            // Another thread's guard: the list of the thread that took it keeps the entry. Nobody sends one.
+            HELD.with_borrow_mut(|held| {
+                if let Some(i) = held.iter().rposition(|entry| *entry == self.0) {
+                    held.swap_remove(i);
+                }
+            });
+        }
+    }
+
+    #[track_caller]
+    fn check(new: Entry) {
+        let late = HELD.with_borrow(|held| {
+            held.iter().copied().find(|entry| (entry.order, entry.number) >= (new.order, new.number))
+        });
+        if let Some(late) = late {
+            panic!("lock order: {} {} is waited for while {} {} is held", new.name, new.number, late.name, late.number);
+        }
+        if READER.get() && new.order < MapState::ORDER {
+            panic!("lock order: the fault reader waits for {} {}", new.name, new.number);
+        }
+    }
+
+    /// The thread is about to wait for something that others do with a lock of this rank.
+    #[track_caller]
+    pub(crate) fn check_wait<R: Rank>() {
+        check(Entry { order: R::ORDER, number: 0, name: R::NAME });
+    }
+
+    /// The thread is about to call `mremap` on a mapping, and to wait for the fault reader.
+    ///
+    /// The reader may be waiting for any lock from [`Chain`] on. It also waits for a mapping's state, but has the
+    /// inode then; so whoever has the state here must have an inode, too (`alone`: but for a process without a
+    /// reader that takes locks, as a child has).
+    #[track_caller]
+    pub(crate) fn check_remap(alone: bool) {
+        HELD.with_borrow(|held| {
+            if let Some(late) = held.iter().find(|entry| entry.order >= Chain::ORDER) {
+                panic!("lock order: mremap waits for the fault reader while {} {} is held", late.name, late.number);
+            }
+            let has = |order| held.iter().any(|entry| entry.order == order);
+            assert!(
+                alone || !has(MapState::ORDER) || has(Inode::ORDER),
+                "lock order: mremap waits for the fault reader with a mapping's state and without its inode"
+            );
+        });
+        assert!(!READER.get(), "the fault reader waits for itself");
+    }
+
+    /// What the thread does until this is dropped, it does as the fault reader.
+    #[derive(Debug)]
+    pub(crate) struct FaultReader(());
+
+    impl FaultReader {
+        /// The calling thread is the fault reader.
+        pub(crate) fn enter() -> FaultReader {
+            READER.set(true);
+            FaultReader(())
+        }
+    }
+
+    impl Drop for FaultReader {
+        fn drop(&mut self) {
+            READER.set(false);
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod unchecked {
+    use super::Rank;
+
+    /// Nothing in a release build.
+    #[derive(Debug)]
+    pub(crate) struct Held(());
+
+    impl Held {
+        #[inline(always)]
+        pub(crate) fn wait<R: Rank>(_: usize) -> Held {
+            Held(())
+        }
+        #[inline(always)]
+        pub(crate) fn tried<R: Rank>(_: usize) -> Held {
+            Held(())
+        }
+    }
+
+    /// Nothing in a release build.
+    #[inline(always)]
+    pub(crate) fn check_wait<R: Rank>() {}
+
+    /// Nothing in a release build.
+    #[inline(always)]
+    pub(crate) fn check_remap(_: bool) {}
+
+    /// Nothing in a release build.
+    #[derive(Debug)]
+    pub(crate) struct FaultReader(());
+
+    impl FaultReader {
+        #[inline(always)]
+        pub(crate) fn enter() -> FaultReader {
+            FaultReader(())
+        }
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::super::{Mutex, RwLock};
+    use super::*;
+
+    fn refused(what: impl FnOnce()) -> String {
+        let panic =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(what)).expect_err("the order was not checked");
+        panic.downcast_ref::<String>().expect("a message").clone()
+    }
+
+    #[test]
+    fn a_lock_that_comes_earlier_is_not_waited_for() {
+        let (chain, lane) = (RwLock::<Chain, ()>::new(()), Mutex::<Lane, ()>::new(()));
+        drop((chain.read(), lane.lock()));
+        let said = refused(|| drop((lane.lock(), chain.read())));
+        assert_eq!(said, "lock order: Chain 0 is waited for while Lane 0 is held");
+        drop((chain.read(), lane.lock()));
+    }
+
+    #[test]
+    fn a_shared_lock_is_not_taken_twice() {
+        // A writer may have come between: the second waits for it, and it for the first.
+        let chain = RwLock::<Chain, ()>::new(());
+        assert!(refused(|| drop((chain.read(), chain.read()))).contains("Chain 0 is held"));
+    }
+
+    #[test]
+    fn locks_of_one_rank_go_by_number() {
+        let frames = [Mutex::<Frame, ()>::numbered(0, ()), Mutex::<Frame, ()>::numbered(1, ())];
+        drop((frames[0].lock(), frames[1].lock()));
+        assert!(refused(|| drop((frames[1].lock(), frames[0].lock()))).contains("Frame 0 is waited for"));
+        drop((frames[1].lock(), frames[0].try_lock()));
+    }
+
+    #[test]
+    fn nobody_calls_mremap_with_a_lock_that_the_fault_reader_may_wait_for() {
+        let (inode, state, chain) =
+            (RwLock::<Inode, ()>::new(()), Mutex::<MapState, ()>::new(()), RwLock::<Chain, ()>::new(()));
+        let _inode = inode.write();
+        {
+            let _state = state.lock();
+            check_remap(false);
+        }
+        let said = refused(|| {
+            let _chain = chain.read();
+            check_remap(false);
+        });
+        assert!(said.contains("while Chain 0 is held"), "{said}");
+    }
+
+    #[test]
+    fn the_fault_reader_waits_for_no_inode() {
+        let inode = RwLock::<Inode, ()>::new(());
+        let said = refused(|| {
+            let _reader = FaultReader::enter();
+            drop(inode.write());
+        });
+        assert_eq!(said, "lock order: the fault reader waits for Inode 0");
+        let _reader = FaultReader::enter();
+        assert!(inode.try_write().is_some());
+    }
+}
