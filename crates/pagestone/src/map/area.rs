@@ -375,6 +375,15 @@ impl Area {
         }
     }
 
+    /// Enters what is mapped of these pages into the page tables, for stores. Nothing else is touched: that would wait
+    /// for an answer to a fault.
+    pub(super) fn populate(&self, pages: Range<u64>) {
+        let Some(state) = self.live() else { return };
+        for part in Area::data(&state, self.clip(pages)) {
+            sys::populate(self.addr(&part));
+        }
+    }
+
     /// Pages mapped as holes at present, and pages where nothing can be reached.
     pub(super) fn counts(&self) -> (u64, u64) {
         self.live().map_or((0, 0), |state| (state.holes.pages(), state.nothing.pages()))

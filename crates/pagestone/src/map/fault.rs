@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::area::Area;
 use super::service::{Service, find};
-use super::sys::{self, Fault, Userfault};
+use super::sys::{Fault, Userfault};
 use crate::error::Result;
 use crate::file::chain::Span;
 use crate::file::map::Map;
@@ -115,7 +115,7 @@ pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Resul
     } else {
         inner.materialize(area.ino, around.clone())?;
         // All at once is cheaper than a fault for each.
-        sys::populate(area.addr(&around));
+        area.populate(around.clone());
     }
     Ok(Some(around))
 }
