@@ -12,10 +12,12 @@
 //! buffer when a program hands them memory that is itself mapped here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
@@ -32,6 +34,8 @@ use crate::pool::Watcher;
 /// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
 const MOST_HOLES: u64 = 2 << 20;
 const HELPERS: usize = 2;
+/// How long the reader waits after an error before it reads again.
+const READ_AGAIN: Duration = Duration::from_millis(10);
 
 /// How this process learns of faults.
 #[derive(Debug)]
@@ -133,6 +137,11 @@ impl Service {
         }
         reach::install()?;
         let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
+        // Threads first: a published service without them would leave faults unanswered.
+        let threads = match mechanism {
+            Mechanism::Userfault(_) => Threads::start()?,
+            Mechanism::Signals => Threads::default(),
+        };
         let service = SERVICE.get_or_init(|| Service {
             mechanism,
             entries: StdRwLock::default(),
@@ -145,12 +154,7 @@ impl Service {
             retired: Mutex::default(),
         });
         fork::watch();
-        if let Mechanism::Userfault(uffd) = &service.mechanism {
-            spawn(c"pagestone-fault", move || service.read(uffd))?;
-            for _ in 0..HELPERS {
-                spawn(c"pagestone-map", move || service.help(uffd))?;
-            }
-        }
+        threads.begin(service);
         Ok(service)
     }
 
@@ -243,7 +247,11 @@ impl Service {
     fn read(&self, uffd: &Userfault) {
         let mut faults = Vec::new();
         loop {
-            if uffd.read(&mut faults).is_err() {
+            if let Err(e) = uffd.read(&mut faults) {
+                // Nothing else can answer; an error that stays must not keep a processor busy.
+                if e.kind() != io::ErrorKind::Interrupted {
+                    std::thread::sleep(READ_AGAIN);
+                }
                 continue;
             }
             for &fault in &faults {
@@ -316,6 +324,64 @@ impl Service {
         let count = std::fs::read("/proc/self/maps").map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
         self.pieces.store(count, Ordering::Relaxed);
         count > self.most_pieces
+    }
+}
+
+/// The reader and the helpers. They wait until there is a service to work for, and end if there will be none.
+#[derive(Default)]
+struct Threads(Arc<(Mutex<Start>, Condvar)>);
+
+#[derive(Clone, Copy, Default)]
+enum Start {
+    #[default]
+    Wait,
+    Work(&'static Service),
+    GiveUp,
+}
+
+impl Threads {
+    /// All of them, or none.
+    fn start() -> io::Result<Threads> {
+        let threads = Threads::default();
+        threads.spawn(c"pagestone-fault", Service::read)?;
+        for _ in 0..HELPERS {
+            threads.spawn(c"pagestone-map", Service::help)?;
+        }
+        Ok(threads)
+    }
+
+    fn spawn(&self, name: &'static CStr, work: fn(&Service, &Userfault)) -> io::Result<()> {
+        let start = self.0.clone();
+        spawn(name, move || {
+            let (start, told) = &*start;
+            let mut start = start.lock();
+            told.wait_while(&mut start, |start| matches!(start, Start::Wait));
+            if let Start::Work(service) = *start
+                && let Mechanism::Userfault(uffd) = &service.mechanism
+            {
+                drop(start);
+                work(service, uffd);
+            }
+        })
+    }
+
+    fn begin(&self, service: &'static Service) {
+        self.tell(Start::Work(service));
+    }
+
+    fn tell(&self, what: Start) {
+        let (start, told) = &*self.0;
+        let mut start = start.lock();
+        if matches!(*start, Start::Wait) {
+            *start = what;
+            told.notify_all();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.tell(Start::GiveUp);
     }
 }
 

@@ -8,6 +8,7 @@
 //!   fork.rs     a child process with the same mappings
 //!   huge.rs     huge pages, wished for and forced
 //!   limits.rs   what it costs, and what is left without userfaultfd
+//!   start.rs   what if the threads that answer faults cannot be started
 //!   hammer.rs   faults, stores, punches and truncates at once, beside a model
 //! ```
 
@@ -23,3 +24,4 @@ mod huge;
 mod limits;
 mod place;
 mod rows;
+mod start;
