@@ -109,10 +109,10 @@ impl AtomicMapping {
     /// Bytes of the mapping from a file page on.
     fn copy(&self, page: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        let from = self.0.area.addr(&(page..page + 1)).start;
+        let from = self.0.area.addr(&(page..page + 1)).start as *const u8;
         // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, which nobody
         // stores to during a commit.
-        self.0.until_reached(false, || unsafe { reach::copy(bytes.as_mut_ptr() as usize, from, len) })?;
+        self.0.until_reached(false, || unsafe { reach::copy(bytes.as_mut_ptr(), from, len) })?;
         Ok(bytes)
     }
 }

@@ -53,7 +53,7 @@ impl Area {
     /// memory for them they are taken away.
     fn make_private(&self, state: &mut State, pages: &Range<u64>) {
         for page in pages.clone() {
-            let (addr, mut word) = (self.addr(&(page..page + 1)).start, 0);
+            let (addr, mut word) = (self.addr(&(page..page + 1)).start as *mut u8, 0);
             // SAFETY: an aligned word of this mapping; what is there, or has been stored meanwhile,
             // stays. A page that cannot be reached has no bytes to keep.
             let copied = unsafe {

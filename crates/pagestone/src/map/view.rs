@@ -45,19 +45,19 @@ word!(u8 u16 u32 u64);
 
 impl Mapping {
     /// Address of `len` bytes at `at`, if they lie inside and `write` is allowed.
-    fn place(&self, at: u64, len: u64, write: bool) -> Result<usize> {
+    fn place(&self, at: u64, len: u64, write: bool) -> Result<*mut u8> {
         if write && self.area.lend == Lend::Read {
             return Err(Error::ReadOnly);
         }
         match at.checked_add(len) {
-            Some(end) if end <= self.len => Ok(self.as_ptr() as usize + at as usize),
+            Some(end) if end <= self.len => Ok(self.as_ptr().wrapping_add(at as usize)),
             _ => Err(Error::Invalid("a range outside the mapping")),
         }
     }
 
-    fn word(&self, at: u64, size: usize, write: bool) -> Result<usize> {
+    fn word(&self, at: u64, size: usize, write: bool) -> Result<*mut u8> {
         let addr = self.place(at, size as u64, write)?;
-        if addr.is_multiple_of(size) { Ok(addr) } else { Err(Error::Invalid("a word that is not aligned in the file")) }
+        if addr.addr().is_multiple_of(size) { Ok(addr) } else { Err(Error::Invalid("a word that is not aligned in the file")) }
     }
 
     pub(super) fn until_reached(&self, write: bool, mut access: impl FnMut() -> reach::Reached) -> Result<()> {
@@ -77,7 +77,7 @@ impl Mapping {
     /// outside the mapping.
     pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         let from = self.place(at, buf.len() as u64, false)?;
-        let to = buf.as_mut_ptr() as usize;
+        let to = buf.as_mut_ptr();
         // SAFETY: `buf` is valid and exclusive; the source lies in this mapping.
         self.until_reached(false, || unsafe { reach::copy(to, from, buf.len()) })
     }
@@ -89,7 +89,7 @@ impl Mapping {
     /// [`Error::NoSpace`] if a hole could not be given storage.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         let to = self.place(at, bytes.len() as u64, true)?;
-        let from = bytes.as_ptr() as usize;
+        let from = bytes.as_ptr();
         // SAFETY: `bytes` is valid; the target lies in this mapping, to which no reference exists.
         self.until_reached(true, || unsafe { reach::copy(to, from, bytes.len()) })
     }
@@ -106,7 +106,7 @@ impl Mapping {
     pub fn get<T: FromBytes>(&self, at: u64) -> Result<T> {
         let from = self.place(at, size_of::<T>() as u64, false)?;
         let mut value = MaybeUninit::<T>::uninit();
-        let to = value.as_mut_ptr() as usize;
+        let to = value.as_mut_ptr().cast();
         // SAFETY: `value` is memory of its size; the source lies in this mapping.
         self.until_reached(false, || unsafe { reach::copy(to, from, size_of::<T>()) })?;
         // SAFETY: all its bytes were copied, and any bytes make a T.

@@ -148,7 +148,7 @@ impl Mapping {
     pub fn read(&self, at: u64, buf: &mut [u8]) -> bool {
         let Some(from) = self.addr(at, buf.len() as u64) else { return false };
         // SAFETY: the source is mapped for this length and `buf` is exclusive memory outside it.
-        noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), from.addr(), buf.len()) })
+        noted(unsafe { reach::copy(buf.as_mut_ptr(), from, buf.len()) })
     }
 
     /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping; false,
@@ -157,7 +157,7 @@ impl Mapping {
     pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
         let Some(to) = self.addr(at, bytes.len() as u64) else { return false };
         // SAFETY: the target is mapped for this length and no reference into it exists.
-        noted(unsafe { reach::copy(to.addr(), bytes.as_ptr().addr(), bytes.len()) })
+        noted(unsafe { reach::copy(to, bytes.as_ptr(), bytes.len()) })
     }
 
     /// Stores zeros with ordinary stores. Returns as [`Mapping::write`].
@@ -165,17 +165,21 @@ impl Mapping {
     pub fn zero(&self, at: u64, len: u64) -> bool {
         let Some(to) = self.addr(at, len) else { return false };
         // SAFETY: as in `write`.
-        noted(unsafe { reach::fill(to.addr(), 0, len as usize) })
+        noted(unsafe { reach::fill(to, 0, len as usize) })
     }
 
-    /// Whether a byte of each page of the range can be read.
+    /// Whether a byte of each page that the range touches can be read.
     pub(super) fn reaches(&self, at: u64, len: u64) -> bool {
         let Some(from) = self.addr(at, len) else { return false };
+        if len == 0 {
+            return true;
+        }
         let before = reach::mine();
-        let inside = from.addr()..from.addr() + len as usize;
-        for at in inside.step_by(PAGE_SIZE as usize) {
+        let (page, within) = (PAGE_SIZE as usize, from.addr() % PAGE_SIZE as usize);
+        for start in (0..within + len as usize).step_by(page) {
+            let byte = from.wrapping_add(start.saturating_sub(within));
             // SAFETY: the aligned word with this byte lies in the mapping, whose ends are aligned.
-            unsafe { table::load_u64((at & !7) as *const u64) };
+            unsafe { table::load_u64(byte.map_addr(|addr| addr & !7).cast()) };
         }
         reach::well_since(before)
     }
@@ -303,7 +307,7 @@ impl PageRef<'_> {
         let at = at.min(PAGE_SIZE as usize);
         let len = buf.len().min(PAGE_SIZE as usize - at);
         // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
-        noted(unsafe { reach::copy(buf.as_mut_ptr().addr(), self.ptr.addr() + at, len) });
+        noted(unsafe { reach::copy(buf.as_mut_ptr(), self.ptr.add(at), len) });
     }
     /// Whether the bytes at `at` are these; false if they would reach past the page's end.
     pub fn is(&self, at: usize, bytes: &[u8]) -> bool {

@@ -211,8 +211,8 @@ impl Persister {
         // SAFETY: the caller's promise.
         let stored = unsafe {
             match from {
-                Source::Bytes(from) => reach::copy(to.addr(), from.addr(), len),
-                Source::Zero => reach::fill(to.addr(), 0, len),
+                Source::Bytes(from) => reach::copy(to, from, len),
+                Source::Zero => reach::fill(to, 0, len),
             }
         };
         if let Err(addr) = stored {

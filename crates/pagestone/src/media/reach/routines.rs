@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Each routine is a leaf without a stack frame and returns 0, or the address that it could not
-//! reach. Rust never sees a reference to the memory: only addresses go in, and copies come out.
+//! reach. Rust never sees a reference to the memory: only pointers go in, and copies come out. They are pointers, and
+//! not numbers, so that the compiler knows that the routines read and write the caller's buffers.
 //! All word operations are sequentially consistent.
 
 use std::arch::global_asm;
@@ -238,18 +239,18 @@ unsafe extern "C" {
     static pagestone_reach_begin_0_1: u8;
     static pagestone_reach_end_0_1: u8;
     static pagestone_reach_fixup_0_1: u8;
-    fn pagestone_reach_copy_0_1(to: usize, from: usize, len: usize) -> usize;
-    fn pagestone_reach_fill_0_1(to: usize, byte: usize, len: usize) -> usize;
-    fn pagestone_reach_load8_0_1(addr: usize, out: &mut u64) -> usize;
-    fn pagestone_reach_load16_0_1(addr: usize, out: &mut u64) -> usize;
-    fn pagestone_reach_load32_0_1(addr: usize, out: &mut u64) -> usize;
-    fn pagestone_reach_load64_0_1(addr: usize, out: &mut u64) -> usize;
-    fn pagestone_reach_swap8_0_1(addr: usize, value: &mut u64) -> usize;
-    fn pagestone_reach_swap16_0_1(addr: usize, value: &mut u64) -> usize;
-    fn pagestone_reach_swap32_0_1(addr: usize, value: &mut u64) -> usize;
-    fn pagestone_reach_swap64_0_1(addr: usize, value: &mut u64) -> usize;
-    fn pagestone_reach_compare32_0_1(addr: usize, expected: &mut u64, new: u64) -> usize;
-    fn pagestone_reach_compare64_0_1(addr: usize, expected: &mut u64, new: u64) -> usize;
+    fn pagestone_reach_copy_0_1(to: *mut u8, from: *const u8, len: usize) -> usize;
+    fn pagestone_reach_fill_0_1(to: *mut u8, byte: usize, len: usize) -> usize;
+    fn pagestone_reach_load8_0_1(addr: *const u8, out: &mut u64) -> usize;
+    fn pagestone_reach_load16_0_1(addr: *const u8, out: &mut u64) -> usize;
+    fn pagestone_reach_load32_0_1(addr: *const u8, out: &mut u64) -> usize;
+    fn pagestone_reach_load64_0_1(addr: *const u8, out: &mut u64) -> usize;
+    fn pagestone_reach_swap8_0_1(addr: *mut u8, value: &mut u64) -> usize;
+    fn pagestone_reach_swap16_0_1(addr: *mut u8, value: &mut u64) -> usize;
+    fn pagestone_reach_swap32_0_1(addr: *mut u8, value: &mut u64) -> usize;
+    fn pagestone_reach_swap64_0_1(addr: *mut u8, value: &mut u64) -> usize;
+    fn pagestone_reach_compare32_0_1(addr: *mut u8, expected: &mut u64, new: u64) -> usize;
+    fn pagestone_reach_compare64_0_1(addr: *mut u8, expected: &mut u64, new: u64) -> usize;
 }
 
 /// If `pc` stands in one of the routines: where to continue.
@@ -266,7 +267,7 @@ fn reached(fault: usize) -> Reached {
 ///
 /// # Safety
 /// The caller's side is valid for `len` bytes; the other lies in a mapping of ours.
-pub(crate) unsafe fn copy(to: usize, from: usize, len: usize) -> Reached {
+pub(crate) unsafe fn copy(to: *mut u8, from: *const u8, len: usize) -> Reached {
     // SAFETY: the caller's side is valid; a fault on the other is answered, not fatal.
     reached(unsafe { pagestone_reach_copy_0_1(to, from, len) })
 }
@@ -275,7 +276,7 @@ pub(crate) unsafe fn copy(to: usize, from: usize, len: usize) -> Reached {
 ///
 /// # Safety
 /// The range lies in a mapping.
-pub(crate) unsafe fn fill(to: usize, byte: u8, len: usize) -> Reached {
+pub(crate) unsafe fn fill(to: *mut u8, byte: u8, len: usize) -> Reached {
     // SAFETY: as in `copy`.
     reached(unsafe { pagestone_reach_fill_0_1(to, usize::from(byte), len) })
 }
@@ -284,7 +285,7 @@ pub(crate) unsafe fn fill(to: usize, byte: u8, len: usize) -> Reached {
 ///
 /// # Safety
 /// The word lies in a mapping.
-pub(crate) unsafe fn load(addr: usize, size: usize, out: &mut u64) -> Reached {
+pub(crate) unsafe fn load(addr: *const u8, size: usize, out: &mut u64) -> Reached {
     // SAFETY: as in `copy`; `out` is the caller's.
     reached(unsafe {
         match size {
@@ -300,7 +301,7 @@ pub(crate) unsafe fn load(addr: usize, size: usize, out: &mut u64) -> Reached {
 ///
 /// # Safety
 /// The word lies in a mapping.
-pub(crate) unsafe fn swap(addr: usize, size: usize, value: &mut u64) -> Reached {
+pub(crate) unsafe fn swap(addr: *mut u8, size: usize, value: &mut u64) -> Reached {
     // SAFETY: as in `load`.
     reached(unsafe {
         match size {
@@ -316,7 +317,7 @@ pub(crate) unsafe fn swap(addr: usize, size: usize, value: &mut u64) -> Reached 
 ///
 /// # Safety
 /// The word lies in a mapping.
-pub(crate) unsafe fn compare(addr: usize, size: usize, expected: &mut u64, new: u64) -> Reached {
+pub(crate) unsafe fn compare(addr: *mut u8, size: usize, expected: &mut u64, new: u64) -> Reached {
     // SAFETY: as in `load`.
     reached(unsafe {
         match size {
