@@ -117,19 +117,27 @@ mod arch {
         }
     }
 
-    /// Two loops over blocks, which end early where memory cannot be reached.
+    /// Two loops over blocks, which end early where memory cannot be reached. `$leave` is what the processor needs
+    /// before others use its vector registers: after AVX, `vzeroupper`, or each SSE instruction that follows is slowed
+    /// down by the upper halves.
     macro_rules! stream {
-        ($(#[$feature:meta])* $copy:ident($($move:literal),*), $zero:ident($clear:literal, $($store:literal),*)) => {
+        (
+            $(#[$feature:meta])*
+            $copy:ident($($move:literal),*), $zero:ident($clear:literal, $($store:literal),*), $leave:literal
+        ) => {
             $(#[$feature])*
             unsafe fn $copy(to: *mut u8, from: *const u8, blocks: usize) {
                 // SAFETY: the blocks lie inside what the caller promised; the target is aligned.
                 unsafe {
                     asm!(
                         "test {n}, {n}", "jz 3f",
-                        "2:", $($move,)* "add {from}, 64", "add {to}, 64", "dec {n}", "jnz 2b", "3:",
+                        "2:", $($move,)* "add {from}, 64", "add {to}, 64", "dec {n}", "jnz 2b", "3:", $leave,
                         entry!(),
                         n = inout(reg) blocks => _, to = inout(reg) to => _, from = inout(reg) from => _,
-                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, options(nostack)
+                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                        out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                        out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                        out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _, options(nostack)
                     );
                 }
             }
@@ -140,9 +148,13 @@ mod arch {
                 unsafe {
                     asm!(
                         "test {n}, {n}", "jz 3f", $clear,
-                        "2:", $($store,)* "add {to}, 64", "dec {n}", "jnz 2b", "3:",
+                        "2:", $($store,)* "add {to}, 64", "dec {n}", "jnz 2b", "3:", $leave,
                         entry!(),
-                        n = inout(reg) blocks => _, to = inout(reg) to => _, out("xmm0") _, options(nostack)
+                        n = inout(reg) blocks => _, to = inout(reg) to => _,
+                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                        out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                        out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                        out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _, options(nostack)
                     );
                 }
             }
@@ -151,7 +163,8 @@ mod arch {
     stream!(
         #[target_feature(enable = "avx512f")]
         copy512("vmovdqu64 zmm0, [{from}]", "vmovntdq [{to}], zmm0"),
-        zero512("vpxord zmm0, zmm0, zmm0", "vmovntdq [{to}], zmm0")
+        zero512("vpxord zmm0, zmm0, zmm0", "vmovntdq [{to}], zmm0"),
+        "vzeroupper"
     );
     stream!(
         #[target_feature(enable = "avx")]
@@ -161,7 +174,8 @@ mod arch {
             "vmovntdq [{to}], ymm0",
             "vmovntdq [{to} + 32], ymm1"
         ),
-        zero256("vpxor ymm0, ymm0, ymm0", "vmovntdq [{to}], ymm0", "vmovntdq [{to} + 32], ymm0")
+        zero256("vpxor ymm0, ymm0, ymm0", "vmovntdq [{to}], ymm0", "vmovntdq [{to} + 32], ymm0"),
+        "vzeroupper"
     );
     stream!(
         copy128(
@@ -180,7 +194,8 @@ mod arch {
             "movntdq [{to} + 16], xmm0",
             "movntdq [{to} + 32], xmm0",
             "movntdq [{to} + 48], xmm0"
-        )
+        ),
+        ""
     );
 
     macro_rules! flush {
