@@ -18,14 +18,19 @@ use super::{Windows, reach};
 use crate::units::PAGE_SIZE;
 
 /// The lost pages of one pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lost {
     /// Faults of the process when there was nothing lost; [`SOMETHING`] from when there is.
     well_at: AtomicU64,
-    /// Faults of the process that have been looked at.
-    seen: AtomicU64,
     count: AtomicUsize,
-    pages: Mutex<BTreeSet<u64>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    pages: BTreeSet<u64>,
+    /// The first fault of the process that has not been looked at.
+    next: u64,
 }
 
 /// More faults than there can be.
@@ -34,8 +39,8 @@ const SOMETHING: u64 = u64::MAX;
 impl Lost {
     /// Nothing lost; faults from now on count.
     pub(super) fn new() -> Lost {
-        let now = reach::count();
-        Lost { well_at: AtomicU64::new(now), seen: AtomicU64::new(now), ..Lost::default() }
+        let known = Known { pages: BTreeSet::new(), next: reach::next() };
+        Lost { well_at: AtomicU64::new(reach::count()), count: AtomicUsize::new(0), known: Mutex::new(known) }
     }
 
     /// The first lost page of the pool bytes `at .. at + len`, by its first byte.
@@ -51,7 +56,7 @@ impl Lost {
             return None;
         }
         let last = at.saturating_add(len - 1) / PAGE_SIZE;
-        self.pages.lock().range(at / PAGE_SIZE..=last).next().map(|page| page * PAGE_SIZE)
+        self.known.lock().pages.range(at / PAGE_SIZE..=last).next().map(|page| page * PAGE_SIZE)
     }
 
     /// Adds the pages with these pool bytes.
@@ -59,10 +64,9 @@ impl Lost {
         if bytes.is_empty() {
             return;
         }
-        let mut pages = self.pages.lock();
-        pages.extend(bytes.start / PAGE_SIZE..bytes.end.div_ceil(PAGE_SIZE));
-        self.count.store(pages.len(), Ordering::Relaxed);
-        self.well_at.store(SOMETHING, Ordering::Relaxed);
+        let mut known = self.known.lock();
+        known.pages.extend(bytes.start / PAGE_SIZE..bytes.end.div_ceil(PAGE_SIZE));
+        self.publish(&known);
     }
 
     /// How many there are.
@@ -70,22 +74,26 @@ impl Lost {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Takes up what was noted since the last time.
+    /// Takes up what was noted since the last time. Under the lock, so that nobody takes a fault for looked at whose
+    /// page is not among the lost ones yet.
     fn collect(&self, windows: Windows<'_>) {
         let now = reach::count();
-        let before = self.seen.swap(now, Ordering::Relaxed);
-        if before == now {
-            return;
+        let mut known = self.known.lock();
+        let Known { pages, next } = &mut *known;
+        *next = reach::since(*next, |addr| {
+            let places = [windows.data, windows.meta].into_iter().filter_map(|window| window.byte_at(addr));
+            pages.extend(places.map(|at| at / PAGE_SIZE));
+        });
+        if known.pages.is_empty() {
+            self.well_at.store(now, Ordering::Relaxed);
+        } else {
+            self.publish(&known);
         }
-        for window in [windows.data, windows.meta] {
-            let inside: Range<usize> = window.addresses();
-            reach::since(before, inside).filter_map(|addr| window.byte_at(addr)).for_each(|at| self.add(at..at + 1));
-        }
-        if self.count() == 0 {
-            // Unless somebody finds one at this moment.
-            let _ =
-                self.well_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |at| (at != SOMETHING).then_some(now));
-        }
+    }
+
+    fn publish(&self, known: &Known) {
+        self.count.store(known.pages.len(), Ordering::Relaxed);
+        self.well_at.store(SOMETHING, Ordering::Relaxed);
     }
 }
 
@@ -107,5 +115,19 @@ mod tests {
         assert_eq!(lost.first_in(one.windows(), 0, 5 * PAGE_SIZE), None);
         assert_eq!(well.first_in(other.windows(), 0, 1 << 20), None);
         assert_eq!((lost.count(), well.count()), (1, 0));
+    }
+
+    /// Fails if a fault is taken for looked at while its address is still on its way.
+    #[test]
+    fn a_fault_whose_address_comes_late_makes_its_page_lost_all_the_same() {
+        let memory = Memory::new(1 << 20).expect("memory");
+        let lost = Lost::new();
+        let late = reach::begin();
+        reach::note_elsewhere(memory.bytes().addresses().start);
+        assert_eq!(lost.first_in(memory.windows(), 0, 1 << 20), Some(0));
+        assert_eq!(lost.first_in(memory.windows(), 5 * PAGE_SIZE, PAGE_SIZE), None);
+        reach::finish(late, memory.bytes().addresses().start + 5 * PAGE_SIZE as usize);
+        assert_eq!(lost.first_in(memory.windows(), 5 * PAGE_SIZE, PAGE_SIZE), Some(5 * PAGE_SIZE));
+        assert_eq!(lost.count(), 2);
     }
 }

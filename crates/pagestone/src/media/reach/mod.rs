@@ -19,7 +19,6 @@ mod routines;
 pub(super) mod table;
 
 use std::cell::Cell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use handler::install;
@@ -33,14 +32,39 @@ thread_local! {
     static MINE: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Faults that have a slot; their addresses may not be there yet.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// Faults whose addresses are there.
 static COUNT: AtomicU64 = AtomicU64::new(0);
-static ADDRESSES: [AtomicUsize; KEPT] = [const { AtomicUsize::new(0) }; KEPT];
+static NOTES: [Note; KEPT] = [const { Note { addr: AtomicUsize::new(0), number: AtomicU64::new(0) } }; KEPT];
 
-/// Notes an address that could not be reached. Called from the handler, too.
+struct Note {
+    addr: AtomicUsize,
+    /// One more than the number of the fault whose address this is.
+    number: AtomicU64,
+}
+
+/// Notes an address that this thread could not reach. Called from the handler, too.
 pub(super) fn note(addr: usize) {
-    let slot = COUNT.fetch_add(1, Ordering::Relaxed) as usize % KEPT;
-    ADDRESSES[slot].store(addr, Ordering::Relaxed);
+    note_elsewhere(addr);
     MINE.set(MINE.get() + 1);
+}
+
+/// Notes an address that nobody wanted to reach at the moment.
+pub(super) fn note_elsewhere(addr: usize) {
+    finish(begin(), addr);
+}
+
+pub(super) fn begin() -> u64 {
+    BEGUN.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The address first, then that it is there: who looks in between comes again when the count has changed.
+pub(super) fn finish(fault: u64, addr: usize) {
+    let note = &NOTES[fault as usize % KEPT];
+    note.addr.store(addr, Ordering::Relaxed);
+    note.number.store(fault + 1, Ordering::Release);
+    COUNT.fetch_add(1, Ordering::Release);
 }
 
 /// Faults of this thread so far. Who reads words asks before and after: others' faults are no concern
@@ -59,16 +83,27 @@ pub(crate) fn well_since(before: u64) -> bool {
 /// Faults noted in this process so far.
 #[inline]
 pub(crate) fn count() -> u64 {
-    COUNT.load(Ordering::Relaxed)
+    COUNT.load(Ordering::Acquire)
 }
 
-/// Addresses in `range` that this thread, and perhaps others, noted since the count was `before`; as
-/// far as they are kept.
-pub(crate) fn since(before: u64, range: Range<usize>) -> impl Iterator<Item = usize> {
-    let now = count();
-    let first = before.max(now.saturating_sub(KEPT as u64));
-    let noted = (first..now).map(|i| ADDRESSES[i as usize % KEPT].load(Ordering::Relaxed));
-    noted.filter(move |addr| range.contains(addr))
+/// Where [`since`] begins for who wants to hear only of what comes from now on.
+pub(crate) fn next() -> u64 {
+    BEGUN.load(Ordering::Acquire)
+}
+
+/// Hands the addresses that were noted from the fault `first` on to `each`, as far as they are kept. Returns where
+/// to begin the next time: at the first fault whose address is not there yet.
+pub(crate) fn since(first: u64, mut each: impl FnMut(usize)) -> u64 {
+    let end = next();
+    let mut missing = None;
+    for fault in first.max(end.saturating_sub(KEPT as u64))..end {
+        let note = &NOTES[fault as usize % KEPT];
+        match note.number.load(Ordering::Acquire) {
+            number if number > fault => each(note.addr.load(Ordering::Relaxed)),
+            _ => missing = missing.or(Some(fault)),
+        }
+    }
+    missing.unwrap_or(end)
 }
 
 #[cfg(test)]
@@ -109,10 +144,11 @@ mod tests {
     fn words_that_are_gone_are_ones_and_are_noted() {
         let window = torn();
         let page = window.page(PAGE_SIZE).expect("inside");
-        let before = count();
+        let before = next();
         assert_eq!((page.u16(6), page.u32(8), page.u64(16)), (u16::MAX, u32::MAX, u64::MAX));
         let start = window.addr(PAGE_SIZE, 1).expect("inside").addr();
-        let noted: Vec<usize> = since(before, start..start + PAGE_SIZE as usize).map(|addr| addr - start).collect();
+        let mut noted = Vec::new();
+        since(before, |addr| noted.extend((start..start + PAGE_SIZE as usize).contains(&addr).then(|| addr - start)));
         assert_eq!(noted, [6, 8, 16]);
         let good = window.page(2 * PAGE_SIZE).expect("inside");
         assert_eq!((good.u16(6), good.u32(8), good.u64(16)), (0x303, 0x303_0303, 0x0303_0303_0303_0303));
