@@ -24,9 +24,10 @@ use std::os::fd::AsFd;
 
 use parking_lot::Mutex;
 
-use super::file::{allocate, boot_id};
+use super::file::allocate;
 use super::{
-    Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, Persister, Share, Windows, nvdimm,
+    Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, Persister, Share, Windows, cache,
+    nvdimm,
 };
 use crate::units::PAGE_SIZE;
 
@@ -88,7 +89,7 @@ impl ByteMedia {
             method: persister.method(),
             durability: Durability::AtFence,
             promise: promise(kind, read_only).into(),
-            cache_id: boot_id(),
+            cache_id: cache::id(&file),
             read_only,
         };
         Ok(ByteMedia { file, shared, private, persister, unit, description })

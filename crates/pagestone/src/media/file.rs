@@ -35,7 +35,7 @@ use smallvec::SmallVec;
 
 use super::overlay::Overlay;
 use super::{
-    Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, PersistMethod, Share, Windows,
+    Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, PersistMethod, Share, Windows, cache,
 };
 use crate::units::PAGE_SIZE;
 
@@ -69,6 +69,7 @@ impl FileMedia {
         // A first store to a page of a hole would else bring 31 neighbours into the page cache as well.
         meta.advise_random();
         let overlay = Overlay::new(meta)?;
+        let cache_id = cache::id(&file);
         let promise = match read_only {
             true => "opened read-only: nothing is changed",
             false => {
@@ -90,7 +91,7 @@ impl FileMedia {
                 method: PersistMethod::Fdatasync,
                 durability: Durability::AtSync,
                 promise: promise.into(),
-                cache_id: boot_id(),
+                cache_id,
                 read_only,
             },
         })
@@ -258,11 +259,4 @@ pub(super) fn allocate(file: &File, window: &Mapping, at: u64, len: u64, unit: u
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NODEV) => Ok(()),
         Err(e) => Err(e.into()),
     }
-}
-
-/// The kernel's boot id, which changes exactly when its page cache was lost; zeros if unreadable.
-pub(super) fn boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
 }

@@ -32,6 +32,7 @@
 //! lists as bad are lost from the beginning ([`Media::bad`]).
 
 mod byte;
+mod cache;
 mod cpu;
 mod file;
 mod forked;
@@ -281,8 +282,8 @@ pub struct Description {
     pub durability: Durability,
     /// One sentence for people: what survives what.
     pub promise: String,
-    /// Identity of the volatile cache above the media (the kernel's boot id): unsynced commits on
-    /// `AtSync` media are still there as long as this has not changed.
+    /// Identity of the volatile cache above the media (of this boot, this file, this mount and this disk): unsynced
+    /// commits on `AtSync` media are still there as long as it has not changed. Zeros: not known.
     #[serde(skip)]
     pub cache_id: [u8; 16],
     /// Whether changes are refused (they go to a private overlay and are dropped at close).
