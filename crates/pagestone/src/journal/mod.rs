@@ -100,11 +100,13 @@ struct Rounds {
     running: bool,
 }
 
-/// A record that is in the journal; it has to be applied.
+/// A record that is in the journal; it has to be applied. If it is not (a panic in between), what is in place and in
+/// DRAM stays behind the journal, and the pool takes no more changes: the next open replays the record.
 #[must_use = "a logged record has to be applied"]
 pub(crate) struct Logged<'a> {
     journal: &'a Journal,
     batch: &'a Batch,
+    applied: bool,
 }
 
 thread_local! {
@@ -168,13 +170,15 @@ impl Journal {
         let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
         batch::seal(record, sequence, if publishes { RECORD_PUBLISHES } else { 0 }, self.salt);
         let at = self.geometry.lane_at(*index) + *used;
+        // From here on the record may be there or not: what follows it would stand on doubt.
+        let mut logged = Logged { journal: self, batch, applied: false };
         if let Err(e) = self.region.persist(&[Part::Bytes { at, bytes: record }]) {
-            // The record may be there or not: what follows it would stand on doubt.
             self.set_latch(&e);
+            logged.applied = true;
             return Err(e);
         }
         *used += len;
-        Ok(Logged { journal: self, batch })
+        Ok(logged)
     }
 
     /// The last sequence number given out.
@@ -189,7 +193,11 @@ impl Journal {
 
     /// Refuses further changes: the media has failed in the middle of one.
     pub(crate) fn set_latch(&self, error: &Error) {
-        self.latch.lock().get_or_insert_with(|| error.to_string());
+        self.latch_for(error);
+    }
+
+    fn latch_for(&self, why: impl std::fmt::Display) {
+        self.latch.lock().get_or_insert_with(|| why.to_string());
         self.latched.store(true, Ordering::SeqCst);
     }
 
@@ -205,12 +213,21 @@ impl Journal {
 impl Logged<'_> {
     /// Stores the record's lines in place. They need no flush: the record holds them until the
     /// next checkpoint.
-    pub(crate) fn apply(self) {
+    pub(crate) fn apply(mut self) {
         for (line, bytes) in self.batch.runs() {
             debug_assert!(bytes.len().is_multiple_of(64));
             if let Err(e) = self.journal.region.store(line * 64, bytes) {
                 self.journal.set_latch(&e);
             }
+        }
+        self.applied = true;
+    }
+}
+
+impl Drop for Logged<'_> {
+    fn drop(&mut self) {
+        if !self.applied {
+            self.journal.latch_for("a change was interrupted between the journal and its place");
         }
     }
 }

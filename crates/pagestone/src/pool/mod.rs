@@ -278,6 +278,8 @@ impl Drop for Inner {
         let ours = !self.frames.region.describe().read_only && self.frames.check_home().is_ok();
         if ours && self.frames.journal.check_latch().is_ok() {
             let _ = self.frames.checkpoint();
+            // Stores through mappings leave no record, so that a checkpoint may have had nothing to do.
+            let _ = self.frames.journal.sync();
         }
     }
 }
