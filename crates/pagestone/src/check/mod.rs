@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::layout::{SUPERBLOCKS, Superblock};
 use crate::media::{self, Media, MediaKind, Part, Region};
-use crate::pool::{OpenOptions, Pool};
+use crate::pool::{OpenOptions, Pool, open_existing};
 
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -84,7 +84,7 @@ pub struct CheckOptions {
 /// # Errors
 /// What [`Pool::open`] answers, except damage, which is a finding.
 pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let opened = media::open(path, &media::Open { read_only: !options.repair, kind: options.media, size: None })?;
+    let opened = open_existing(path, &media::Open { read_only: !options.repair, kind: options.media, size: None })?;
     check_on(opened.media, options, progress)
 }
 

@@ -21,6 +21,7 @@ pub use create::CreateOptions;
 pub use info::Info;
 pub use node::Node;
 pub use open::OpenOptions;
+pub(crate) use open::open_existing;
 
 pub(crate) use locks::{ReadGuard, WriteGuards};
 pub(crate) use opens::{OpenInode, Watcher, Watchers};

@@ -3,6 +3,7 @@
 //! The time depends on the length of the journal alone: nothing here looks at descriptors, files
 //! or directories.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,8 +24,23 @@ pub struct OpenOptions {
 }
 
 pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
-    let opened = media::open(path, &media::Open { read_only: options.read_only, kind: options.media, size: None })?;
-    open_media(opened.media, options, true)
+    let how = media::Open { read_only: options.read_only, kind: options.media, size: None };
+    open_media(open_existing(path, &how)?.media, options, true)
+}
+
+/// Opens media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
+pub(crate) fn open_existing(path: &Path, how: &media::Open) -> Result<media::Opened> {
+    media::open(path, how).map_err(|e| match e {
+        Error::Size(_) if !begins_like_a_pool(path) => {
+            Error::NotAPool("no superblock at its start (wrong magic)".into())
+        }
+        other => other,
+    })
+}
+
+fn begins_like_a_pool(path: &Path) -> bool {
+    let mut bytes = [0; 8];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).is_ok() && Superblock::has_magic(&bytes)
 }
 
 /// Opens the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
