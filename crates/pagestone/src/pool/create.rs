@@ -44,7 +44,13 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     let opened = media::open(path, &media::Open { read_only: false, kind: options.media, size: options.size })?;
     let region = Region::new(opened.media.clone());
     let size = options.size.unwrap_or(region.len()).min(region.len());
-    let made = format(&region, size, !opened.created);
+    // Asked again now that nobody else can be here: somebody may have made a pool since, even in the file that was
+    // made by this call.
+    let blank = is_blank(&region);
+    if !options.force && !blank {
+        return Err(Error::Exists);
+    }
+    let made = format(&region, size, !opened.created || !blank);
     let made = made.and_then(|()| super::open::open_media(opened.media, &OpenOptions::default(), true));
     if made.is_err() && opened.created {
         let _ = std::fs::remove_file(path);
