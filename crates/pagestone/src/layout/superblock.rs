@@ -3,12 +3,14 @@
 //!
 //! ```text
 //!   0  magic "PAGESTON"     40  size of the pool     72  lanes        96  checksum of 0..96
-//!   8  version              48  descriptors (page)   76  lane pages
-//!  12  features: ignore     56  first frame          80  hash seed
+//!   8  version              48  descriptors (page)   76  lane pages  100  checksum of 104..112
+//!  12  features: ignore     56  first frame          80  hash seed   104  salt of the records
 //!  16  features: read-only  64  frames               88  created (s since 1970)
 //!  20  features: refuse
 //!  24  uuid
 //! ```
+//!
+//! The uuid is no secret, the hash seed and the salt are: who knows the salt could store bytes that look like a record.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -37,10 +39,14 @@ pub(crate) struct Superblock {
     pub(crate) hash_seed: u64,
     pub(crate) created: i64,
     crc: u32,
-    zero: u32,
+    salt_crc: u32,
+    salt: u64,
 }
 
-const _: () = assert!(size_of::<Superblock>() == 104);
+const _: () = assert!(size_of::<Superblock>() == 112);
+
+/// Feature to refuse: the records' salt stands in the superblock. Without it the salt is the first half of the uuid.
+const SECRET_SALT: u32 = 1;
 
 /// Where everything lies in this pool: computed from the size, compared with the superblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,13 +105,13 @@ impl Geometry {
 
 impl Superblock {
     /// The superblock of a new pool.
-    pub(crate) fn new(geometry: &Geometry, uuid: [u8; 16], hash_seed: u64, created: i64) -> Superblock {
+    pub(crate) fn new(geometry: &Geometry, uuid: [u8; 16], hash_seed: u64, salt: u64, created: i64) -> Superblock {
         let mut sb = Superblock {
             magic: MAGIC,
             version: VERSION,
             features_ignore: 0,
             features_read_only: 0,
-            features_refuse: 0,
+            features_refuse: SECRET_SALT,
             uuid,
             size: geometry.size,
             descriptors: geometry.descriptors.0,
@@ -116,7 +122,8 @@ impl Superblock {
             hash_seed,
             created,
             crc: 0,
-            zero: 0,
+            salt_crc: crc32c(salt.as_bytes()),
+            salt,
         };
         sb.crc = sb.sum();
         sb
@@ -151,8 +158,12 @@ impl Superblock {
             let what = format!("its format is version {}, older than this program reads ({VERSION})", sb.version);
             return Err(Error::NotAPool(what));
         }
-        if sb.features_refuse != 0 {
-            return Err(Error::TooNew(format!("it uses features {:#x}, unknown here", sb.features_refuse)));
+        let unknown = sb.features_refuse & !SECRET_SALT;
+        if unknown != 0 {
+            return Err(Error::TooNew(format!("it uses features {unknown:#x}, unknown here")));
+        }
+        if sb.has_salt() && sb.salt_crc != crc32c(sb.salt.as_bytes()) {
+            return Err(Error::corrupt("superblock", "checksum of the salt does not match"));
         }
         let geometry = Geometry::for_size(sb.size)?;
         let stated = (sb.descriptors, sb.first_frame, sb.frames, sb.lanes, sb.lane_pages);
@@ -169,6 +180,15 @@ impl Superblock {
     /// Whether this version may only read the pool.
     pub(crate) fn read_only_here(&self) -> bool {
         self.features_read_only != 0
+    }
+
+    fn has_salt(&self) -> bool {
+        self.features_refuse & SECRET_SALT != 0
+    }
+
+    /// What the journal's records of this pool carry.
+    pub(crate) fn record_salt(&self) -> u64 {
+        if self.has_salt() { self.salt } else { self.uuid.first_chunk().map_or(0, |half| u64::from_le_bytes(*half)) }
     }
 
     /// Format version.

@@ -89,13 +89,14 @@ pub(super) fn create_on(media: Arc<dyn Media>, options: &CreateOptions) -> Resul
 /// Writes an empty pool. `used`: the range may hold old bytes.
 fn format(region: &Region, size: u64, used: bool) -> Result<()> {
     let geometry = Geometry::for_size(size)?;
-    let mut seed = [0u8; 24];
+    let mut seed = [0u8; 32];
     fill_random(&mut seed)?;
     let now = Time::now();
-    let (mut uuid, mut hash) = ([0; 16], [0; 8]);
+    let (mut uuid, mut hash, mut salt) = ([0; 16], [0; 8], [0; 8]);
     uuid.copy_from_slice(&seed[..16]);
-    hash.copy_from_slice(&seed[16..]);
-    let sb = Superblock::new(&geometry, uuid, u64::from_le_bytes(hash), now.sec);
+    hash.copy_from_slice(&seed[16..24]);
+    salt.copy_from_slice(&seed[24..]);
+    let sb = Superblock::new(&geometry, uuid, u64::from_le_bytes(hash), u64::from_le_bytes(salt), now.sec);
     region.reserve(0, geometry.descriptors.byte() + PAGE_SIZE)?;
     let fence = || if region.describe().durability == Durability::AtSync { region.sync() } else { Ok(()) };
     if used {

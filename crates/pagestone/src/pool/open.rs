@@ -71,9 +71,7 @@ fn mount_region(region: Region) -> Result<(Superblock, Frames, u64)> {
     if superblock.read_only_here() && !read_only {
         return Err(Error::TooNew("it can only be opened read-only here".into()));
     }
-    let mut salt = [0; 8];
-    salt.copy_from_slice(&superblock.uuid[..8]);
-    let salt = u64::from_le_bytes(salt);
+    let salt = superblock.record_salt();
     let replayed = journal::replay(&region, &geometry, salt)?;
     let journal = Journal::new(region.clone(), geometry, salt, &replayed);
     if !read_only {

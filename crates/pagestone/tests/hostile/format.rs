@@ -10,6 +10,8 @@ pub(crate) const DESCRIPTORS: usize = LANES + LANE_COUNT * LANE_LEN;
 pub(crate) const FRAME: usize = 2 << 20;
 pub(crate) const MARKS: [usize; 4] = [PAGE, PAGE + 512, PAGE + 1024, PAGE + 1536];
 pub(crate) const SUPERBLOCKS: [usize; 2] = [0, 255 * PAGE];
+/// Bytes of a superblock.
+pub(crate) const SUPERBLOCK: usize = 112;
 const RECORD_MAGIC: u32 = 0x4345_5250;
 
 /// What a page of metadata is.
@@ -104,7 +106,7 @@ pub(crate) fn covered(image: &[u8], at: usize, what: What) -> bool {
     let (page, within) = (at / PAGE, at % PAGE);
     match what {
         What::Table => true,
-        What::Superblock => within < 100,
+        What::Superblock => within < SUPERBLOCK,
         What::Descriptors => (64..image.len() / FRAME * 64).contains(&within),
         What::Inodes => image[at / 256 * 256 + 4] != 0,
         What::Node => {
@@ -129,6 +131,8 @@ fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
 pub(crate) fn seal_superblock(sb: &mut [u8]) {
     let crc = crc32c(&sb[..96]);
     put_u32(sb, 96, crc);
+    let crc = crc32c(&sb[104..112]);
+    put_u32(sb, 100, crc);
 }
 
 /// A mark, a line of counters or an inode record.

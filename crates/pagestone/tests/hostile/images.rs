@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pagestone::media::Memory;
 use pagestone::{CreateOptions, Dir, File, Ino, Kind, NewNode, OpenOptions, Pool, XattrMode};
 
-use crate::format::seal_superblock;
+use crate::format::{SUPERBLOCK, seal_superblock};
 
 /// An image and what it is called.
 pub(crate) struct Image {
@@ -38,11 +38,12 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
     let media = Arc::new(Memory::new(size).expect("memory"));
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).expect("create");
     pool.close().expect("close");
-    // The same identity and hash seed in every run, so that trees look the same.
-    let mut sb = vec![0; 104];
+    // The same identity, hash seed and salt in every run, so that trees look the same.
+    let mut sb = vec![0; SUPERBLOCK];
     assert!(media.bytes().read(0, &mut sb));
     sb[24..40].copy_from_slice(b"a hostile image!");
     sb[80..88].copy_from_slice(&0x0123_4567_89AB_CDEFu64.to_le_bytes());
+    sb[104..112].copy_from_slice(b"pinchful");
     seal_superblock(&mut sb);
     assert!(media.bytes().write(0, &sb) && media.bytes().write(255 * 4096, &sb));
     let pool = Pool::open_on(media.clone(), &OpenOptions::default()).expect("open");

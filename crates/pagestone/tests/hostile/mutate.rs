@@ -115,10 +115,10 @@ fn poke(bytes: &mut [u8], from: usize, value: u64, rng: &mut StdRng) {
 fn superblock(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     let (value, both) = (anatomy.word(rng), rng.random_bool(0.7));
     let copies = if both { 2 } else { 1 };
-    let at = *[8, 12, 16, 20, 24, 40, 48, 56, 64, 72, 76, 80, 88].choose(rng).unwrap_or(&8);
+    let at = *[8, 12, 16, 20, 24, 40, 48, 56, 64, 72, 76, 80, 88, 104].choose(rng).unwrap_or(&8);
     for copy in format::SUPERBLOCKS.iter().take(copies) {
         let change = |sb: &mut [u8]| sb[at..at + 4].copy_from_slice(&value.to_le_bytes()[..4]);
-        sealed(stage, *copy, 104, change, format::seal_superblock);
+        sealed(stage, *copy, format::SUPERBLOCK, change, format::seal_superblock);
     }
 }
 
