@@ -39,7 +39,7 @@ fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 unsafe fn storage<'a>(addr: *const u8, len: usize) -> &'a [u8] {
     // Somebody may be writing to the same file bytes at this moment, through another thread or
     // another mapping; nothing here looks at them: they go to the kernel, which copies them like any
-    // other process's memory, or through `copy_from_slice` into bytes, for which every value is valid.
+    // other process's memory, and answers with an error where it cannot.
     // SAFETY: the library promises that the address is valid for `len` bytes and not reused while
     // the callback runs, which our caller promises in turn.
     unsafe { slice::from_raw_parts(addr, len) }
@@ -48,38 +48,34 @@ unsafe fn storage<'a>(addr: *const u8, len: usize) -> &'a [u8] {
 /// Reads up to `len` bytes and hands them to `send`, once. In front of a page that the media have
 /// lost it ends early: the next request, which begins there, gets the error.
 pub(super) fn read(file: &File, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-    let mut read = |len| {
-        file.read_pieces(offset, len, |pieces| match pieces {
-            [] => send(&[]),
-            [Piece::Storage { addr, len }] => {
-                // SAFETY: we are inside the callback.
-                send(unsafe { storage(*addr, *len) });
-            }
-            pieces => gather(pieces, send),
-        })
-    };
-    match read(len.into()) {
-        Err(Error::DataLost(at)) if at > offset => Ok(read(at - offset)?),
+    match read_all(file, offset, len.into(), send) {
+        Err(Error::DataLost(at)) if at > offset => Ok(read_all(file, offset, at - offset, send)?),
         done => Ok(done?),
     }
 }
 
-fn gather(pieces: &[Piece], send: &mut dyn FnMut(&[u8])) {
-    with_buffer(pieces.iter().map(Piece::len).sum(), |buffer| {
-        let mut rest = &mut *buffer;
-        for piece in pieces {
-            let (here, after) = rest.split_at_mut(piece.len());
-            match *piece {
-                Piece::Storage { addr, len } => {
-                    // SAFETY: `gather` is called inside the callback that was given the pieces.
-                    here.copy_from_slice(unsafe { storage(addr, len) });
-                }
-                Piece::Hole { .. } => here.fill(0),
-            }
-            rest = after;
+fn read_all(file: &File, offset: u64, len: u64, send: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
+    // How much there is to be gathered, if it was not sent.
+    let several = file.read_pieces(offset, len, |pieces| match pieces {
+        [] => {
+            send(&[]);
+            None
         }
-        send(buffer);
-    });
+        [Piece::Storage { addr, len }] => {
+            // SAFETY: we are inside the callback.
+            send(unsafe { storage(*addr, *len) });
+            None
+        }
+        pieces => Some(pieces.iter().map(Piece::len).sum()),
+    })?;
+    // The library copies, and not we: it goes on where memory cannot be reached.
+    several.map_or(Ok(()), |len| {
+        with_buffer(len, |buffer| {
+            let got = file.read_at(offset, buffer)?;
+            send(&buffer[..got]);
+            Ok(())
+        })
+    })
 }
 
 /// Most that one answer can say was copied: whole pages in 32 bits.

@@ -14,7 +14,9 @@ use crate::units::{Ino, PAGE_SIZE};
 #[derive(Clone, Copy, Debug)]
 pub enum Piece {
     /// Storage: valid, and not reused, while the call that handed it out runs. Another writer may
-    /// be storing to it, so it is an address and not a slice.
+    /// be storing to it, so it is an address and not a slice. A byte of each page was there to be read just now;
+    /// others may be lost, so it is for system calls, which answer that with an error. Who wants a copy of bytes
+    /// that may be lost asks [`File::read_at`](crate::File::read_at).
     Storage {
         /// First byte.
         addr: *const u8,
