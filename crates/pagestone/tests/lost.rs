@@ -276,6 +276,20 @@ fn a_lost_page_of_a_whole_frame_is_written_over_punched_cut_and_replaced_by_itse
     });
 }
 
+/// Fails if only every 4,096th byte from the first one on is looked at: the page in which the range ends is none of those.
+#[test]
+fn pieces_of_a_range_that_ends_in_a_lost_page_are_an_error() {
+    every(|place| {
+        let file = place.make(b"file", &pattern(20));
+        place.lose(&file, 7);
+        for (offset, len) in [(6 * PAGE + 2048, PAGE), (6 * PAGE + 4095, 2), (5 * PAGE + 1, 3 * PAGE)] {
+            let read = file.read_pieces(offset, len, |_| ());
+            assert!(matches!(read, Err(Error::DataLost(at)) if at == 7 * PAGE), "{}: {offset} {read:?}", place.name);
+        }
+        file.read_pieces(5 * PAGE + 1, 2 * PAGE - 1, |_| ()).unwrap();
+    });
+}
+
 #[test]
 fn check_names_what_was_lost_and_where() {
     every(|place| {

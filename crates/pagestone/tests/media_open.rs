@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pagestone::Error;
 use pagestone::media::{MediaKind, Open, Opened, open};
+use pagestone::{CheckOptions, CreateOptions, Error, OpenOptions, Pool, check};
 
 const SIZE: u64 = 1 << 20;
 
@@ -202,4 +202,48 @@ fn a_device_that_is_not_there_does_not_become_a_file_in_dev() {
         assert!(refusal(path, &sized(SIZE)).contains("no such device"));
     }
     assert!(!path.exists());
+}
+
+/// Fails if what is there is looked at before the lock is taken, and not again under it.
+#[test]
+fn two_that_create_the_same_pool_do_not_overwrite_each_other() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    for round in 0..20 {
+        let path = dir.path().join(format!("pool-{round}"));
+        if round % 2 == 0 {
+            // Sometimes the file is there, and blank.
+            File::create(&path).and_then(|file| file.set_len(8 << 20)).expect("a file");
+        }
+        let together = std::sync::Barrier::new(2);
+        let create = || {
+            together.wait();
+            Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).map(drop)
+        };
+        let results = std::thread::scope(|s| {
+            let threads = [s.spawn(create), s.spawn(create)];
+            threads.map(|thread| thread.join().expect("no panic"))
+        });
+        let made = results.iter().filter(|result| result.is_ok()).count();
+        let refused = results.iter().filter(|r| matches!(r, Err(Error::Exists | Error::InUse { .. }))).count();
+        assert_eq!((made, refused), (1, 1), "round {round}: {results:?}");
+        Pool::open(&path, &OpenOptions::default()).expect("a pool");
+    }
+}
+
+#[test]
+fn what_is_no_pool_is_called_that_whatever_its_size() {
+    let dir = dir();
+    for (name, text) in [("empty", String::new()), ("short", "root:x:0:0\n".into()), ("long", "x".repeat(100_000))] {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("a file");
+        let opened = Pool::open(&path, &OpenOptions { read_only: true, ..Default::default() });
+        assert!(matches!(opened, Err(Error::NotAPool(_))), "{name}: {opened:?}");
+        let checked = check(&path, &CheckOptions::default(), &mut |_, _| {});
+        assert!(matches!(checked, Err(Error::NotAPool(_))), "{name}: {checked:?}");
+    }
+    // A pool that was cut off has something else wrong with it.
+    let path = dir.path().join("cut off");
+    Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).expect("a pool");
+    File::options().write(true).open(&path).and_then(|file| file.set_len(100)).expect("cut off");
+    assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::Size(_))));
 }

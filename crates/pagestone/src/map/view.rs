@@ -57,7 +57,11 @@ impl Mapping {
 
     fn word(&self, at: u64, size: usize, write: bool) -> Result<*mut u8> {
         let addr = self.place(at, size as u64, write)?;
-        if addr.addr().is_multiple_of(size) { Ok(addr) } else { Err(Error::Invalid("a word that is not aligned in the file")) }
+        if addr.addr().is_multiple_of(size) {
+            Ok(addr)
+        } else {
+            Err(Error::Invalid("a word that is not aligned in the file"))
+        }
     }
 
     pub(super) fn until_reached(&self, write: bool, mut access: impl FnMut() -> reach::Reached) -> Result<()> {
