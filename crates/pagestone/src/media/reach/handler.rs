@@ -5,7 +5,7 @@
 //!      |-- sent by a process, not a fault        whoever had the signal before us
 //!      |-- in a routine of routines.rs           result = address, continue at its end
 //!      |-- at an instruction in the table        note the address, continue behind it
-//!      |-- memory failed that nobody touches     note the address; whoever had the signal before us
+//!      |-- memory failed that nobody touches     note the address; whoever had SIGBUS alone before us
 //!      `-- anywhere else                         whoever had the signal before us
 //! ```
 //!
@@ -13,8 +13,9 @@
 //!
 //! The standard library has a handler for both signals, to tell of stack overflows. For all else it puts the default
 //! action in its own place and returns, so that a fault comes again and ends the process. Nothing comes again after a
-//! signal that was sent, or after news of failed memory: the process goes on, and must go on with this handler. So
-//! the default action that a handler before us installs becomes *its* successor, and ours stays.
+//! signal that was sent: the process goes on, and must go on with this handler. So the default action that a handler
+//! before us installs becomes *its* successor, and ours stays. News of failed memory are no crash, and are not told to
+//! such a handler at all.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -110,7 +111,7 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         note_elsewhere(addr);
     }
     match before(signal) {
-        Previous::Handler(before) => call(before, signal, info, context),
+        Previous::Handler(before) if !(elsewhere && tells_of_crashes(before)) => call(before, signal, info, context),
         // It takes nobody's data yet: not a reason to end.
         _ if elsewhere => {}
         // The same instruction faults again, and the kernel does the rest.
@@ -123,6 +124,11 @@ enum Previous {
     Default,
     Ignored,
     Handler(&'static sigaction),
+}
+
+/// Whether a handler of SIGBUS is that of SIGSEGV, too: then it does not tell failed memory from a crash.
+fn tells_of_crashes(bus: &sigaction) -> bool {
+    matches!(BEFORE.get(), Some(Ok([_, Before(segv)])) if segv.sa_sigaction == bus.sa_sigaction)
 }
 
 fn before(signal: c_int) -> Previous {
