@@ -1,16 +1,11 @@
 //! Memory that fails after it was looked at: while the kernel copies a reply from it, where no library can step in.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::media::{Description, Media, Memory, Part, Windows};
-use pagestone::{CreateOptions, Kind, NewNode, Pool};
-use pagestone_mount::{
-    FileSystem, FuseTransport, NodeId, NullFs, OpenHow, Options, PoolFs, Transport, can_mount, prepare, unmount,
-};
+use pagestone::media::Memory;
+use pagestone_mount::{FuseTransport, NullFs, Options, Transport, can_mount, prepare, unmount};
 
 mod common;
 
@@ -57,77 +52,4 @@ fn a_reply_that_the_kernel_cannot_copy_is_an_error_of_that_request_alone() {
     drop(file);
     unmount(&at.dir).expect("unmounted");
     mounted.wait().expect("a clean end");
-}
-
-/// Memory of which a page fails as soon as the engine turns to its windows a number of times.
-#[derive(Debug)]
-struct Failing {
-    below: Memory,
-    /// How often until then; 0: never.
-    turns: AtomicU64,
-    page: AtomicU64,
-}
-
-impl Media for Failing {
-    fn describe(&self) -> &Description {
-        self.below.describe()
-    }
-    fn windows(&self) -> Windows<'_> {
-        if self.turns.load(Ordering::Relaxed) > 0 && self.turns.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.below.bytes().forbid(self.page.load(Ordering::Relaxed), PAGE);
-        }
-        self.below.windows()
-    }
-    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
-        self.below.persist(parts)
-    }
-    fn store(&self, at: u64, bytes: &[u8]) {
-        self.below.store(at, bytes);
-    }
-    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
-        self.below.flush(at, len)
-    }
-    fn fence(&self) {
-        self.below.fence();
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.below.sync()
-    }
-    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
-        self.below.reserve(at, len)
-    }
-}
-
-/// A line that fails between two that are well is not seen by a look at each page. Memory that fails just after the
-/// look is the same to whoever copies. Fails by the end of this process if the copy cannot cope.
-#[test]
-fn a_reply_of_several_pieces_ends_in_front_of_memory_that_fails_while_it_is_copied() {
-    for turn in 1..12 {
-        let memory = Memory::new(16 << 20).expect("memory");
-        let media = Arc::new(Failing { below: memory, turns: AtomicU64::new(0), page: AtomicU64::new(0) });
-        let pool = Pool::create_on(media.clone(), &CreateOptions::default()).expect("a pool");
-        let ino = pool.root().create(b"f", &NewNode::new(Kind::File, 0o644)).expect("a file").ino;
-        let file = pool.node(ino).and_then(|node| node.open()).expect("open");
-        // Four pages, a hole, four pages.
-        file.write_at(0, &[7; 4 * PAGE as usize]).expect("written");
-        file.write_at(5 * PAGE, &[8; 4 * PAGE as usize]).expect("written");
-        let lost = file.extents(2 * PAGE, 1).expect("extents")[0].pool;
-        let fs = PoolFs::new(pool.clone());
-        let handle = fs.open(NodeId(ino.0), OpenHow::default()).expect("open");
-        media.page.store(lost, Ordering::Relaxed);
-        media.turns.store(turn, Ordering::Relaxed);
-        let mut sent = None;
-        let read = fs.read(handle, 0, 9 * PAGE as u32, &mut |bytes: &[u8]| {
-            assert!(sent.replace(bytes.to_vec()).is_none(), "one answer");
-        });
-        let failed = media.turns.swap(0, Ordering::Relaxed) == 0;
-        read.expect("what lies in front of the lost page");
-        let sent = sent.expect("an answer");
-        match sent.len() as u64 / PAGE {
-            2 => assert!(failed && sent == [7; 2 * PAGE as usize], "turn {turn}"),
-            9 => assert!(sent[..4 * PAGE as usize] == [7; 4 * PAGE as usize], "turn {turn}"),
-            pages => panic!("turn {turn}: {pages} pages"),
-        }
-        fs.release(handle);
-    }
 }
