@@ -47,7 +47,10 @@ impl Inner {
             drop(locks);
             match removal {
                 Removal::Done => return Ok(()),
-                Removal::Orphaned(ino) => return self.reclaim(ino),
+                Removal::Orphaned(ino) => {
+                    self.reclaim_beside(ino);
+                    return Ok(());
+                }
                 Removal::Wants(all) => inos = all,
             }
         }

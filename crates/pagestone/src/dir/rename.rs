@@ -58,7 +58,10 @@ impl Inner {
             };
             match (moved, b) {
                 (None, _) => {} // a name means something else by now
-                (Some(true), Some(b)) => return self.reclaim(b.ino),
+                (Some(true), Some(b)) => {
+                    self.reclaim_beside(b.ino);
+                    return Ok(());
+                }
                 _ => return Ok(()),
             }
         }

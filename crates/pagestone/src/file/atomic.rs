@@ -60,6 +60,9 @@ enum After {
 impl Inner {
     /// Writes all `parts` (offset and bytes, in order, without overlap) at once, or nothing.
     pub(crate) fn write_atomic(&self, ino: Ino, parts: &[(u64, &[u8])]) -> Result<()> {
+        if parts.iter().all(|(_, bytes)| bytes.is_empty()) {
+            return self.kind(ino).map(drop);
+        }
         let mut end = 0;
         for &(offset, bytes) in parts {
             if offset < end {
@@ -87,11 +90,14 @@ impl Inner {
         };
         if let After::GiveBack(orphan, error) = after {
             // If that fails too, the next open does it.
-            let _ = self.reclaim(orphan);
+            self.reclaim_beside(orphan);
             return Err(error);
         }
         self.opens.clear_touched(ino);
-        if let After::Merge(base) = after { self.merge_what(&[base]) } else { Ok(()) }
+        if let After::Merge(base) = after {
+            self.merge_what(&[base]);
+        }
+        Ok(())
     }
 
     /// The parts as whole pages, with what the file has around them.

@@ -62,8 +62,16 @@ impl Inner {
 
     /// Writes a pending time of an open file to its record.
     pub(crate) fn settle_times(&self, ino: Ino) -> Result<()> {
-        let Some(t) = self.opens.touched(ino) else { return Ok(()) };
+        if self.opens.touched(ino).is_none() {
+            return Ok(());
+        }
         let _lock = self.locks.write(&[ino]);
+        self.settle_times_locked(ino)
+    }
+
+    /// As [`Inner::settle_times`]; the caller holds the inode's lock.
+    pub(crate) fn settle_times_locked(&self, ino: Ino) -> Result<()> {
+        let Some(t) = self.opens.touched(ino) else { return Ok(()) };
         self.frames.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;
             rec.touch(t);

@@ -26,6 +26,9 @@ use crate::media::Durability;
 use crate::pool::Inner;
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
+/// What an error of a merge is noted as.
+const MERGING: &str = "merging what clones shared";
+
 /// What a step of a merge leaves.
 enum Step {
     More,
@@ -74,7 +77,10 @@ impl Inner {
                     let_go(tx, base, ino)
                 })?
             };
-            return left.map_or(Ok(()), |base| self.reclaim(base));
+            if let Some(base) = left {
+                self.reclaim_beside(base);
+            }
+            return Ok(());
         }
     }
 
@@ -93,31 +99,45 @@ impl Inner {
     }
 
     /// Merges `base`, an orphan, as soon as it is durable that others do not need it.
-    pub(super) fn merge_in_time(&self, base: Ino) -> Result<()> {
-        if self.frames.region.describe().durability == Durability::AtSync {
-            self.merges.lock().push(base);
-            return Ok(());
+    pub(super) fn merge_in_time(&self, base: Ino) {
+        self.merge_later(&[base]);
+        if self.frames.region.describe().durability != Durability::AtSync {
+            self.merge_what_waits();
         }
-        self.merge_what(&[base])
+    }
+
+    /// Leaves bases for the next sync or merge.
+    pub(crate) fn merge_later(&self, bases: &[Ino]) {
+        let mut merges = self.merges.lock();
+        for &base in bases {
+            if !merges.contains(&base) {
+                merges.push(base);
+            }
+        }
     }
 
     /// Merges the bases whose last but one dependent has gone before the last sync.
-    pub(crate) fn merge_what_waits(&self) -> Result<()> {
+    pub(crate) fn merge_what_waits(&self) {
         let waiting = std::mem::take(&mut *self.merges.lock());
-        self.merge_what(&waiting)
+        self.merge_what(&waiting);
     }
 
-    /// See [`Inner::merge_what_waits`].
-    pub(crate) fn merge_what(&self, bases: &[Ino]) -> Result<()> {
-        for base in bases {
-            match self.merge(*base) {
-                // It stays in the index, for the next open; damage is for `check` to report. A private
-                // mapping may still show what would be given back.
-                Ok(()) | Err(Error::NoSpace | Error::Pinned | Error::Corrupt { .. }) => {}
-                Err(e) => return Err(e),
+    /// See [`Inner::merge_what_waits`]. What cannot be merged now waits for the next sync, or, as it stays in the
+    /// orphan index, for the next open.
+    pub(crate) fn merge_what(&self, bases: &[Ino]) {
+        for &base in bases {
+            match self.merge(base) {
+                Ok(()) => {}
+                // A private mapping may still show what would be given back.
+                Err(Error::NoSpace | Error::Pinned) => self.merge_later(&[base]),
+                // Damage does not go away, and is for `check` to report.
+                damage @ Err(Error::Corrupt { .. }) => self.failures.note(MERGING, damage),
+                failed => {
+                    self.failures.note(MERGING, failed);
+                    self.merge_later(&[base]);
+                }
             }
         }
-        Ok(())
     }
 
     /// Merges `base` into its only dependent, if it has only one.

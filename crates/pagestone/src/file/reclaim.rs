@@ -111,6 +111,12 @@ impl Inner {
         Ok(())
     }
 
+    /// As [`Inner::reclaim`], for an operation that has happened whatever becomes of the space: what fails is noted,
+    /// and tried again at the next open, as the orphan stays in the index.
+    pub(crate) fn reclaim_beside(&self, ino: Ino) {
+        self.failures.note("giving back the space of a deleted file", self.reclaim(ino));
+    }
+
     /// As [`Inner::reclaim`], but leaves the base, and returns it.
     fn reclaim_one(&self, ino: Ino) -> Result<Option<Ino>> {
         loop {
@@ -120,7 +126,8 @@ impl Inner {
                 rec => rec?,
             };
             if peeked.is_base() && peeked.nlink > 0 {
-                return self.merge_in_time(ino).map(|()| None);
+                self.merge_in_time(ino);
+                return Ok(None);
             }
             let base = Ino(peeked.base);
             let mut inos: smallvec::SmallVec<[Ino; 3]> = smallvec::smallvec![ino, ORPHANS];
@@ -154,12 +161,12 @@ impl Inner {
         }
     }
 
-    /// Reclaims what an earlier session left as orphans.
+    /// Reclaims what an earlier session left as orphans; one that fails does not keep the others waiting.
     pub(crate) fn reclaim_orphans(&self, go_on: impl Fn() -> bool) -> Result<()> {
         let mut from = 0;
         while go_on() {
             let Some((place, ino)) = self.orphan_from(from)? else { break };
-            self.reclaim(ino)?;
+            self.reclaim_beside(ino);
             let Some(after) = place.checked_add(1) else { return Ok(()) };
             from = after;
         }

@@ -40,8 +40,8 @@ impl Background {
         let (stopped, inner) = (stop.clone(), inner.clone());
         let work = move || {
             let go_on = || !stopped.load(Ordering::Acquire);
-            // What fails here is met again by whoever uses it, and by the next open.
-            let _ = inner.reclaim_orphans(go_on);
+            // What fails here is tried again at the next open.
+            inner.failures.note("reading the index of orphans", inner.reclaim_orphans(go_on));
             if syncs {
                 tick(&inner, go_on);
             }
@@ -59,8 +59,8 @@ fn tick(inner: &Inner, go_on: impl Fn() -> bool) {
             std::thread::park_timeout(next - now);
             continue;
         }
-        // A failure latches the pool; whoever uses it next is told.
-        let _ = inner.sync_all();
+        // The next sync that somebody asks for meets it again.
+        inner.failures.note("sync at the interval", inner.sync_all());
         next = Instant::now() + INTERVAL;
     }
 }

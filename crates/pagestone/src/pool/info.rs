@@ -42,6 +42,11 @@ pub struct Info {
     pub mappings: MapMechanism,
     /// Records replayed when the pool was opened.
     pub replayed: u64,
+    /// Errors since the pool was opened of work that no caller waits for: giving back the space of what was
+    /// deleted, merging what clones shared, the sync at an interval. A step that is tried again counts again.
+    pub background_errors: u64,
+    /// The last of them.
+    pub last_background_error: Option<String>,
 }
 
 pub(super) fn info(inner: &Inner) -> Result<Info> {
@@ -63,6 +68,8 @@ pub(super) fn info(inner: &Inner) -> Result<Info> {
         lane_bytes: geometry.lane_len(),
         mappings: MapMechanism::here(),
         replayed: inner.replayed,
+        background_errors: inner.failures.count(),
+        last_background_error: inner.failures.last(),
     })
 }
 

@@ -11,6 +11,7 @@
 
 mod background;
 mod create;
+mod failures;
 mod info;
 mod locks;
 mod node;
@@ -39,6 +40,7 @@ use crate::media::Media;
 use crate::snapshot::Snapshots;
 use crate::units::Ino;
 use background::Background;
+use failures::Failures;
 use locks::Locks;
 use opens::Opens;
 
@@ -91,6 +93,8 @@ pub(crate) struct Inner {
     pub(crate) trees: Mutex<rank::Trees, ()>,
     /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
     pub(crate) merges: Mutex<rank::Leaf, Vec<Ino>>,
+    /// Errors of work that no caller waits for.
+    pub(crate) failures: Failures,
     superblock: Superblock,
     replayed: u64,
 }
@@ -151,6 +155,9 @@ impl Pool {
     }
 
     /// Everything done so far is durable on return.
+    ///
+    /// # Errors
+    /// The first of what failed; everything else is durable all the same.
     pub fn sync(&self) -> Result<()> {
         self.inner().sync_all()
     }
@@ -160,8 +167,8 @@ impl Pool {
         if self.inner().frames.region.describe().read_only {
             return Ok(());
         }
-        self.inner().sync_all()?;
-        self.inner().frames.checkpoint()
+        let synced = self.inner().sync_all();
+        synced.and(self.inner().frames.checkpoint())
     }
 
     /// Its snapshots, and clones of trees.
@@ -206,6 +213,7 @@ impl Inner {
             chains: RwLock::default(),
             trees: Mutex::default(),
             merges: Mutex::default(),
+            failures: Failures::default(),
             superblock,
             replayed,
         }
@@ -228,15 +236,21 @@ impl Inner {
         if self.frames.region.describe().read_only {
             return Ok(());
         }
+        // One file whose record is lost must not keep the others from being durable.
+        let mut settled = Ok(());
         for ino in self.opens.all_touched() {
             match self.settle_times(ino) {
                 Ok(()) | Err(Error::Stale(_)) => {}
-                Err(e) => return Err(e),
+                Err(e) => settled = settled.and(Err(e)),
             }
         }
         let merges = std::mem::take(&mut *self.merges.lock());
-        self.frames.journal.sync()?;
-        self.merge_what(&merges)
+        let synced = self.frames.journal.sync();
+        match &synced {
+            Ok(()) => self.merge_what(&merges),
+            Err(_) => self.merge_later(&merges),
+        }
+        settled.and(synced)
     }
 
     pub(crate) fn sync_inode(&self, ino: Ino) -> Result<()> {
@@ -244,8 +258,8 @@ impl Inner {
         if self.frames.region.describe().read_only {
             return Ok(());
         }
-        self.settle_times(ino)?;
-        self.frames.journal.sync()
+        let settled = self.settle_times(ino);
+        settled.and(self.frames.journal.sync())
     }
 
     /// The last handle of a file has gone. Errors stay for the next operation, which meets them

@@ -59,7 +59,7 @@ pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_backgr
     if !read_only && !in_background {
         inner.reclaim_orphans(|| true)?;
         // What is on the media now is durable, and nobody else is here yet.
-        inner.merge_what_waits()?;
+        inner.merge_what_waits();
     }
     Pool::new(inner, in_background)
 }
