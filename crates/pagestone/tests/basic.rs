@@ -228,3 +228,26 @@ fn a_name_can_go_while_its_file_is_being_read_and_waits_for_the_reader() {
         assert_eq!(pool.statfs().inodes, inodes - 1, "round {again}");
     }
 }
+
+/// Fails if a write of nothing lets the time of an overwrite be forgotten that no record carries yet.
+#[test]
+fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
+    let nothing: [fn(&pagestone::File); 3] = [
+        |f| assert_eq!(f.append(b"").unwrap(), 5),
+        |f| f.write_at(100, b"").unwrap(),
+        |f| f.write_atomic(&[(100, b"")]).unwrap(),
+    ];
+    for write_nothing in nothing {
+        let pool = pool(16 << 20);
+        let ino = file(pool.root(), "a");
+        let f = pool.node(ino).unwrap().open().unwrap();
+        f.write_at(0, b"hello").unwrap();
+        let long_ago = pagestone::Time { sec: 1, nsec: 0 };
+        pool.node(ino).unwrap().set_attr(&SetAttr { mtime: Some(long_ago), ..SetAttr::default() }).unwrap();
+        f.write_at(0, b"HELLO").unwrap();
+        write_nothing(&f);
+        assert_ne!(f.attr().unwrap().mtime, long_ago);
+        drop(f);
+        assert_ne!(pool.node(ino).unwrap().attr().unwrap().mtime, long_ago);
+    }
+}

@@ -60,6 +60,9 @@ impl Inner {
             Target::End => old_len,
         };
         check_end(start, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(start);
+        }
         let watchers = self.opens.watchers(ino);
         let written = self.write_locked(ino, open, start, bytes);
         // Also after a failure: the steps before it have happened. A page with the old end may be
