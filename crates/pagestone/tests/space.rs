@@ -105,6 +105,35 @@ fn what_was_taken_ahead_is_given_back_at_close() {
     assert_eq!((attr.size, attr.pages), ((2 << 20) + 10, 513));
 }
 
+/// Fails if a close gives back what somebody has asked for.
+#[test]
+fn storage_behind_the_end_that_was_asked_for_stays_at_close() {
+    let pool = pool(64 << 20);
+    let file = new_file(&pool, "f");
+    append(&file, 2 << 20);
+    append_small(&file, 10); // takes a frame ahead of need
+    file.allocate(2 << 20, 100 << 12, true).unwrap();
+    drop(file);
+    assert_eq!(pool.root().lookup(b"f").unwrap().pages, 512 + 100);
+    // Long after a frame was taken ahead, and filled.
+    let file = new_file(&pool, "g");
+    append(&file, 2 << 20);
+    append_small(&file, 10);
+    append(&file, (2 << 20) - (128 << 10));
+    file.allocate(4 << 20, 100 << 12, true).unwrap();
+    append(&file, 128 << 10);
+    drop(file);
+    assert_eq!(pool.root().lookup(b"g").unwrap().pages, 1024 + 100);
+    // Where what was taken ahead had been cut off.
+    let file = new_file(&pool, "h");
+    append(&file, 2 << 20);
+    append_small(&file, 10);
+    file.set_len(2 << 20).unwrap();
+    file.allocate(2 << 20, 100 << 12, true).unwrap();
+    drop(file);
+    assert_eq!(pool.root().lookup(b"h").unwrap().pages, 512 + 100);
+}
+
 #[test]
 fn a_sparse_pool_of_64_tib_is_made_at_once_and_holds_files() {
     let pool = pool(64 << 40);

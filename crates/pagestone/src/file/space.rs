@@ -1,7 +1,5 @@
 //! Length and allocation: truncate, fallocate's modes, and where data and holes are.
 
-use std::sync::atomic::Ordering;
-
 use smallvec::SmallVec;
 
 use super::MAX_LEN;
@@ -44,6 +42,9 @@ impl Inner {
         let mut to = Some(u64::MAX);
         // The first record sets the length; what is freed by later ones lies behind the end.
         let shorter = len <= self.frames.inode(ino)?.size;
+        if shorter {
+            self.opens.claim_ahead(ino, &(first..u64::MAX));
+        }
         while let Some(end) = to {
             let mut cut = |tx: &mut Tx<'_>| {
                 let mut rec = regular(tx, ino)?;
@@ -63,18 +64,17 @@ impl Inner {
         Ok(())
     }
 
-    /// Gives back pages behind the end that were taken ahead of need.
-    pub(crate) fn trim(&self, ino: Ino, open: &OpenInode) -> Result<()> {
-        if !open.speculated.swap(false, Ordering::Relaxed) {
+    /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for. The
+    /// caller holds the inode's lock and the last handle: nobody has the file mapped.
+    pub(crate) fn trim_locked(&self, ino: Ino, open: &OpenInode) -> Result<()> {
+        let ahead = open.take_ahead();
+        let first = self.frames.inode(ino)?.size.div_ceil(PAGE_SIZE).max(ahead.start);
+        if first >= ahead.end {
             return Ok(());
         }
-        let _lock = self.locks.write(&[ino]);
         self.frames.transact(true, |tx| {
             let mut rec = regular(tx, ino)?;
-            let first = rec.size.div_ceil(PAGE_SIZE);
-            // One frame at most was taken ahead; more would be somebody's allocation.
-            let end = first.next_multiple_of(PAGES_PER_FRAME);
-            map::remove(tx, &mut rec, first, end)?;
+            map::remove(tx, &mut rec, first, ahead.end)?;
             tx.put_inode(&rec)
         })
     }
@@ -95,6 +95,7 @@ impl Inner {
         let _lock = self.locks.write(&[ino]);
         let watchers = self.opens.watchers(ino);
         let old_len = self.frames.inode(ino)?.size;
+        self.opens.claim_ahead(ino, &(offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)));
         let provided = self.provide_locked(ino, offset, end, keep_size, zeros);
         // Also after a failure: the steps before it have happened.
         self.tell(&watchers, ino, old_len, offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).and(provided)

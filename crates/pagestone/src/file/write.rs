@@ -13,7 +13,7 @@
 //! Bytes that are overwritten in place are not atomic beyond 8 bytes, as on any filesystem; what
 //! is appended or fills a hole appears with its record or not at all.
 
-use std::sync::atomic::Ordering;
+use std::ops::Range;
 
 use smallvec::SmallVec;
 
@@ -85,12 +85,13 @@ impl Inner {
             let mut write = |tx: &mut Tx<'_>| {
                 let mut rec = tx.inode(ino)?;
                 let written = write_in_tx(tx, &mut rec, offset, part, Take::Ahead)?;
-                open.speculated.fetch_or(written.speculated, Ordering::Relaxed);
                 rec.touch(Time::now());
                 tx.put_inode(&rec)?;
-                Ok(written.len)
+                Ok(written)
             };
-            done += self.giving_back(ino, pages, || self.frames.transact(false, &mut write))?;
+            let written = self.giving_back(ino, pages, || self.frames.transact(false, &mut write))?;
+            written.ahead.into_iter().for_each(|pages| open.note_ahead(pages));
+            done += written.len;
         }
         open.clear_touched();
         Ok(())
@@ -139,8 +140,8 @@ pub(super) fn check_end(offset: u64, len: usize) -> Result<()> {
 pub(crate) struct Written {
     /// Bytes: all of them, or up to the end of a page.
     pub(super) len: u64,
-    /// Pages beyond the end of the file were taken ahead of need.
-    speculated: bool,
+    /// Pages beyond the end of the file that were taken ahead of need.
+    ahead: Option<Range<u64>>,
 }
 
 /// How many pages a write takes.
@@ -166,7 +167,7 @@ pub(crate) fn write_in_tx(
     // What goes in place is stored last: a write that finds no room must not have changed a byte.
     let (mut parts, mut own) = (Parts::new(), Parts::new());
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
-    let mut speculated = false;
+    let mut ahead = None;
     if offset > rec.size {
         zero_owned(tx, rec, rec.size, offset, &mut parts)?;
         around.old_end(tx, rec, &mut fresh, &mut parts)?;
@@ -199,7 +200,7 @@ pub(crate) fn write_in_tx(
         let whole = takes_whole_frame(rec, page, span, want, end, take);
         let f = tx.reserve_data(rec.owner(), page, want, whole)?;
         let stop = (page + f.run.pages).min(last);
-        speculated |= page + f.run.pages > last;
+        ahead = (stop < page + f.run.pages).then_some(stop..page + f.run.pages).or(ahead);
         around.define(&f, stop, offset, bytes, rec.size.max(end), &mut parts);
         page = stop;
         fresh.push(f);
@@ -213,7 +214,7 @@ pub(crate) fn write_in_tx(
     }
     tx.fill(SmallVec::new(), &own)?;
     rec.size = rec.size.max(end);
-    Ok(Written { len: end - offset, speculated })
+    Ok(Written { len: end - offset, ahead })
 }
 
 /// The part of a run, which is not empty, in front of its first lost page.

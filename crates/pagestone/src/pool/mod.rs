@@ -262,8 +262,7 @@ impl Inner {
         settled.and(self.frames.journal.sync())
     }
 
-    /// The last handle of a file has gone. Errors stay for the next operation, which meets them
-    /// again: a latched pool takes no changes.
+    /// A handle of a file has gone. Errors of what the last one leaves to do are noted: nobody waits for them.
     pub(crate) fn close_file(&self, ino: Ino, open: &OpenInode) {
         if self.frames.check_home().is_err() {
             return;
@@ -272,17 +271,22 @@ impl Inner {
             self.opens.close(ino);
             return;
         }
-        if self.opens.is_last(ino) {
-            let _ = self.settle_times(ino);
-            let _ = self.trim(ino, open);
-        }
-        if self.opens.close(ino) {
+        let last = self.opens.close_settled(ino).unwrap_or_else(|| {
+            // Nobody opens it, and nobody else closes it, while it is locked: one handle finds that it is the last.
+            let _lock = self.locks.write(&[ino]);
+            if self.opens.is_last(ino) {
+                self.failures.note("times of a file at its close", self.settle_times_locked(ino));
+                self.failures.note("giving back what was taken ahead", self.trim_locked(ino, open));
+            }
+            self.opens.close(ino)
+        });
+        if last {
             let unnamed = {
                 let _lock = self.locks.read(ino);
                 self.frames.inode(ino).is_ok_and(|rec| rec.nlink == 0)
             };
             if unnamed {
-                let _ = self.reclaim(ino);
+                self.reclaim_beside(ino);
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use crate::attr::Time;
 use crate::error::Result;
@@ -47,8 +47,8 @@ pub(crate) struct OpenInode {
     ino: Ino,
     /// Nanoseconds since 1970 of the last overwrite that no record carries yet; 0: none.
     touched: AtomicI64,
-    /// Pages behind the end were taken ahead of need.
-    pub(crate) speculated: AtomicBool,
+    /// File pages that were taken ahead of need; those of them behind the end are given back at the last close.
+    ahead: Mutex<Range<u64>>,
     /// The run used last.
     pub(crate) hint: Hint,
     watchers: Mutex<rank::Leaf, Watchers>,
@@ -59,7 +59,7 @@ impl OpenInode {
         OpenInode {
             ino,
             touched: AtomicI64::new(0),
-            speculated: AtomicBool::new(false),
+            ahead: Mutex::new(0..0),
             hint: Hint::default(),
             watchers: Mutex::default(),
         }
@@ -77,6 +77,21 @@ impl OpenInode {
     /// A record carries the time.
     pub(crate) fn clear_touched(&self) {
         self.touched.store(0, Ordering::Relaxed);
+    }
+
+    /// These pages were taken ahead of need. The inode's exclusive lock is held.
+    pub(crate) fn note_ahead(&self, pages: Range<u64>) {
+        *self.ahead.lock() = pages;
+    }
+
+    /// The pages taken ahead of need, which are not remembered any more.
+    pub(crate) fn take_ahead(&self) -> Range<u64> {
+        std::mem::take(&mut *self.ahead.lock())
+    }
+
+    /// Whether the last close has something to do.
+    fn is_unsettled(&self) -> bool {
+        self.touched.load(Ordering::Relaxed) != 0 || !self.ahead.lock().is_empty()
     }
 
     fn touched(&self) -> Option<Time> {
@@ -129,9 +144,37 @@ impl Opens {
         last
     }
 
-    /// Whether one handle is left.
+    /// Whether one handle is left. Under the inode's exclusive lock nobody opens it meanwhile.
     pub(crate) fn is_last(&self, ino: Ino) -> bool {
         self.shard(ino).lock().get(&ino.place()).is_some_and(|(_, handles)| *handles == 1)
+    }
+
+    /// One handle less, unless the last close of the inode has something to do under its lock:
+    /// `None` then, else whether it was the last.
+    pub(crate) fn close_settled(&self, ino: Ino) -> Option<bool> {
+        let mut shard = self.shard(ino).lock();
+        match shard.get_mut(&ino.place()) {
+            Some((open, _)) if open.is_unsettled() => None,
+            Some((_, handles)) if *handles > 1 => {
+                *handles -= 1;
+                Some(false)
+            }
+            _ => {
+                shard.remove(&ino.place());
+                Some(true)
+            }
+        }
+    }
+
+    /// Somebody asked for storage for these pages, or gives them back: they are not ahead of need any more, nor is
+    /// what lies in front of them.
+    pub(crate) fn claim_ahead(&self, ino: Ino, pages: &Range<u64>) {
+        if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
+            let mut ahead = open.ahead.lock();
+            if ahead.start < pages.end && pages.start < ahead.end {
+                ahead.start = pages.end.min(ahead.end);
+            }
+        }
     }
 
     /// Whether anybody has it open.
