@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // tests end at the first surprise
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::media::Memory;
+use pagestone::media::{Description, Media, Memory, Part, Windows};
 use pagestone::{CreateOptions, FRAME_SIZE, File, Kind, NewNode, Pool};
 
 fn pool(len: u64) -> Pool {
@@ -144,4 +146,75 @@ fn a_sparse_pool_of_64_tib_is_made_at_once_and_holds_files() {
     assert_eq!(&buf, b"far away");
     assert_eq!(file.attr().unwrap().pages, 1);
     assert_eq!(pool.info().unwrap().descriptor_bytes_per_tib, 32 << 20);
+}
+
+/// Media that remember how many bytes one call has stored at most.
+#[derive(Debug)]
+struct Widest {
+    inner: Memory,
+    bytes: AtomicU64,
+}
+
+impl Widest {
+    /// The most that one call has stored since this was asked last.
+    fn take(&self) -> u64 {
+        self.bytes.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl Media for Widest {
+    fn describe(&self) -> &Description {
+        self.inner.describe()
+    }
+    fn windows(&self) -> Windows<'_> {
+        self.inner.windows()
+    }
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        self.bytes.fetch_max(parts.iter().map(Part::len).sum(), Ordering::Relaxed);
+        self.inner.persist(parts)
+    }
+    fn store(&self, at: u64, bytes: &[u8]) {
+        self.inner.store(at, bytes);
+    }
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        self.inner.flush(at, len)
+    }
+    fn fence(&self) {
+        self.inner.fence();
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        self.inner.reserve(at, len)
+    }
+}
+
+/// Fails if one record waits for all that lies behind the end of a file to be zeroed: its lane is held for as long, and
+/// once the others are full everybody waits.
+#[test]
+fn a_file_grows_over_what_was_allocated_without_holding_a_lane() {
+    type Grow = fn(&File, u64);
+    let ways: [(&str, Grow); 5] = [
+        ("set_len", |f, end| f.set_len(end).unwrap()),
+        ("write_at", |f, end| f.write_at(end - 1, &[0]).unwrap()),
+        ("write_atomic", |f, end| f.write_atomic(&[(end - 1, &[0])]).unwrap()),
+        ("allocate", |f, end| f.allocate(0, end, false).unwrap()),
+        ("zero", |f, end| f.zero(end - 100, 100, false).unwrap()),
+    ];
+    for (name, grow) in ways {
+        let media = Arc::new(Widest { inner: Memory::new(96 << 20).unwrap(), bytes: AtomicU64::new(0) });
+        let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+        let (file, end) = (new_file(&pool, "f"), 40 << 20);
+        file.write_at(0, &[7; 5000]).unwrap();
+        file.allocate(0, end, true).unwrap();
+        media.take();
+        grow(&file, end);
+        let most = media.take();
+        assert!(most <= 9 << 20, "{name}: {most} bytes in one call");
+        assert_eq!(file.attr().unwrap().size, end, "{name}");
+        let mut bytes = vec![1; end as usize];
+        file.read_at(0, &mut bytes).unwrap();
+        assert!(bytes[..5000].iter().all(|&b| b == 7) && bytes[5000..].iter().all(|&b| b == 0), "{name}");
+    }
 }

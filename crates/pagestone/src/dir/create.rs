@@ -106,7 +106,7 @@ fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) 
             rec.set_inline_target(node.target);
         }
         Kind::Symlink => {
-            write_in_tx(tx, &mut rec, 0, node.target, Take::Exactly)?;
+            write_in_tx(tx, &mut rec, 0, node.target, 0, Take::Exactly)?;
         }
         _ => {}
     }

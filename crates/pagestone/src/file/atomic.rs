@@ -136,9 +136,10 @@ impl Inner {
         if bytes == 0 {
             return Ok(After::Nothing);
         }
+        let zeroed = self.zero_ahead(ino, rec.size, end)?;
         if stretches.len() <= FEW && bytes <= FEW_BYTES {
             let pages = stretches[0].offset / PAGE_SIZE..stretches[stretches.len() - 1].end();
-            let mut replaced = |tx: &mut Tx<'_>| replace(tx, ino, &stretches, end);
+            let mut replaced = |tx: &mut Tx<'_>| replace(tx, ino, &stretches, (end, zeroed));
             match self.giving_back(ino, pages, || self.frames.transact(false, &mut replaced)) {
                 // Free space lies in so many pieces that it is not one record after all.
                 Err(Error::TooLarge) => {}
@@ -155,7 +156,7 @@ impl Inner {
         })?;
         let taken = self
             .fill_orphan(orphan, &stretches)
-            .and_then(|()| self.frames.transact(false, |tx| take_map(tx, ino, orphan, end)));
+            .and_then(|()| self.frames.transact(false, |tx| take_map(tx, ino, orphan, (end, zeroed))));
         Ok(match taken {
             Ok(base) => base.map_or(After::Nothing, After::Merge),
             Err(error) => After::GiveBack(orphan, error),
@@ -172,7 +173,7 @@ impl Inner {
                     let s = &stretches[at];
                     let bytes = &s.bytes[within..][..(s.bytes.len() - within).min(STEP)];
                     // All that the orphan has hides what the file has there: not a page more than is written.
-                    let written = write_in_tx(tx, &mut rec, s.offset + within as u64, bytes, Take::Exactly)?.len;
+                    let written = write_in_tx(tx, &mut rec, s.offset + within as u64, bytes, 0, Take::Exactly)?.len;
                     (within, filled) = (within + written as usize, filled + written as usize);
                     if within == s.bytes.len() {
                         (at, within) = (at + 1, 0);
@@ -187,17 +188,17 @@ impl Inner {
 }
 
 /// The length after a write up to `end`, and what lies before it made to read as zeros.
-fn lengthen(tx: &mut Tx<'_>, rec: &mut InodeRec, end: u64) -> Result<u64> {
+fn lengthen(tx: &mut Tx<'_>, rec: &mut InodeRec, end: u64, zeroed: u64) -> Result<u64> {
     if end > rec.size {
-        grow(tx, rec, end)?;
+        grow(tx, rec, end, zeroed)?;
     }
     Ok(rec.size.max(end))
 }
 
 /// Puts fresh pages in the place of the old ones; [`Error::TooLarge`] if one record is too short.
-fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], end: u64) -> Result<()> {
+fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): (u64, u64)) -> Result<()> {
     let mut rec = tx.inode(ino)?;
-    let size = lengthen(tx, &mut rec, end)?;
+    let size = lengthen(tx, &mut rec, end, zeroed)?;
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
     let mut parts = Parts::new();
     for s in stretches {
@@ -237,10 +238,10 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], end: u64) -> Re
 }
 
 /// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.
-fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, end: u64) -> Result<Option<Ino>> {
+fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -> Result<Option<Ino>> {
     let (mut rec, new) = (tx.inode(ino)?, tx.inode(orphan)?);
     // Before the map goes below: what was allocated behind the old end is inside the file now.
-    rec.size = lengthen(tx, &mut rec, end)?;
+    rec.size = lengthen(tx, &mut rec, end, zeroed)?;
     let own = in_tx(tx, &rec).at_or_after(0)?.is_some();
     if own {
         put_below(tx, &mut rec)?;

@@ -9,12 +9,14 @@ use super::read::stretches;
 use super::write::{Parts, zero_owned};
 use crate::attr::{Extent, Kind, Time};
 use crate::error::{Error, Result};
-use crate::frame::{Fresh, Tx};
+use crate::frame::{Frames, Fresh, Tx};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::{Inner, OpenInode};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
+/// Bytes behind the end that one transaction zeros at most.
+const ZEROED: u64 = 8 << 20;
 /// Pages that one transaction allocates at most.
 const STEP: u64 = 16 * PAGES_PER_FRAME;
 
@@ -41,7 +43,9 @@ impl Inner {
         let first = len.div_ceil(PAGE_SIZE);
         let mut to = Some(u64::MAX);
         // The first record sets the length; what is freed by later ones lies behind the end.
-        let shorter = len <= self.frames.inode(ino)?.size;
+        let old_len = self.frames.inode(ino)?.size;
+        let shorter = len <= old_len;
+        let zeroed = self.zero_ahead(ino, old_len, len)?;
         if shorter {
             self.opens.claim_ahead(ino, &(first..u64::MAX));
         }
@@ -49,7 +53,7 @@ impl Inner {
             let mut cut = |tx: &mut Tx<'_>| {
                 let mut rec = regular(tx, ino)?;
                 if len > rec.size {
-                    grow(tx, &mut rec, len)?;
+                    grow(tx, &mut rec, len, zeroed)?;
                 }
                 let shrinks = len < rec.size || end != u64::MAX;
                 forget_base_from(tx, &mut rec, first)?;
@@ -62,6 +66,29 @@ impl Inner {
             to = self.giving_back(ino, first..end, || self.frames.transact(shorter, &mut cut))?;
         }
         Ok(())
+    }
+
+    /// Zeros what the file owns from its end on, in records of a few MiB, so that no lane is held for as long as it
+    /// takes to zero all that was allocated behind the end. The last few MiB before `to` are left to the record that
+    /// lets the length pass them; returns where they begin. The length stays. The caller holds the inode's lock.
+    pub(super) fn zero_ahead(&self, ino: Ino, len: u64, to: u64) -> Result<u64> {
+        let mut from = len;
+        loop {
+            let rec = self.frames.inode(ino)?;
+            let map = Map { nodes: &self.frames, frames: &self.frames, rec: &rec };
+            let stop = after_owned(&map, from, to, ZEROED)?;
+            if stop >= to {
+                return Ok(from);
+            }
+            self.frames.transact(true, |tx| {
+                let mut rec = regular(tx, ino)?;
+                zero(tx, &rec, from, stop)?;
+                // A record that says that data has changed: the one that sets the length counts only after it.
+                rec.touch(Time::now());
+                tx.put_inode(&rec)
+            })?;
+            from = stop;
+        }
     }
 
     /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for. The
@@ -111,6 +138,8 @@ impl Inner {
         if !enough {
             return Err(Error::NoSpace);
         }
+        let old_len = self.frames.inode(ino)?.size;
+        let zeroed = if keep_size { old_len } else { self.zero_ahead(ino, old_len, end)? };
         let (mut page, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
         while page < last {
             let stop = last.min((page / STEP + 1) * STEP);
@@ -122,7 +151,7 @@ impl Inner {
                     copy_up(tx, &mut rec, offset, end)?;
                 }
                 if grows {
-                    grow(tx, &mut rec, end)?;
+                    grow(tx, &mut rec, end, zeroed)?;
                 }
                 let zeros = zeros.then_some((offset, within));
                 let reached = allocate_pages(tx, &mut rec, page, stop, zeros)?;
@@ -229,10 +258,29 @@ pub(super) fn regular(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
     }
 }
 
-/// Zeros what the file has between its end and `len`, before the length passes it.
-pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64) -> Result<()> {
+/// Zeros what the file has between its end and `len`, before the length passes it; up to `zeroed` that was done
+/// before ([`Inner::zero_ahead`]).
+pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64, zeroed: u64) -> Result<()> {
     copy_up(tx, rec, rec.size, len.min(rec.size.next_multiple_of(PAGE_SIZE)))?;
-    zero(tx, rec, rec.size, len)
+    zero(tx, rec, rec.size.max(zeroed), len)
+}
+
+/// Where the file, from `from` on, has had `most` bytes of its own; `to` at the latest.
+fn after_owned(map: &Map<'_, Frames>, from: u64, to: u64, mut most: u64) -> Result<u64> {
+    let mut at = from;
+    while at < to {
+        let Some(m) = map.first_after(at / PAGE_SIZE)? else { break };
+        let start = at.max(m.file_page * PAGE_SIZE);
+        let stop = to.min(m.end().saturating_mul(PAGE_SIZE)).max(start);
+        if !m.is_void() {
+            if stop - start > most {
+                return Ok(start + most);
+            }
+            most -= stop - start;
+        }
+        at = stop;
+    }
+    Ok(to)
 }
 
 /// Zeros what the file owns in `[from, to)`.

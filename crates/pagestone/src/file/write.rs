@@ -76,6 +76,8 @@ impl Inner {
     }
 
     fn write_locked(&self, ino: Ino, open: &OpenInode, start: u64, bytes: &[u8]) -> Result<()> {
+        let old_len = self.frames.inode(ino)?.size;
+        let zeroed = self.zero_ahead(ino, old_len, start)?;
         let mut done = 0u64;
         while done < bytes.len() as u64 {
             let offset = start + done;
@@ -84,7 +86,7 @@ impl Inner {
             let pages = offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE);
             let mut write = |tx: &mut Tx<'_>| {
                 let mut rec = tx.inode(ino)?;
-                let written = write_in_tx(tx, &mut rec, offset, part, Take::Ahead)?;
+                let written = write_in_tx(tx, &mut rec, offset, part, zeroed, Take::Ahead)?;
                 rec.touch(Time::now());
                 tx.put_inode(&rec)?;
                 Ok(written)
@@ -154,12 +156,14 @@ pub(crate) enum Take {
 }
 
 /// Writes within a transaction: storage in place, holes into fresh pages, all before the record.
-/// Stops early where free space lies in so many pieces that the record would grow too long.
+/// Stops early where free space lies in so many pieces that the record would grow too long. Up to `zeroed` what the
+/// file owns behind its end is zeros already.
 pub(crate) fn write_in_tx(
     tx: &mut Tx<'_>,
     rec: &mut InodeRec,
     offset: u64,
     bytes: &[u8],
+    zeroed: u64,
     take: Take,
 ) -> Result<Written> {
     let mut end = offset + bytes.len() as u64;
@@ -169,7 +173,7 @@ pub(crate) fn write_in_tx(
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
     let mut ahead = None;
     if offset > rec.size {
-        zero_owned(tx, rec, rec.size, offset, &mut parts)?;
+        zero_owned(tx, rec, rec.size.max(zeroed), offset, &mut parts)?;
         around.old_end(tx, rec, &mut fresh, &mut parts)?;
     }
     let (mut page, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
