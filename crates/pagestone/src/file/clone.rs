@@ -123,6 +123,9 @@ impl Inner {
             // What is the file's own will be a base's: nobody may store to it through a mapping. The
             // next touch, once the lock is free, finds what it is then.
             self.opens.watchers(src).iter().try_for_each(|w| w.freeze(self, &rec, None))?;
+            // What was stored there is the clone's too: no sync of this file would make it durable any more once it is
+            // written over here.
+            self.persist_stored_locked(src)?;
             let lengths: smallvec::SmallVec<[u64; 2]> =
                 others.iter().map(|&ino| self.frames.inode(ino).map_or(0, |rec| rec.size)).collect();
             let chain = self.chain(&rec);

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::bounce;
-use super::read::{self, Piece};
+use super::read::Piece;
 use super::write::Target;
 use crate::attr::{Attr, Extent, Kind, SetAttr};
 use crate::error::{Error, Result};
-use crate::media::Granularity;
 use crate::pool::{Inner, OpenInode, Pool};
 use crate::units::Ino;
 
@@ -122,19 +121,9 @@ impl File {
     }
 
     /// Writes cache lines of storage in the range back, where a store takes that to become durable
-    /// at the next fence.
+    /// at this thread's next fence.
     pub(crate) fn flush_stored(&self, offset: u64, len: u64) -> Result<()> {
-        let inner = self.inner();
-        if inner.frames.region.describe().granularity != Granularity::CacheLine {
-            return Ok(());
-        }
-        let _lock = inner.locks.read(self.0.ino);
-        let rec = inner.frames.inode(self.0.ino)?;
-        read::stretches(&inner.frames, &rec, offset, offset.saturating_add(len), |s| match s.pool {
-            Some(at) => inner.frames.region.flush(at, s.len),
-            None => Ok(()),
-        })
-        .map(drop)
+        self.inner().flush_stored(self.0.ino, offset, len)
     }
 
     /// Answers a read straight from the storage: calls `reply` once, under the file's lock, with
@@ -225,7 +214,10 @@ impl File {
         self.inner().bytes_unlike(self.0.ino, other.0.ino)
     }
 
-    /// Data and attributes are durable on return.
+    /// Data and attributes are durable on return, what was stored through mappings of the file before included. On
+    /// DAX media without a cache that outlives a power cut this writes back the cache lines of all that is, or since
+    /// the last sync was, mapped for stores: [`Mapping::flush`](crate::Mapping::flush) and
+    /// [`Mapping::drain`](crate::Mapping::drain) cost less where it is known what was stored.
     pub fn sync(&self) -> Result<()> {
         self.inner().sync_inode(self.0.ino)
     }

@@ -11,7 +11,7 @@
 //!   compare.rs two files side by side         atomic.rs  many pages at once
 //!   watch.rs   telling mappings what changed   gather.rs  a chunk into one frame
 //!   bounce.rs  buffers that are mappings themselves
-//!   lost.rs    a lost page out of a whole frame
+//!   lost.rs    a lost page out of a whole frame     stored.rs  stores through mappings, made durable
 //! ```
 //!
 //! One rule keeps the end of a file simple: *bytes beyond its length, in pages it owns, mean
@@ -34,6 +34,7 @@ mod merge;
 pub(crate) mod read;
 mod reclaim;
 mod space;
+mod stored;
 mod watch;
 pub(crate) mod write;
 pub(crate) mod xattr;

@@ -93,6 +93,8 @@ pub(super) struct Area {
     pub(super) granule: u64,
     /// The pages are a device's own memory.
     pub(super) dax: bool,
+    /// Stores stay in the processor's cache until somebody flushes them.
+    pub(super) flushed: bool,
     /// Pages that are looked at together, a power of two.
     pub(super) window: u64,
     mechanism: &'static Mechanism,
@@ -142,6 +144,7 @@ impl Area {
             atomic: how.atomic,
             granule,
             dax: matches!(region.describe().kind, MediaKind::DaxDevice | MediaKind::DaxFile),
+            flushed: how.lend == Lend::Write && file.inner().stores_need_flush(),
             window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
             mechanism: how.mechanism,
             state: StdMutex::numbered(base, State::default()),

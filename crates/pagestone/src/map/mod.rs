@@ -265,6 +265,8 @@ impl Mapping {
     /// it. On DAX media this writes cache lines back and is never a system call; with caches
     /// inside the power-fail domain, and on memory, there is nothing to do. On an ordinary file
     /// the drain does it all.
+    ///
+    /// Each thread drains what it has flushed itself; see [`Mapping::persist`] for both in one.
     pub fn flush(&self, range: Range<u64>) -> Result<()> {
         let (start, end) = (range.start, range.end);
         self.pages(range)?;
@@ -275,8 +277,9 @@ impl Mapping {
         self.file.flush_stored(self.offset + start, end - start)
     }
 
-    /// What was flushed before is durable on return (as far as the pool's media promise anything):
-    /// a fence on DAX media, a sync of the file on ordinary files.
+    /// What this thread has flushed before is durable on return (as far as the pool's media promise anything): a fence
+    /// on DAX media, a sync of the file on ordinary files. What another thread has flushed is not waited for: the
+    /// processor orders write-backs by the fences of the thread that started them.
     pub fn drain(&self) -> Result<()> {
         let inner = self.file.inner();
         match inner.frames.region.describe().durability {
@@ -286,6 +289,12 @@ impl Mapping {
             }
             Durability::AtSync => self.file.sync(),
         }
+    }
+
+    /// Stores to the range (bytes of the mapping) are durable on return, whichever thread made them: a flush and a drain.
+    pub fn persist(&self, range: Range<u64>) -> Result<()> {
+        self.flush(range)?;
+        self.drain()
     }
 
     /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.

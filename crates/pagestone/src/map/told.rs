@@ -62,6 +62,10 @@ impl Watcher for Area {
         }
     }
 
+    fn stores(&self) -> Range<u64> {
+        if self.flushed { self.range() } else { self.first..self.first }
+    }
+
     fn grown(&self, pages: Range<u64>) {
         let pages = self.whole(pages);
         let _ = self.refresh(pages.clone());

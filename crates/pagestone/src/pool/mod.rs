@@ -238,6 +238,12 @@ impl Inner {
         }
         // One file whose record is lost must not keep the others from being durable.
         let mut settled = Ok(());
+        for ino in if self.stores_need_flush() { self.opens.all_stored() } else { Vec::new() } {
+            match self.persist_stored(ino) {
+                Ok(()) | Err(Error::Stale(_)) => {}
+                Err(e) => settled = settled.and(Err(e)),
+            }
+        }
         for ino in self.opens.all_touched() {
             match self.settle_times(ino) {
                 Ok(()) | Err(Error::Stale(_)) => {}
@@ -258,7 +264,7 @@ impl Inner {
         if self.frames.region.describe().read_only {
             return Ok(());
         }
-        let settled = self.settle_times(ino);
+        let settled = self.persist_stored(ino).and(self.settle_times(ino));
         settled.and(self.frames.journal.sync())
     }
 
@@ -275,6 +281,7 @@ impl Inner {
             // Nobody opens it, and nobody else closes it, while it is locked: one handle finds that it is the last.
             let _lock = self.locks.write(&[ino]);
             if self.opens.is_last(ino) {
+                self.failures.note("stores through mappings of a file at its close", self.persist_stored_locked(ino));
                 self.failures.note("times of a file at its close", self.settle_times_locked(ino));
                 self.failures.note("giving back what was taken ahead", self.trim_locked(ino, open));
             }

@@ -36,6 +36,8 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn leave(&self, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
     fn grown(&self, pages: Range<u64>);
+    /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has to.
+    fn stores(&self) -> Range<u64>;
 }
 
 /// The watchers of one file at one moment.
@@ -48,11 +50,16 @@ pub(crate) struct OpenInode {
     /// Nanoseconds since 1970 of the last overwrite that no record carries yet; 0: none.
     touched: AtomicI64,
     /// File pages that were taken ahead of need; those of them behind the end are given back at the last close.
-    ahead: Mutex<Range<u64>>,
+    ahead: Mutex<rank::Leaf, Range<u64>>,
     /// The run used last.
     pub(crate) hint: Hint,
     watchers: Mutex<rank::Leaf, Watchers>,
+    /// Pages that mappings which are gone may have stored to, and that were not flushed since.
+    stored: Mutex<rank::Leaf, Vec<Range<u64>>>,
 }
+
+/// Ranges of stored pages that are remembered at most, before they are taken for one.
+const STORED: usize = 64;
 
 impl OpenInode {
     fn new(ino: Ino) -> OpenInode {
@@ -62,6 +69,7 @@ impl OpenInode {
             ahead: Mutex::new(0..0),
             hint: Hint::default(),
             watchers: Mutex::default(),
+            stored: Mutex::default(),
         }
     }
 
@@ -91,7 +99,36 @@ impl OpenInode {
 
     /// Whether the last close has something to do.
     fn is_unsettled(&self) -> bool {
-        self.touched.load(Ordering::Relaxed) != 0 || !self.ahead.lock().is_empty()
+        let ahead = !self.ahead.lock().is_empty();
+        let stored = !self.stored.lock().is_empty();
+        ahead || stored || self.touched.load(Ordering::Relaxed) != 0
+    }
+
+    /// A mapping that may have stored to these pages is gone.
+    fn note_stored(&self, pages: Range<u64>) {
+        let mut stored = self.stored.lock();
+        if pages.is_empty() || stored.iter().any(|known| known.start <= pages.start && pages.end <= known.end) {
+            return;
+        }
+        stored.push(pages);
+        if stored.len() > STORED {
+            let all = stored.drain(..).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+            stored.extend(all);
+        }
+    }
+
+    /// Pages that mappings, here or gone, may have stored to since this was asked last.
+    fn take_stored(&self) -> Vec<Range<u64>> {
+        // In this order, so that a mapping which goes meanwhile is not missed.
+        let mut here: Vec<_> = self.watchers.lock().iter().map(|w| w.stores()).collect();
+        here.retain(|pages| !pages.is_empty());
+        here.append(&mut self.stored.lock());
+        here
+    }
+
+    fn has_stored(&self) -> bool {
+        let here = self.watchers.lock().iter().any(|w| !w.stores().is_empty());
+        here || !self.stored.lock().is_empty()
     }
 
     fn touched(&self) -> Option<Time> {
@@ -193,6 +230,22 @@ impl Opens {
         self.shards.iter().flat_map(|s| s.lock().values().filter_map(touched).collect::<Vec<_>>()).collect()
     }
 
+    /// Pages that mappings may have stored to since this was asked last.
+    pub(crate) fn take_stored(&self, ino: Ino) -> Vec<Range<u64>> {
+        self.shard(ino).lock().get(&ino.place()).map_or_else(Vec::new, |(open, _)| open.take_stored())
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_stored(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().get(&ino.place()).is_some_and(|(open, _)| open.has_stored())
+    }
+
+    /// Every open inode with such pages.
+    pub(crate) fn all_stored(&self) -> Vec<Ino> {
+        let stored = |(open, _): &(Arc<OpenInode>, usize)| open.has_stored().then_some(open.ino);
+        self.shards.iter().flat_map(|s| s.lock().values().filter_map(stored).collect::<Vec<_>>()).collect()
+    }
+
     /// A record carries the time.
     pub(crate) fn clear_touched(&self, ino: Ino) {
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
@@ -220,6 +273,7 @@ impl Opens {
         let mut watchers = open.watchers.lock();
         if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {
             watchers.swap_remove(i);
+            open.note_stored(watcher.stores());
             self.watched.fetch_sub(1, Ordering::SeqCst);
         }
     }

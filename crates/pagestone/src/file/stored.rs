@@ -1,0 +1,67 @@
+//! Stores through mappings, and when they become durable with their file.
+//!
+//! ```text
+//!   Mapping::flush        a range: its cache lines, as they lie at this moment
+//!   File::sync, Pool::sync, the last close     all that mappings could have stored to since
+//! ```
+//!
+//! Only where the processor's cache is lost at a power cut and nothing else writes it back
+//! ([`Granularity::CacheLine`]): elsewhere there is nothing to do, or the sync of the media does it.
+
+use super::read::stretches;
+use crate::error::Result;
+use crate::layout::InodeRec;
+use crate::media::Granularity;
+use crate::pool::Inner;
+use crate::units::{Ino, PAGE_SIZE};
+
+impl Inner {
+    /// Whether a store through a mapping stays in the processor's cache until it is flushed.
+    pub(crate) fn stores_need_flush(&self) -> bool {
+        self.frames.region.describe().granularity == Granularity::CacheLine
+    }
+
+    /// Writes cache lines of storage in `[offset, offset + len)` back: durable after this thread's next fence.
+    pub(crate) fn flush_stored(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
+        if !self.stores_need_flush() {
+            return Ok(());
+        }
+        let _lock = self.locks.read(ino);
+        self.flush_range(&self.frames.inode(ino)?, offset, offset.saturating_add(len))
+    }
+
+    /// Makes everything durable that was stored through mappings of the file before.
+    pub(crate) fn persist_stored(&self, ino: Ino) -> Result<()> {
+        if !self.stores_need_flush() || !self.opens.has_stored(ino) {
+            return Ok(());
+        }
+        let _lock = self.locks.read(ino);
+        self.persist_stored_locked(ino)
+    }
+
+    /// As [`Inner::persist_stored`]; the caller holds the inode's lock, and not that of its chain.
+    pub(crate) fn persist_stored_locked(&self, ino: Ino) -> Result<()> {
+        let stored = self.opens.take_stored(ino);
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let rec = self.frames.inode(ino)?;
+        let mut flushed = Ok(());
+        for pages in stored {
+            let (from, end) = (pages.start.saturating_mul(PAGE_SIZE), pages.end.saturating_mul(PAGE_SIZE));
+            flushed = flushed.and(self.flush_range(&rec, from, end));
+        }
+        self.frames.region.fence();
+        flushed
+    }
+
+    /// The caller holds the inode's lock. What is borrowed counts: it may have been stored to before it was shared.
+    fn flush_range(&self, rec: &InodeRec, from: u64, end: u64) -> Result<()> {
+        let _chain = self.chain(rec);
+        stretches(&self.frames, rec, from, end, |s| match s.pool {
+            Some(at) => self.frames.region.flush(at, s.len),
+            None => Ok(()),
+        })
+        .map(drop)
+    }
+}
