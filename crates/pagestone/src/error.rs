@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::units::Ino;
+
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -61,6 +63,15 @@ pub enum Error {
     /// is gone.
     #[error("the pages are pinned")]
     Pinned,
+    /// The file's page was changed by somebody else after an atomic mapping had stored to it: to commit the mapping's
+    /// copy would undo that. See [`AtomicMapping::commit`](crate::AtomicMapping::commit).
+    #[error("page {page:#x} of {ino} was changed since the mapping stored to it")]
+    Conflict {
+        /// The file.
+        ino: Ino,
+        /// The first such page of the file.
+        page: u64,
+    },
     /// This process is a child of the one that opened the pool: it has its mappings, and nothing
     /// else of it.
     #[error("the pool belongs to the process that opened it, not to its child")]
@@ -147,7 +158,7 @@ impl Error {
             Error::TooLarge => libc::ERANGE,
             Error::NoData => libc::ENXIO,
             Error::Revoked(_) | Error::BeyondEnd(_) => libc::EFAULT,
-            Error::Pinned | Error::Forked => libc::EBUSY,
+            Error::Pinned | Error::Forked | Error::Conflict { .. } => libc::EBUSY,
             Error::Stale(_) => libc::ESTALE,
             Error::ReadOnly => libc::EROFS,
             Error::NotSupported(_) => libc::EOPNOTSUPP,

@@ -48,6 +48,20 @@ impl Stretch<'_> {
     }
 }
 
+/// How far an atomic write reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// The file grows if need be.
+    Lengthens,
+    /// What lies behind the end of the file is dropped.
+    StaysWithin,
+}
+
+/// How many of `len` bytes at `offset` lie in front of `end`.
+fn room(offset: u64, end: u64, len: usize) -> usize {
+    end.saturating_sub(offset).min(len as u64) as usize
+}
+
 /// What is left to be done once the locks are gone.
 enum After {
     Nothing,
@@ -60,6 +74,16 @@ enum After {
 impl Inner {
     /// Writes all `parts` (offset and bytes, in order, without overlap) at once, or nothing.
     pub(crate) fn write_atomic(&self, ino: Ino, parts: &[(u64, &[u8])]) -> Result<()> {
+        self.replace_atomic(ino, parts, |_| Ok(Reach::Lengthens))
+    }
+
+    /// As [`Inner::write_atomic`]; `allow` decides under the inode's lock whether, and how far.
+    pub(crate) fn replace_atomic<'b>(
+        &self,
+        ino: Ino,
+        parts: &[(u64, &'b [u8])],
+        allow: impl Fn(&InodeRec) -> Result<Reach>,
+    ) -> Result<()> {
         if parts.iter().all(|(_, bytes)| bytes.is_empty()) {
             return self.kind(ino).map(drop);
         }
@@ -78,12 +102,25 @@ impl Inner {
             let _locks = self.locks.write(&inos);
             let rec = self.frames.inode(ino)?;
             if rec.base == base {
+                let within = match allow(&rec)? {
+                    Reach::Lengthens => u64::MAX,
+                    Reach::StaysWithin => rec.size,
+                };
+                let cut = |&(offset, bytes): &(u64, &'b [u8])| (offset, &bytes[..room(offset, within, bytes.len())]);
+                let parts: SmallVec<[_; 8]> = parts.iter().map(cut).filter(|(_, bytes)| !bytes.is_empty()).collect();
+                let end = end.min(within);
                 // What is replaced is read before: nobody may store to it meanwhile, nor see it after.
                 let watchers = self.opens.watchers(ino);
                 let first = parts.first().map_or(0, |&(offset, _)| offset / PAGE_SIZE);
                 let replaced = first..end.div_ceil(PAGE_SIZE).max(first);
                 watchers.iter().try_for_each(|w| w.freeze(self, &rec, Some(replaced.clone())))?;
-                let after = self.write_atomic_locked(ino, parts, end)?;
+                let after = self.write_atomic_locked(ino, &parts, end)?;
+                if !matches!(after, After::GiveBack(..)) {
+                    for (offset, bytes) in &parts {
+                        let pages = offset / PAGE_SIZE..(offset + bytes.len() as u64).div_ceil(PAGE_SIZE);
+                        watchers.iter().for_each(|w| w.changed(pages.clone()));
+                    }
+                }
                 self.tell(&watchers, ino, rec.size, replaced)?;
                 break after;
             }
@@ -260,4 +297,31 @@ fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -
     tx.free_ino(orphan)?;
     forget_orphan(tx, orphan)?;
     Ok(own.then_some(Ino(rec.base)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // tests end at the first surprise
+mod tests {
+    use std::sync::Arc;
+
+    use super::Reach;
+    use crate::media::Memory;
+    use crate::{CreateOptions, Kind, NewNode, PAGE_SIZE, Pool};
+
+    /// Fails if a commit whose mapping has seen a longer file makes it that long again.
+    #[test]
+    fn what_lies_behind_the_end_under_the_lock_is_dropped() {
+        let pool = Pool::create_on(Arc::new(Memory::new(16 << 20).unwrap()), &CreateOptions::default()).unwrap();
+        let ino = pool.root().create(b"f", &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let file = pool.node(ino).unwrap().open().unwrap();
+        file.write_at(0, &[1; 5000]).unwrap();
+        let page = [2; 3 * PAGE_SIZE as usize];
+        let parts: [(u64, &[u8]); 2] = [(4096, &page), (10 * PAGE_SIZE, &page)];
+        pool.inner().replace_atomic(ino, &parts, |_| Ok(Reach::StaysWithin)).unwrap();
+        let mut bytes = [0; 10_000];
+        assert_eq!(file.read_at(0, &mut bytes).unwrap(), 5000);
+        assert!(bytes[..4096].iter().all(|&b| b == 1) && bytes[4096..5000].iter().all(|&b| b == 2));
+        pool.inner().replace_atomic(ino, &parts[1..], |_| Ok(Reach::StaysWithin)).unwrap();
+        assert_eq!(file.attr().unwrap().size, 5000);
+    }
 }

@@ -39,6 +39,7 @@ mod watch;
 pub(crate) mod write;
 pub(crate) mod xattr;
 
+pub(crate) use atomic::Reach;
 pub use handle::File;
 pub(crate) use hint::Hint;
 pub use read::Piece;

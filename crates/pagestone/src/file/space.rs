@@ -33,6 +33,7 @@ impl Inner {
         let (old, first) = (self.frames.inode(ino)?.size, len.div_ceil(PAGE_SIZE));
         if len < old {
             self.cutting(&watchers, first..u64::MAX, || self.set_len_unwatched(ino, len, now))?;
+            watchers.iter().for_each(|w| w.shortened(len));
         } else {
             self.set_len_unwatched(ino, len, now)?;
         }
@@ -125,7 +126,11 @@ impl Inner {
         self.opens.claim_ahead(ino, &(offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)));
         let provided = self.provide_locked(ino, offset, end, keep_size, zeros);
         // Also after a failure: the steps before it have happened.
-        self.tell(&watchers, ino, old_len, offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)).and(provided)
+        let pages = offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
+        if zeros {
+            watchers.iter().for_each(|w| w.changed(pages.clone()));
+        }
+        self.tell(&watchers, ino, old_len, pages).and(provided)
     }
 
     fn provide_locked(&self, ino: Ino, offset: u64, end: u64, keep_size: bool, zeros: bool) -> Result<()> {
@@ -175,9 +180,13 @@ impl Inner {
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let whole = first..last.max(first);
         self.cutting(&watchers, whole, || self.punch_locked(ino, offset, end))?;
-        // Pages that were borrowed and are zeroed in part are the file's own now.
-        self.tell(&watchers, ino, old_len, offset / PAGE_SIZE..offset / PAGE_SIZE + 1)?;
-        self.tell(&watchers, ino, old_len, last..end.div_ceil(PAGE_SIZE))
+        // Pages that are zeroed in part: those that were borrowed are the file's own now.
+        let (head, tail) = (offset / PAGE_SIZE..first.max(offset / PAGE_SIZE), last..end.div_ceil(PAGE_SIZE));
+        for part in [&head, &tail] {
+            watchers.iter().for_each(|w| w.changed(part.clone()));
+        }
+        self.tell(&watchers, ino, old_len, head)?;
+        self.tell(&watchers, ino, old_len, tail)
     }
 
     fn punch_locked(&self, ino: Ino, offset: u64, end: u64) -> Result<()> {

@@ -71,7 +71,9 @@ impl Inner {
         if first < start / PAGE_SIZE {
             self.tell(&watchers, ino, old_len, first..first + 1)?;
         }
-        self.tell(&watchers, ino, old_len, start / PAGE_SIZE..end.div_ceil(PAGE_SIZE))?;
+        let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
+        watchers.iter().for_each(|w| w.changed(pages.clone()));
+        self.tell(&watchers, ino, old_len, pages)?;
         written.map(|()| start)
     }
 
@@ -123,6 +125,7 @@ impl Inner {
             done => done?,
         }
         open.touch();
+        open.tell_changed(offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE));
         Ok(true)
     }
 }

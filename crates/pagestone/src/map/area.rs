@@ -114,6 +114,10 @@ pub(super) struct State {
     pub(super) holes: Ranges,
     /// File pages that are a question at present.
     pub(super) absent: Ranges,
+    /// Copies that wait for a commit and are of what the file had there before.
+    pub(super) stale: Ranges,
+    /// Copies in which the file came to end, and the shortest that it was then.
+    pub(super) shortened: BTreeMap<u64, u64>,
     /// Storage that a private mapping shows and that is not, or may not stay, the file's own.
     pinned: Vec<Run>,
     failed: BTreeMap<u64, Failure>,
@@ -396,6 +400,8 @@ impl Area {
         let Some(mut state) = self.live() else { return };
         state.filled = 0..0;
         state.cut.insert(pages.clone());
+        state.stale.remove(pages.clone());
+        state.shortened.retain(|page, _| !pages.contains(page));
         if self.put_nothing(&mut state, pages.clone()).is_err() {
             // No kernel mapping left to say "nothing" with: unmapped says it too (SIGSEGV).
             sys::unmap(self.addr(&pages));

@@ -14,15 +14,15 @@ use std::ops::{Deref, Range};
 
 use super::{MapOptions, Mapping, pages};
 use crate::error::{Error, Result};
-use crate::file::File;
+use crate::file::{File, Reach};
 use crate::media::{Durability, reach};
 use crate::units::PAGE_SIZE;
 
 /// A mapping whose stores reach the file at [`AtomicMapping::commit`], however many, all of them or
 /// none. Loads and stores are those of [`Mapping`]; a commit has the mapping for itself.
 ///
-/// Dropped without commit, or after a crash, the file is as it was. Pages are committed whole: of two
-/// mappings that change different bytes of one page, the later commit wins.
+/// Dropped without commit, or after a crash, the file is as it was. Pages are committed whole: where somebody else has
+/// changed a page since this mapping stored to it, its commit is [`Error::Conflict`].
 #[derive(Debug)]
 pub struct AtomicMapping(Mapping);
 
@@ -48,17 +48,25 @@ impl Deref for AtomicMapping {
 
 impl AtomicMapping {
     /// Makes all stores since the last commit the file's, durable on return; returns how many pages that were.
-    /// Readers of the file and other mappings see all of them or none. Stores behind the end of the
-    /// file, in its last page, are dropped.
+    /// Readers of the file and other mappings see all of them or none. Stores behind the end that the file has at the
+    /// commit are dropped: what a truncate has cut off stays so.
     ///
     /// Stores through a raw pointer must not go on meanwhile.
     ///
     /// # Errors
     /// [`Error::NoSpace`] and whatever the media say: the file is as it was, and the stores are
     /// still here, for another try or [`AtomicMapping::discard`].
+    ///
+    /// [`Error::Conflict`]: another commit or any other call (write, punch, zero) has changed a page after this mapping
+    /// had stored to it. As before, but only a discard helps: the stores are to be made again on what the file has
+    /// now. Stores through shared mappings are no calls, and go unnoticed: they are overwritten.
+    ///
+    /// On an ordinary file the last step is a sync. If only that fails, the stores are the file's, and not known to be
+    /// durable; the pool takes no more changes then.
     pub fn commit(&mut self) -> Result<u64> {
         let pages = self.changed()?;
-        let size = self.0.file.attr()?.size;
+        let (file, area) = (&self.0.file, &self.0.area);
+        let size = file.attr()?.size;
         let mut parts = Vec::with_capacity(pages.len());
         for range in &pages {
             let (at, end) = (range.start * PAGE_SIZE, (range.end * PAGE_SIZE).min(size));
@@ -67,11 +75,17 @@ impl AtomicMapping {
             }
         }
         let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
-        self.0.file.write_atomic(&parts)?;
-        if self.0.file.inner().frames.region.describe().durability == Durability::AtSync {
+        let inner = file.inner();
+        inner.replace_atomic(file.ino(), &parts, |rec| {
+            area.check_conflict(&pages, rec.size)?;
+            Ok(Reach::StaysWithin)
+        })?;
+        let syncs = inner.frames.region.describe().durability == Durability::AtSync;
+        // Before anything else can fail: the stores are the file's.
+        self.discard()?;
+        if syncs {
             self.0.file.sync()?;
         }
-        self.discard()?;
         Ok(pages.iter().map(|range| range.end - range.start).sum())
     }
 
@@ -79,6 +93,7 @@ impl AtomicMapping {
     pub fn discard(&mut self) -> Result<()> {
         let _lock = self.0.lock();
         self.0.area.take_down(self.0.area.range(), true);
+        self.0.area.forget_changes();
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //!   Mapping        what a program holds: safe loads and stores, refresh, flush, report
 //!     view.rs      words, values, slices         media/reach             faults become errors
 //!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, own.rs, ranges.rs)
-//!   AtomicMapping  stores that are the file's at a commit                (atomic.rs)
+//!   AtomicMapping  stores that are the file's at a commit                (atomic.rs, conflict.rs)
 //!   Service        answers faults for the whole process                   (service.rs, fault.rs)
 //!   fork.rs, link.rs, child.rs, inherit.rs     the same mapping in a child process
 //!   sys.rs         mmap, mremap, userfaultfd       pages.rs   what the kernel tells of pages
@@ -15,6 +15,7 @@
 mod area;
 mod atomic;
 mod child;
+mod conflict;
 mod fault;
 mod fork;
 mod inherit;

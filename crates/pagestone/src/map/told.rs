@@ -62,6 +62,14 @@ impl Watcher for Area {
         }
     }
 
+    fn changed(&self, pages: Range<u64>) {
+        self.note_changed(pages);
+    }
+
+    fn shortened(&self, len: u64) {
+        self.note_shortened(len);
+    }
+
     fn stores(&self) -> Range<u64> {
         if self.flushed { self.range() } else { self.first..self.first }
     }

@@ -162,7 +162,9 @@ impl Pool {
         self.inner().sync_all()
     }
 
-    /// Syncs, and reports what dropping would have to swallow. Other clones stay open.
+    /// Syncs, and reports what dropping would have to swallow. Other clones stay open, and so do files and mappings:
+    /// each holds a clone. With one of them alive this is `Ok` too, and the pool is in use, and locked against other
+    /// processes, until the last one goes.
     pub fn close(self) -> Result<()> {
         if self.inner().frames.region.describe().read_only {
             return Ok(());

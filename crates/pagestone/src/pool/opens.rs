@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use crate::attr::Time;
 use crate::error::Result;
@@ -21,7 +21,7 @@ use super::Inner;
 const SHARDS: usize = 64;
 
 /// Somebody who shows a file's pages to others (a mapping) and has to hear when they change.
-/// All calls come under the exclusive lock of the inode. Pages are the file's.
+/// All calls but one come under the exclusive lock of the inode. Pages are the file's.
 pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     /// These pages are about to be given back: nobody may reach them any more on return.
     fn cut(&self, pages: Range<u64>);
@@ -36,6 +36,10 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn leave(&self, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
     fn grown(&self, pages: Range<u64>);
+    /// The file has other bytes in these pages than before. Also under the shared lock.
+    fn changed(&self, pages: Range<u64>);
+    /// The file ends at `len` now, and was longer.
+    fn shortened(&self, len: u64);
     /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has to.
     fn stores(&self) -> Range<u64>;
 }
@@ -54,6 +58,8 @@ pub(crate) struct OpenInode {
     /// The run used last.
     pub(crate) hint: Hint,
     watchers: Mutex<rank::Leaf, Watchers>,
+    /// Whether there are any.
+    watched: AtomicBool,
     /// Pages that mappings which are gone may have stored to, and that were not flushed since.
     stored: Mutex<rank::Leaf, Vec<Range<u64>>>,
 }
@@ -69,6 +75,7 @@ impl OpenInode {
             ahead: Mutex::new(0..0),
             hint: Hint::default(),
             watchers: Mutex::default(),
+            watched: AtomicBool::new(false),
             stored: Mutex::default(),
         }
     }
@@ -79,6 +86,14 @@ impl OpenInode {
         let nanos = now.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nsec));
         if self.touched.load(Ordering::Relaxed) != nanos {
             self.touched.store(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// These pages were written in place. The inode's lock is held, which whoever begins to watch holds too.
+    pub(crate) fn tell_changed(&self, pages: Range<u64>) {
+        if self.watched.load(Ordering::Acquire) {
+            let watchers = self.watchers.lock().clone();
+            watchers.iter().for_each(|w| w.changed(pages.clone()));
         }
     }
 
@@ -265,7 +280,9 @@ impl Opens {
     /// `watcher` hears of every change from now on. The inode's exclusive lock is held.
     pub(crate) fn watch(&self, open: &OpenInode, watcher: Arc<dyn Watcher>) {
         self.watched.fetch_add(1, Ordering::SeqCst);
-        open.watchers.lock().push(watcher);
+        let mut watchers = open.watchers.lock();
+        watchers.push(watcher);
+        open.watched.store(true, Ordering::Release);
     }
 
     /// `watcher` hears of nothing more that starts from now on.
@@ -274,6 +291,7 @@ impl Opens {
         if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {
             watchers.swap_remove(i);
             open.note_stored(watcher.stores());
+            open.watched.store(!watchers.is_empty(), Ordering::Release);
             self.watched.fetch_sub(1, Ordering::SeqCst);
         }
     }

@@ -211,3 +211,96 @@ fn a_clone_goes_while_the_other_is_mapped_privately_on_every_granularity() {
         assert_eq!(private.load::<u8>(PAGE).unwrap(), 3, "{}", place.name);
     });
 }
+
+fn conflicts(result: pagestone::Result<u64>, file: &pagestone::File, pages: &[u64]) -> bool {
+    matches!(result, Err(Error::Conflict { ino, page }) if ino == file.ino() && pages.contains(&page))
+}
+
+/// Fails if a commit undoes what others have done to a page since the mapping stored to it.
+#[test]
+fn a_commit_on_pages_that_were_changed_since_is_a_conflict() {
+    type Change = fn(&pagestone::File);
+    let changes: [(&str, Change); 7] = [
+        ("another commit", |f| {
+            let mut other = f.map_atomic(0..60 * PAGE).unwrap();
+            other.store(10 * PAGE + 8, 9u8).unwrap();
+            assert_eq!(other.commit().unwrap(), 1);
+        }),
+        ("write_at", |f| f.write_at(10 * PAGE + 8, &[9]).unwrap()),
+        ("write_at, known", |f| (0..2).for_each(|_| f.write_at(10 * PAGE + 8, &[9]).unwrap())),
+        ("write_at over a hole too", |f| f.write_at(10 * PAGE + 8, &vec![9; 20 * PAGE as usize]).unwrap()),
+        ("write_atomic", |f| f.write_atomic(&[(10 * PAGE + 8, &[9])]).unwrap()),
+        ("zero", |f| f.zero(10 * PAGE + 8, 100, true).unwrap()),
+        ("punch", |f| f.punch(10 * PAGE + 8, 100).unwrap()),
+    ];
+    Place::each(&|place: &Place| {
+        for (name, change) in changes {
+            let file = filled(place, name, &vec![1; 60 * PAGE as usize]);
+            file.punch(20 * PAGE, PAGE).unwrap();
+            let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
+            atomic.store(10 * PAGE, 2u8).unwrap();
+            atomic.store(40 * PAGE, 2u8).unwrap();
+            change(&file);
+            let now = bytes(&file);
+            for _ in 0..2 {
+                assert!(conflicts(atomic.commit(), &file, &[10]), "{}, {name}", place.name);
+                assert!(bytes(&file) == now, "{}, {name}", place.name);
+                assert_eq!(atomic.load::<u8>(40 * PAGE).unwrap(), 2, "the stores are still here");
+            }
+            atomic.discard().unwrap();
+            assert_eq!(atomic.load::<u8>(10 * PAGE + 8).unwrap(), now[10 * PAGE as usize + 8]);
+            atomic.store(10 * PAGE, 2u8).unwrap();
+            assert_eq!(atomic.commit().unwrap(), 1, "{}, {name}", place.name);
+        }
+    });
+}
+
+/// Fails if changes are taken for conflicts that undo nothing: of other pages, before the store, of nothing but where
+/// pages lie, or by the mapping itself.
+#[test]
+fn a_commit_on_pages_that_nobody_has_changed_since_is_none() {
+    Place::each(&|place: &Place| {
+        let file = filled(place, "atomic", &vec![1; 60 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
+        for round in 2..5u8 {
+            file.write_at(10 * PAGE, &[round; 20]).unwrap();
+            assert_eq!(atomic.load::<u8>(10 * PAGE).unwrap(), round, "seen, and not copied");
+            file.write_at(10 * PAGE, &[round + 1; 20]).unwrap();
+            atomic.store(10 * PAGE + 8, round).unwrap();
+            file.write_at(9 * PAGE, &[round; PAGE as usize]).unwrap();
+            file.write_atomic(&[(11 * PAGE, &[round; 10])]).unwrap();
+            let mut other = file.map_atomic(0..60 * PAGE).unwrap();
+            other.store(12 * PAGE, round).unwrap();
+            assert_eq!(other.commit().unwrap(), 1);
+            place.pool.root().clone_file(&[b'a' + round], file.ino()).unwrap();
+            file.set_len(60 * PAGE + 100).unwrap();
+            file.set_len(60 * PAGE).unwrap();
+            assert_eq!(atomic.commit().unwrap(), 1, "{}, round {round}", place.name);
+        }
+    });
+}
+
+/// Fails if a commit lengthens a file that a truncate has shortened since the store, or brings back what it cut off.
+#[test]
+fn a_commit_does_not_undo_a_truncate() {
+    Place::each(&|place: &Place| {
+        let file = filled(place, "atomic", &vec![1; 60 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
+        for page in [10, 20, 30u64] {
+            atomic.store(page * PAGE, 2u8).unwrap();
+        }
+        file.set_len(20 * PAGE + 100).unwrap();
+        atomic.commit().unwrap();
+        let mut wanted = vec![1; 20 * PAGE as usize + 100];
+        (wanted[10 * PAGE as usize], wanted[20 * PAGE as usize]) = (2, 2);
+        assert!(bytes(&file) == wanted, "{}", place.name);
+        // Cut, and grown again: there are zeros now where the copy has what was cut off.
+        atomic.store(20 * PAGE, 3u8).unwrap();
+        file.set_len(20 * PAGE + 50).unwrap();
+        file.set_len(60 * PAGE).unwrap();
+        assert!(conflicts(atomic.commit(), &file, &[20]), "{}", place.name);
+        atomic.discard().unwrap();
+        atomic.store(20 * PAGE, 3u8).unwrap();
+        assert_eq!(atomic.commit().unwrap(), 1, "{}", place.name);
+    });
+}

@@ -1,0 +1,80 @@
+//! Stores that wait for a commit, and changes of the file below them.
+//!
+//! ```text
+//!   mapping    [copy]          commit ----> refused: the copy is of what the page was
+//!   file       [page] -- write --> [page']
+//! ```
+//!
+//! Whoever changes bytes of a file tells its mappings, once that is done. A page of which an atomic mapping has a copy
+//! at that moment is *stale* there until the copy goes: what is copied later is a copy of the new bytes. So there is no
+//! conflict without one, and only stores through other shared mappings, which nobody is told of, go unnoticed.
+
+use std::ops::Range;
+
+use super::area::Area;
+use super::pages;
+use crate::error::{Error, Result};
+use crate::units::PAGE_SIZE;
+
+impl Area {
+    /// The file has other bytes in these pages. The caller holds the inode's lock, shared at least.
+    pub(super) fn note_changed(&self, pages: Range<u64>) {
+        let pages = self.clip(self.whole(pages));
+        if !self.atomic || pages.is_empty() {
+            return;
+        }
+        let Some(mut state) = self.live() else { return };
+        self.copies(pages).into_iter().for_each(|copy| state.stale.insert(copy));
+    }
+
+    /// The file ends at `len` now, and was longer. The caller holds the inode's lock.
+    pub(super) fn note_shortened(&self, len: u64) {
+        let page = len / PAGE_SIZE;
+        let pages = self.clip(page..page + 1);
+        if !self.atomic || pages.is_empty() || len.is_multiple_of(PAGE_SIZE) {
+            return;
+        }
+        let Some(mut state) = self.live() else { return };
+        if !self.copies(pages).is_empty() {
+            let shortest = state.shortened.entry(page).or_insert(len);
+            *shortest = len.min(*shortest);
+        }
+    }
+
+    /// The pages of these that are copies; all, if nobody tells: what differs from the file at the commit is taken for
+    /// a copy then.
+    fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
+        let file_pages = |copy: Range<usize>| {
+            let first = self.page_at(copy.start);
+            first..first + copy.len() as u64 / PAGE_SIZE
+        };
+        match pages::private_copies(self.addr(&pages), self.dax) {
+            Ok(Some(copies)) => copies.into_iter().map(file_pages).collect(),
+            Ok(None) | Err(_) => vec![pages],
+        }
+    }
+
+    /// All copies are gone, and with them what was known of them.
+    pub(super) fn forget_changes(&self) {
+        if let Some(mut state) = self.live() {
+            state.stale.remove(self.range());
+            state.shortened.clear();
+        }
+    }
+
+    /// [`Error::Conflict`] if copies of these pages are older than what the file, now `size` bytes long, has there. The
+    /// caller holds the inode's lock.
+    pub(super) fn check_conflict(&self, pages: &[Range<u64>], size: u64) -> Result<()> {
+        let Some(state) = self.live() else { return Ok(()) };
+        let conflict = |page| Err(Error::Conflict { ino: self.ino, page });
+        if let Some(stale) = pages.iter().find_map(|range| state.stale.within(range.clone()).into_iter().next()) {
+            return conflict(stale.start);
+        }
+        // The end of the file has come to lie in the page, and behind it again: the copy still has what was cut off.
+        let mut shortened = state.shortened.iter().filter(|&(_, &len)| len < size).map(|(&page, _)| page);
+        match shortened.find(|page| pages.iter().any(|range| range.contains(page))) {
+            Some(page) => conflict(page),
+            None => Ok(()),
+        }
+    }
+}
