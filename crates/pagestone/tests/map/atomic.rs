@@ -118,6 +118,11 @@ fn stores_that_wait_stay_when_others_change_the_pages_beside_them() {
                 assert_eq!(seen, (40 + before, 80 + before), "{}, round {round}", place.name);
             }
         }
+        if place.granule > 1 {
+            // The copy is of the whole chunk: it has what page 20 was at the first store.
+            assert!(matches!(atomic.commit(), Err(Error::Conflict { .. })), "{}", place.name);
+            return;
+        }
         atomic.commit().unwrap();
         assert_eq!(bytes(&file)[7 * PAGE as usize..][..5], [40, 41, 42, 43, 3], "{}", place.name);
         assert_eq!(private.load::<u8>(7 * PAGE + 4).unwrap(), 3);
@@ -233,7 +238,7 @@ fn a_commit_on_pages_that_were_changed_since_is_a_conflict() {
         ("zero", |f| f.zero(10 * PAGE + 8, 100, true).unwrap()),
         ("punch", |f| f.punch(10 * PAGE + 8, 100).unwrap()),
     ];
-    Place::each(&|place: &Place| {
+    Place::each(|place: &Place| {
         for (name, change) in changes {
             let file = filled(place, name, &vec![1; 60 * PAGE as usize]);
             file.punch(20 * PAGE, PAGE).unwrap();
@@ -259,7 +264,7 @@ fn a_commit_on_pages_that_were_changed_since_is_a_conflict() {
 /// pages lie, or by the mapping itself.
 #[test]
 fn a_commit_on_pages_that_nobody_has_changed_since_is_none() {
-    Place::each(&|place: &Place| {
+    Place::each(|place: &Place| {
         let file = filled(place, "atomic", &vec![1; 60 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
         for round in 2..5u8 {
@@ -283,7 +288,7 @@ fn a_commit_on_pages_that_nobody_has_changed_since_is_none() {
 /// Fails if a commit lengthens a file that a truncate has shortened since the store, or brings back what it cut off.
 #[test]
 fn a_commit_does_not_undo_a_truncate() {
-    Place::each(&|place: &Place| {
+    Place::each(|place: &Place| {
         let file = filled(place, "atomic", &vec![1; 60 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
         for page in [10, 20, 30u64] {
