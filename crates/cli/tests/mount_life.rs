@@ -91,6 +91,27 @@ fn a_killed_mount_is_mounted_again_and_has_everything() {
 }
 
 #[test]
+fn a_mount_that_was_looked_at_and_killed_is_mounted_again_as_often_as_that_happens() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::in_shm();
+    let mut mount = Mount::fresh(&place);
+    for n in 0..4 {
+        // The kernel remembers these attributes for longer than the server lives.
+        fs::metadata(&mount.dir).unwrap();
+        mount.signal(Signal::KILL);
+        assert!(!mount.ended().success());
+        assert!(fs::metadata(&mount.dir).is_ok(), "the kernel still answers for a server that is gone");
+        mount = Mount::start(&place, &[]);
+        fs::write(mount.dir.join(format!("f{n}")), "x").unwrap();
+    }
+    let left = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert_eq!(left.matches(mount.dir.to_str().unwrap()).count(), 1, "no dead mount is left below");
+    mount.finish();
+}
+
+#[test]
 fn a_connection_that_is_aborted_leaves_no_dead_mount() {
     if !can_mount() || !rustix::process::geteuid().is_root() {
         return;

@@ -92,17 +92,19 @@ pub fn can_mount() -> Result<(), MountError> {
 pub fn prepare(dir: &Path) -> Result<Prepared, MountError> {
     let failed = |source| MountError::Dir { dir: dir.to_path_buf(), source };
     let mut prepared = Prepared::default();
+    let mut dead = 0;
     loop {
-        match fs::metadata(dir) {
+        match probe(dir) {
             Ok(meta) if !meta.is_dir() => return Err(MountError::NotADirectory(dir.to_path_buf())),
             Ok(_) => break,
             Err(e) if e.kind() == io::ErrorKind::NotFound && !prepared.made => {
                 fs::create_dir(dir).map_err(failed)?;
                 prepared.made = true;
             }
-            Err(e) if is_dead(&e) && !prepared.was_dead => {
+            Err(e) if is_dead(&e) && dead < MOST_DEAD => {
                 unmount_lazily(&absolute(dir).map_err(failed)?).map_err(failed)?;
                 prepared.was_dead = true;
+                dead += 1;
             }
             Err(e) => return Err(failed(e)),
         }
@@ -115,6 +117,23 @@ pub fn prepare(dir: &Path) -> Result<Prepared, MountError> {
     Ok(prepared)
 }
 
+/// As many dead mounts are taken away from one directory.
+const MOST_DEAD: usize = 16;
+
+/// Looks at a directory in a way that the server of a mount there has to answer: the kernel answers
+/// questions for attributes by itself for as long as it may, also when the server is gone.
+fn probe(dir: &Path) -> io::Result<fs::Metadata> {
+    let meta = fs::metadata(dir)?;
+    if meta.is_dir() {
+        match rustix::fs::statfs(dir).map_err(io::Error::from) {
+            Err(e) if is_dead(&e) => return Err(e),
+            // Whether the space can be told does not matter here.
+            _ => {}
+        }
+    }
+    Ok(meta)
+}
+
 /// The server of the mount has gone without unmounting.
 pub(crate) fn is_dead(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
@@ -122,7 +141,7 @@ pub(crate) fn is_dead(error: &io::Error) -> bool {
 
 /// Takes a dead mount away from the directory, if there is one.
 pub(crate) fn clear_dead(dir: &Path) -> io::Result<()> {
-    match fs::metadata(dir) {
+    match probe(dir) {
         Err(e) if is_dead(&e) => unmount_lazily(dir),
         _ => Ok(()),
     }
