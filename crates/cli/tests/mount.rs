@@ -442,3 +442,64 @@ fn locks_are_kept() {
         assert_eq!(refused, Err(rustix::io::Errno::WOULDBLOCK));
     });
 }
+
+/// A file handle, as `name_to_handle_at` makes it.
+#[repr(C)]
+struct FileHandle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; 128],
+}
+
+fn file_handle(path: &Path) -> FileHandle {
+    let name = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let mut handle = FileHandle { bytes: 128, kind: 0, handle: [0; 128] };
+    let mut mount = 0i32;
+    // SAFETY: the name is a C string, the handle has the room that it says, and both outlive the call.
+    let made = unsafe {
+        libc::syscall(libc::SYS_name_to_handle_at, libc::AT_FDCWD, name.as_ptr(), &raw mut handle, &raw mut mount, 0)
+    };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    handle
+}
+
+fn open_by_handle(mount: &File, handle: &mut FileHandle) -> std::io::Result<File> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    let flags = libc::O_RDONLY;
+    // SAFETY: the descriptor is open and the handle is one that the system has filled in.
+    let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut *handle, flags) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the system has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd as i32) })
+}
+
+#[test]
+fn a_file_handle_outlasts_everything_but_its_file() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root to open by handle");
+        return;
+    }
+    let place = Place::in_shm();
+    let mount = Mount::fresh(&place);
+    fs::create_dir_all(mount.dir.join("a/b")).unwrap();
+    fs::write(mount.dir.join("a/b/file"), "by handle").unwrap();
+    fs::write(mount.dir.join("goes"), "x").unwrap();
+    let names = ["a/b/file", "a/b", "", "goes"];
+    let mut handles: Vec<FileHandle> = names.iter().map(|name| file_handle(&mount.dir.join(name))).collect();
+    mount.finish();
+    // Nothing of these is in the kernel's cache, nor in the server's.
+    let mount = Mount::start(&place, &[]);
+    fs::remove_file(mount.dir.join("goes")).unwrap();
+    let root = File::open(&mount.dir).unwrap();
+    let file = open_by_handle(&root, &mut handles[0]).unwrap();
+    assert_eq!(std::io::read_to_string(&file).unwrap(), "by handle");
+    let dir = open_by_handle(&root, &mut handles[1]).unwrap();
+    assert_eq!(dir.metadata().unwrap().ino(), fs::metadata(mount.dir.join("a/b")).unwrap().ino());
+    assert!(open_by_handle(&root, &mut handles[2]).unwrap().metadata().unwrap().is_dir());
+    let gone = open_by_handle(&root, &mut handles[3]).unwrap_err();
+    assert_eq!(gone.raw_os_error(), Some(libc::ESTALE), "{gone}");
+    drop((root, file, dir));
+    mount.finish();
+}

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use pagestone::{Attr, Ino, Kind, NewNode, SetAttr, StatFs, Time};
 
-use crate::transport::{Errno, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, WriteHow, Written};
+use crate::transport::{Caller, Errno, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, WriteHow, Written};
 
 const FILE: NodeId = NodeId(2);
 const LARGEST_READ: usize = 1 << 20;
@@ -56,7 +56,7 @@ impl FileSystem for NullFs {
     fn getattr(&self, node: NodeId, _handle: Option<Handle>) -> Reply<Attr> {
         Ok(self.attr(node))
     }
-    fn setattr(&self, node: NodeId, _handle: Option<Handle>, _change: &SetAttr) -> Reply<Attr> {
+    fn setattr(&self, node: NodeId, _handle: Option<Handle>, _change: &SetAttr, _caller: Caller) -> Reply<Attr> {
         Ok(self.attr(node))
     }
     fn make(&self, _parent: NodeId, _name: &[u8], _new: &NewNode<'_>) -> Reply<Attr> {

@@ -47,12 +47,14 @@ impl NodeId {
 pub struct Handle(pub u64);
 
 /// Who asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Caller {
     /// User.
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Thread, which waits for the answer; 0 if this process cannot see it.
+    pub pid: u32,
 }
 
 /// How a file is opened.
@@ -69,9 +71,13 @@ pub struct OpenHow {
 pub struct WriteHow {
     /// Take away set-user-id and set-group-id: whoever writes is not entitled to keep them.
     pub kill_set_id: bool,
+    /// The kernel writes back what was stored through a mapping some time ago; nobody waits for it.
+    pub from_mapping: bool,
+    /// Who writes.
+    pub caller: Caller,
 }
 
-/// What a write has done besides storing bytes.
+/// What a change of a file's contents has done besides that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// Nothing.
@@ -129,14 +135,15 @@ const NOT_IMPLEMENTED: Errno = Errno(libc::ENOSYS);
 /// the kernel before an operation arrives here. What is not overridden answers "not implemented".
 #[allow(unused_variables)]
 pub trait FileSystem: Send + Sync + 'static {
-    /// Finds a name in a directory.
+    /// Finds a name in a directory. `.` means the node itself, whatever its kind, and `..` the
+    /// directory above: the kernel asks for these when a program comes with a file handle.
     fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr>;
     /// The attributes of a node.
     fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr>;
     /// The kernel no longer knows the node.
     fn forget(&self, node: NodeId) {}
     /// Changes attributes; answers the new ones.
-    fn setattr(&self, node: NodeId, handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
+    fn setattr(&self, node: NodeId, handle: Option<Handle>, change: &SetAttr, caller: Caller) -> Reply<Attr> {
         Err(NOT_IMPLEMENTED)
     }
     /// The target of a symbolic link.
@@ -206,15 +213,15 @@ pub trait FileSystem: Send + Sync + 'static {
         Err(NOT_IMPLEMENTED)
     }
     /// Allocates, frees or zeroes a range.
-    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate) -> Reply<()> {
+    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate, caller: Caller) -> Reply<Written> {
         Err(NOT_IMPLEMENTED)
     }
     /// Looks for data or a hole.
     fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
         Err(NOT_IMPLEMENTED)
     }
-    /// Copies a range from one open file to another; answers how much.
-    fn copy(&self, from: Handle, offset: u64, to: Handle, to_offset: u64, len: u64) -> Reply<u32> {
+    /// Copies `len` bytes at an offset of one open file to an offset of another; answers how much.
+    fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {
         Err(NOT_IMPLEMENTED)
     }
 }
@@ -228,6 +235,8 @@ pub struct Options {
     pub read_only: bool,
     /// Users other than the one who mounts get in, as far as owners and modes let them.
     pub allow_other: bool,
+    /// No program can be started from it.
+    pub no_exec: bool,
     /// Server threads; `None`: one for each processor this process may use, at least two.
     pub threads: Option<usize>,
     /// Bind each server thread to a processor; `None`: where there are two or more.
@@ -243,6 +252,7 @@ impl Default for Options {
             source: "pagestone".into(),
             read_only: false,
             allow_other: false,
+            no_exec: false,
             threads: None,
             pin: None,
             cache: Duration::from_secs(3600),

@@ -88,7 +88,7 @@ impl Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Attr {
     /// Inode number.
-    #[serde(serialize_with = "ino_as_number")]
+    #[serde(serialize_with = "ino_for_readers")]
     pub ino: Ino,
     /// Kind of file.
     pub kind: Kind,
@@ -119,8 +119,10 @@ pub struct Attr {
     pub btime: Time,
 }
 
-fn ino_as_number<S: serde::Serializer>(ino: &Ino, s: S) -> Result<S::Ok, S::Error> {
-    s.serialize_u64(ino.0)
+/// Readers of JSON that keep numbers as floating point know whole numbers up to 2^53; what is larger
+/// goes out as a string.
+fn ino_for_readers<S: serde::Serializer>(ino: &Ino, s: S) -> Result<S::Ok, S::Error> {
+    if ino.0 <= 1 << 53 { s.serialize_u64(ino.0) } else { s.serialize_str(&ino.0.to_string()) }
 }
 
 /// A change of attributes; `None` leaves one as it is. `ctime` is set to now unless given.
@@ -163,6 +165,22 @@ impl NewNode<'_> {
     /// A node of `kind` with permissions `perm`, owned by root.
     pub fn new(kind: Kind, perm: u32) -> NewNode<'static> {
         NewNode { kind, perm, uid: 0, gid: 0, rdev: 0, target: &[] }
+    }
+}
+
+/// What a file has that must not outlast a change of its contents by somebody else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Privileges {
+    /// Set-user-id or set-group-id.
+    pub set_id: bool,
+    /// `security.capability`.
+    pub capability: bool,
+}
+
+impl Privileges {
+    /// Whether there are any.
+    pub fn any(self) -> bool {
+        self.set_id || self.capability
     }
 }
 

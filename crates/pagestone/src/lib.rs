@@ -34,7 +34,7 @@ mod snapshot;
 mod tree;
 mod units;
 
-pub use attr::{Attr, DirEntry, Extent, Kind, NewNode, RenameMode, SetAttr, StatFs, Time, XattrMode};
+pub use attr::{Attr, DirEntry, Extent, Kind, NewNode, Privileges, RenameMode, SetAttr, StatFs, Time, XattrMode};
 pub use check::{CheckOptions, Finding, Report, check, check_on};
 pub use dir::Dir;
 pub use error::{Error, Result};

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use pagestone::media::Memory;
 use pagestone::{Attr, NewNode, SetAttr, StatFs};
-use pagestone_mount::{FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
+use pagestone_mount::{Caller, FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
 
 /// Names and attributes are [`NullFs`]'s.
 pub(super) struct Still {
@@ -30,8 +30,8 @@ impl FileSystem for Still {
     fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr> {
         self.null.getattr(node, handle)
     }
-    fn setattr(&self, node: NodeId, handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
-        self.null.setattr(node, handle, change)
+    fn setattr(&self, node: NodeId, handle: Option<Handle>, change: &SetAttr, caller: Caller) -> Reply<Attr> {
+        self.null.setattr(node, handle, change, caller)
     }
     fn create(&self, parent: NodeId, name: &[u8], new: &NewNode<'_>, how: OpenHow) -> Reply<(Attr, Handle)> {
         self.null.create(parent, name, new, how)

@@ -18,7 +18,7 @@ use pagestone::{Attr, Ino, Kind, NewNode, Time};
 
 use super::convert::{file_attr, sent_time};
 use crate::crew::Crew;
-use crate::transport::{Errno, FileSystem, Handle, NodeId, Reply};
+use crate::transport::{Caller, Errno, FileSystem, Handle, NodeId, Reply, Written};
 
 /// Generations are part of the node numbers.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -42,6 +42,10 @@ pub(super) fn node(ino: INodeNo) -> NodeId {
 
 pub(super) fn handle(fh: FileHandle) -> Handle {
     Handle(fh.0)
+}
+
+pub(super) fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
 }
 
 pub(super) fn fuse(errno: Errno) -> FuseErrno {
@@ -82,10 +86,17 @@ impl<F: FileSystem> Adapter<F> {
         self.notifier.clone()
     }
 
+    /// Tells the kernel what it cannot know of a change of a file's contents.
+    pub(super) fn changed(&self, ino: INodeNo, written: Written) {
+        if written == Written::BytesAndMode {
+            self.mode_changed(ino);
+        }
+    }
+
     /// Set-id bits went away in the course of a write: of this change alone the kernel does not
     /// know. An offset below zero means "the attributes, not the data".
     #[cold]
-    pub(super) fn mode_changed(&self, ino: INodeNo) {
+    fn mode_changed(&self, ino: INodeNo) {
         if let Some(notifier) = self.notifier.get() {
             // A kernel that cannot forget them will ask again when they are too old.
             let _ = notifier.inval_inode(ino, -1, 0);

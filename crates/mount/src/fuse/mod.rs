@@ -26,7 +26,7 @@ const BACKGROUND: u16 = 64;
 ///   when a file is cut or changes its owner;
 /// - `DONT_MASK`, `POSIX_ACL`: the kernel applies the umask;
 /// - `POSIX_LOCKS`, `FLOCK_LOCKS`: the kernel keeps locks, all users are on this machine.
-const WANTED: [InitFlags; 9] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_MAX_PAGES,
@@ -36,6 +36,8 @@ const WANTED: [InitFlags; 9] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // File handles (NFS, backup) outlast what the kernel has cached: node numbers are never used again.
+    InitFlags::FUSE_EXPORT_SUPPORT,
 ];
 
 fn agree(config: &mut KernelConfig) {
@@ -75,7 +77,8 @@ fn config(options: &Options, threads: usize) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(source),
-        MountOption::Subtype("pagestone".into()),
+        // The crate tells its own `Subtype` to fusermount only; so it reaches mount(2) as well.
+        MountOption::CUSTOM("subtype=pagestone".into()),
         MountOption::DefaultPermissions,
         // What a pool brings along from elsewhere gets no privileges here.
         MountOption::NoSuid,
@@ -83,6 +86,9 @@ fn config(options: &Options, threads: usize) -> Config {
     ];
     if options.read_only {
         config.mount_options.push(MountOption::RO);
+    }
+    if options.no_exec {
+        config.mount_options.push(MountOption::NoExec);
     }
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(threads);

@@ -18,9 +18,9 @@ use fuser::{
 use pagestone::{Kind, NewNode, RenameMode, SetAttr, XattrMode};
 
 use super::convert::{file_attr, file_type, sent_time};
-use crate::transport::{Caller, Errno, Fallocate, FileSystem, OpenHow, Seek, WriteHow, Written};
+use crate::transport::{Errno, Fallocate, FileSystem, OpenHow, Seek, WriteHow};
 
-use super::adapter::{Adapter, GENERATION, absent, chosen_time, empty, fuse, handle, node, sized};
+use super::adapter::{Adapter, GENERATION, absent, caller, chosen_time, empty, fuse, handle, node, sized};
 
 /// Reads and writes go past the page cache, several writers at once. What a mapping has brought
 /// into the page cache stays there: the kernel keeps it in step with reads and writes by itself.
@@ -53,7 +53,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -79,7 +79,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             mtime: chosen_time(mtime),
             ctime: ctime.map(sent_time),
         };
-        self.attr(reply, self.ask(|fs| fs.setattr(node(ino), fh.map(handle), &change)));
+        self.attr(reply, self.ask(|fs| fs.setattr(node(ino), fh.map(handle), &change, caller(req))));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -230,11 +230,14 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyWrite,
     ) {
         let _turn = self.turn(req);
-        let how = WriteHow { kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) };
+        let how = WriteHow {
+            kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            caller: caller(req),
+        };
         match self.ask(|fs| fs.write(handle(fh), offset, data, how)) {
-            Ok(Written::Bytes) => reply.written(data.len() as u32),
-            Ok(Written::BytesAndMode) => {
-                self.mode_changed(ino);
+            Ok(written) => {
+                self.changed(ino, written);
                 reply.written(data.len() as u32);
             }
             Err(e) => reply.error(fuse(e)),
@@ -341,8 +344,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let caller = Caller { uid: req.uid(), gid: req.gid() };
-        let names = self.ask(|fs| fs.xattrs(node(ino), caller));
+        let names = self.ask(|fs| fs.xattrs(node(ino), caller(req)));
         sized(reply, size, names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect()));
     }
 
@@ -366,8 +368,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn fallocate(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
@@ -387,7 +389,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             ZERO_KEEP => Fallocate::Zero { keep_size: true },
             _ => return reply.error(FuseErrno::EOPNOTSUPP),
         };
-        empty(reply, self.ask(|fs| fs.fallocate(handle(fh), offset, length, what)));
+        let answer = self.ask(|fs| fs.fallocate(handle(fh), offset, length, what, caller(req)));
+        empty(reply, answer.map(|written| self.changed(ino, written)));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -405,11 +408,11 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
@@ -417,8 +420,12 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyWrite,
     ) {
         self.slow();
-        match self.ask(|fs| fs.copy(handle(fh_in), offset_in, handle(fh_out), offset_out, len)) {
-            Ok(copied) => reply.written(copied),
+        let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+        match self.ask(|fs| fs.copy(from, to, len, caller(req))) {
+            Ok((copied, written)) => {
+                self.changed(ino_out, written);
+                reply.written(copied);
+            }
             Err(e) => reply.error(fuse(e)),
         }
     }

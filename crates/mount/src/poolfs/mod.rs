@@ -7,6 +7,7 @@
 
 mod data;
 mod names;
+mod privileges;
 
 use pagestone::{Attr, Dir, Error, File, Ino, Node, Pool, SetAttr, StatFs, XattrMode};
 
@@ -82,7 +83,11 @@ const NOT_SUPPORTED: Errno = Errno(libc::EOPNOTSUPP);
 
 impl FileSystem for PoolFs {
     fn lookup(&self, parent: NodeId, name: &[u8]) -> Reply<Attr> {
-        Ok(self.outward(self.dir(parent)?.lookup(name)?))
+        match name {
+            b"." => self.attr(parent),
+            b".." => self.attr(self.node_id(self.dir(parent)?.parent()?)),
+            name => Ok(self.outward(self.dir(parent)?.lookup(name)?)),
+        }
     }
 
     fn getattr(&self, node: NodeId, handle: Option<Handle>) -> Reply<Attr> {
@@ -96,7 +101,8 @@ impl FileSystem for PoolFs {
         self.ghosts.forget(node);
     }
 
-    fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr) -> Reply<Attr> {
+    fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr, caller: Caller) -> Reply<Attr> {
+        let change = &SetAttr { perm: self.perm_after(node, change, caller), ..*change };
         match self.node(node).and_then(|n| self.missed(n.set_attr(change))) {
             Ok(attr) => Ok(self.outward(attr)),
             Err(e @ Error::Stale(_)) if change.size.is_none() => self.ghosts.set_attr(node, change).ok_or(e.into()),
@@ -160,7 +166,7 @@ impl FileSystem for PoolFs {
 
     fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
         let file = self.handles.get(handle)?;
-        let done = if how.kill_set_id && self.kill_set_id(&file)? { Written::BytesAndMode } else { Written::Bytes };
+        let done = self.before_write(&file, how)?;
         file.write_at(offset, bytes)?;
         Ok(done)
     }
@@ -218,13 +224,15 @@ impl FileSystem for PoolFs {
         Ok(names)
     }
 
-    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate) -> Reply<()> {
+    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate, caller: Caller) -> Reply<Written> {
         let file = self.handles.get(handle)?;
-        Ok(match what {
+        let written = self.before_change(&file, caller)?;
+        match what {
             Fallocate::Allocate { keep_size } => file.allocate(offset, len, keep_size),
             Fallocate::Punch => file.punch(offset, len),
             Fallocate::Zero { keep_size } => file.zero(offset, len, keep_size),
-        }?)
+        }?;
+        Ok(written)
     }
 
     fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
@@ -235,7 +243,9 @@ impl FileSystem for PoolFs {
         }?)
     }
 
-    fn copy(&self, from: Handle, offset: u64, to: Handle, to_offset: u64, len: u64) -> Reply<u32> {
-        data::copy(&self.handles.get(from)?, offset, &self.handles.get(to)?, to_offset, len)
+    fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {
+        let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
+        let written = self.before_change(&target, caller)?;
+        Ok((data::copy(&source, from.1, &target, to.1, len)?, written))
     }
 }

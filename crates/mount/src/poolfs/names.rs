@@ -1,6 +1,6 @@
 //! Names: making files by name, listing directories, and what happens to a last name.
 
-use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode, SetAttr};
+use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode};
 
 use super::PoolFs;
 use crate::ghosts::Ghost;
@@ -148,20 +148,5 @@ impl PoolFs {
             return true; // removed since the batch was taken
         }
         add(&Listed { node, kind: entry.kind, name: &entry.name, cookie: entry.cookie, attr: attr.as_ref() })
-    }
-
-    /// Takes set-user-id away, and set-group-id where it means that (with group execution); says
-    /// whether there was any.
-    pub(super) fn kill_set_id(&self, file: &File) -> Reply<bool> {
-        let perm = file.attr()?.perm;
-        let mut kept = perm & !libc::S_ISUID;
-        if perm & libc::S_IXGRP != 0 {
-            kept &= !libc::S_ISGID;
-        }
-        let changed = kept != perm;
-        if changed {
-            self.pool.node(file.ino())?.set_attr(&SetAttr { perm: Some(kept), ..SetAttr::default() })?;
-        }
-        Ok(changed)
     }
 }

@@ -155,7 +155,7 @@ impl FileSystem for MemFs {
     fn getattr(&self, node: NodeId, _handle: Option<Handle>) -> Reply<Attr> {
         Ok(self.lock().node(node.0)?.attr)
     }
-    fn setattr(&self, node: NodeId, _handle: Option<Handle>, c: &SetAttr) -> Reply<Attr> {
+    fn setattr(&self, node: NodeId, _handle: Option<Handle>, c: &SetAttr, _caller: Caller) -> Reply<Attr> {
         let mut s = self.lock();
         let n = s.node(node.0)?;
         n.attr.perm = c.perm.unwrap_or(n.attr.perm);
@@ -300,7 +300,7 @@ impl FileSystem for MemFs {
     fn xattrs(&self, node: NodeId, _caller: Caller) -> Reply<Vec<Vec<u8>>> {
         Ok(self.lock().node(node.0)?.xattrs.keys().cloned().collect())
     }
-    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate) -> Reply<()> {
+    fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate, _: Caller) -> Reply<Written> {
         let mut s = self.lock();
         let bytes = &mut s.node(handle.0)?.bytes;
         let (from, end) = (offset as usize, (offset + len) as usize);
@@ -312,7 +312,7 @@ impl FileSystem for MemFs {
         if !matches!(what, Fallocate::Allocate { .. }) {
             bytes[from..end].fill(0);
         }
-        s.changed(handle.0).map(|_| ())
+        s.changed(handle.0).map(|_| Written::Bytes)
     }
     fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
         let size = self.lock().node(handle.0)?.attr.size;

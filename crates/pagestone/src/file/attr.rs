@@ -1,9 +1,10 @@
 //! Attributes: reading them with what is still pending, changing them in one record.
 
-use crate::attr::{Attr, Kind, SetAttr, Time};
+use super::xattr::CAPABILITY;
+use crate::attr::{Attr, Kind, Privileges, SetAttr, Time};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
-use crate::pool::Inner;
+use crate::pool::{Inner, OpenInode};
 use crate::units::Ino;
 
 impl Inner {
@@ -57,7 +58,26 @@ impl Inner {
             })?;
             self.opens.clear_touched(ino);
         }
+        if change.perm.is_some() {
+            self.opens.forget_privileges(ino);
+        }
         self.frames.inode(ino)?.attr()
+    }
+
+    /// What privileges an open file has. Looked up at the first call and after a change of them; after
+    /// that it is one load.
+    pub(crate) fn privileges(&self, ino: Ino, open: &OpenInode) -> Result<Privileges> {
+        if let Some(known) = open.privileges() {
+            return Ok(known);
+        }
+        let _lock = self.locks.read(ino);
+        let rec = self.frames.inode(ino)?;
+        let found = Privileges {
+            set_id: rec.perm & (libc::S_ISUID | libc::S_ISGID) != 0,
+            capability: self.has_xattr(&rec, CAPABILITY)?,
+        };
+        open.remember_privileges(found);
+        Ok(found)
     }
 
     /// Writes a pending time of an open file to its record.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::bounce;
 use super::read::Piece;
 use super::write::Target;
-use crate::attr::{Attr, Extent, Kind, SetAttr};
+use crate::attr::{Attr, Extent, Kind, Privileges, SetAttr};
 use crate::error::{Error, Result};
 use crate::pool::{Inner, OpenInode, Pool};
 use crate::units::Ino;
@@ -70,6 +70,12 @@ impl File {
     /// Its attributes.
     pub fn attr(&self) -> Result<Attr> {
         self.inner().attr(self.0.ino)
+    }
+
+    /// What it has that a face takes away when somebody else changes its contents. The answer is kept
+    /// while the file is open: asking before each write costs one load.
+    pub fn privileges(&self) -> Result<Privileges> {
+        self.inner().privileges(self.0.ino, &self.0.open)
     }
 
     /// Lets this file, which is empty, have the contents of `src`, in one record and without a copy: both share

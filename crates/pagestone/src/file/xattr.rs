@@ -19,6 +19,8 @@ use crate::units::Ino;
 
 /// Longest value, in bytes: what one journal record carries for certain.
 pub(crate) const MAX_XATTR: usize = 32 << 10;
+/// What lets a program do more than its user may.
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
 const CHUNK: usize = MAX_VALUE;
 const HEAD: usize = 5;
 
@@ -94,6 +96,14 @@ impl Inner {
         Ok(value)
     }
 
+    /// Whether there is an attribute of this name. The caller holds the inode's lock.
+    pub(super) fn has_xattr(&self, rec: &InodeRec, name: &[u8]) -> Result<bool> {
+        if rec.xattrs().depth == 0 {
+            return Ok(false);
+        }
+        Ok(find(&self.frames, rec, self.xattr_hash(name), name)?.is_some())
+    }
+
     /// All names.
     pub(crate) fn xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let _lock = self.locks.read(ino);
@@ -117,6 +127,9 @@ impl Inner {
             return Err(Error::TooLarge);
         }
         let _lock = self.locks.write(&[ino]);
+        if name == CAPABILITY {
+            self.opens.forget_privileges(ino);
+        }
         self.frames.transact(false, |tx| {
             let mut rec = tx.inode(ino)?;
             let hash = self.xattr_hash(name);
@@ -135,6 +148,9 @@ impl Inner {
     /// Takes an attribute away.
     pub(crate) fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
         let _lock = self.locks.write(&[ino]);
+        if name == CAPABILITY {
+            self.opens.forget_privileges(ino);
+        }
         self.frames.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;
             let found = find(tx, &rec, self.xattr_hash(name), name)?.ok_or(Error::NoAttribute)?;

@@ -5,9 +5,9 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
-use crate::attr::Time;
+use crate::attr::{Privileges, Time};
 use crate::error::Result;
 use crate::file::Hint;
 use crate::layout::InodeRec;
@@ -55,6 +55,8 @@ pub(crate) struct OpenInode {
     touched: AtomicI64,
     /// File pages that were taken ahead of need; those of them behind the end are given back at the last close.
     ahead: Mutex<rank::Leaf, Range<u64>>,
+    /// What [`Privileges`] the file has, in the bits below; 0: not looked up since they changed.
+    privileges: AtomicU8,
     /// The run used last.
     pub(crate) hint: Hint,
     watchers: Mutex<rank::Leaf, Watchers>,
@@ -67,12 +69,17 @@ pub(crate) struct OpenInode {
 /// Ranges of stored pages that are remembered at most, before they are taken for one.
 const STORED: usize = 64;
 
+const LOOKED_UP: u8 = 1;
+const SET_ID: u8 = 2;
+const CAPABILITY: u8 = 4;
+
 impl OpenInode {
     fn new(ino: Ino) -> OpenInode {
         OpenInode {
             ino,
             touched: AtomicI64::new(0),
             ahead: Mutex::new(0..0),
+            privileges: AtomicU8::new(0),
             hint: Hint::default(),
             watchers: Mutex::default(),
             watched: AtomicBool::new(false),
@@ -95,6 +102,20 @@ impl OpenInode {
             let watchers = self.watchers.lock().clone();
             watchers.iter().for_each(|w| w.changed(pages.clone()));
         }
+    }
+
+    /// What privileges the file has, if that is known.
+    pub(crate) fn privileges(&self) -> Option<Privileges> {
+        let bits = self.privileges.load(Ordering::Relaxed);
+        let known = Privileges { set_id: bits & SET_ID != 0, capability: bits & CAPABILITY != 0 };
+        (bits & LOOKED_UP != 0).then_some(known)
+    }
+
+    /// Remembers what was looked up. The inode's lock is held, shared.
+    pub(crate) fn remember_privileges(&self, found: Privileges) {
+        let set_id = if found.set_id { SET_ID } else { 0 };
+        let capability = if found.capability { CAPABILITY } else { 0 };
+        self.privileges.store(LOOKED_UP | set_id | capability, Ordering::Relaxed);
     }
 
     /// A record carries the time.
@@ -265,6 +286,14 @@ impl Opens {
     pub(crate) fn clear_touched(&self, ino: Ino) {
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
             open.clear_touched();
+        }
+    }
+
+    /// The privileges of a file change: who wants to know them looks them up again. The inode's
+    /// exclusive lock is held.
+    pub(crate) fn forget_privileges(&self, ino: Ino) {
+        if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
+            open.privileges.store(0, Ordering::Relaxed);
         }
     }
 
