@@ -198,6 +198,9 @@ pub(crate) struct Put {
     /// Copy a directory with everything in it
     #[arg(short)]
     pub(crate) recursive: bool,
+    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
+    #[arg(short, long)]
+    pub(crate) archive: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }
@@ -212,6 +215,9 @@ pub(crate) struct Get {
     /// Copy a directory with everything in it
     #[arg(short)]
     pub(crate) recursive: bool,
+    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
+    #[arg(short, long)]
+    pub(crate) archive: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }

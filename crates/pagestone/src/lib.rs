@@ -40,6 +40,6 @@ pub use dir::Dir;
 pub use error::{Error, Result};
 pub use file::{File, Piece};
 pub use map::{AtomicMapping, MapMechanism, MapOptions, MapReport, Mapping, Pin, Slice, Word};
-pub use pool::{CreateOptions, Info, Node, OpenOptions, Pool};
+pub use pool::{CreateOptions, Info, Node, OpenOptions, Pool, is_pool};
 pub use snapshot::{Change, Copied, Snapshot, Snapshots, What};
 pub use units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PageNo};

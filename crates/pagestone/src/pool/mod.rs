@@ -21,8 +21,8 @@ mod opens;
 pub use create::CreateOptions;
 pub use info::Info;
 pub use node::Node;
-pub use open::OpenOptions;
 pub(crate) use open::open_existing;
+pub use open::{OpenOptions, is_pool};
 
 pub(crate) use locks::{ReadGuard, WriteGuards};
 pub(crate) use opens::{OpenInode, Watcher, Watchers};

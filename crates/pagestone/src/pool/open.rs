@@ -3,7 +3,7 @@
 //! The time depends on the length of the journal alone: nothing here looks at descriptors, files
 //! or directories.
 
-use std::io::Read;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,16 +31,27 @@ pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
 /// Opens media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
 pub(crate) fn open_existing(path: &Path, how: &media::Open) -> Result<media::Opened> {
     media::open(path, how).map_err(|e| match e {
-        Error::Size(_) if !begins_like_a_pool(path) => {
+        Error::Size(_) if !is_pool(path) => {
             Error::NotAPool("no superblock at its start (wrong magic)".into())
         }
         other => other,
     })
 }
 
-fn begins_like_a_pool(path: &Path) -> bool {
-    let mut bytes = [0; 8];
-    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).is_ok() && Superblock::has_magic(&bytes)
+/// Whether a file or block device begins as pools do, whatever state it is in and whoever has it open: so
+/// that nobody overwrites one by mistake. What cannot be read is none.
+pub fn is_pool(path: &Path) -> bool {
+    // Opening anything else may wait for somebody, or do something.
+    let kind = std::fs::metadata(path).map(|meta| meta.file_type());
+    if !kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
+        return false;
+    }
+    let Ok(file) = std::fs::File::open(path) else { return false };
+    let begins = |at: u64| {
+        let mut magic = [0; 8];
+        file.read_exact_at(&mut magic, at).is_ok() && Superblock::has_magic(&magic)
+    };
+    SUPERBLOCKS.into_iter().any(|copy| begins(copy.byte()))
 }
 
 /// Opens the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives

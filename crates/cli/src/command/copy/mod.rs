@@ -1,0 +1,114 @@
+//! `pagestone cat`, `put` and `get`: bytes in and out of a pool that is not mounted.
+//!
+//! ```text
+//!   put   file, directory (-r, -a) or standard input  ->  POOL:/path      holes stay holes
+//!   get   POOL:/path  ->  file, directory (-r, -a) or standard output
+//! ```
+//!
+//! Both ways a copy is made under a name of its own and takes its place with a rename: a copy that
+//! fails leaves what was there, and nothing is written through a symbolic link. [`local`] knows the
+//! system's side of that.
+
+mod get;
+mod local;
+mod put;
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use pagestone::File;
+use serde::Serialize;
+
+use crate::args::{Cat, Common};
+use crate::command::pool;
+use crate::exit::Exit;
+use crate::output;
+use crate::progress::Progress;
+use crate::target::Target;
+
+pub(crate) use get::get;
+pub(crate) use put::put;
+
+/// Bytes moved at a time.
+const STEP: usize = 1 << 20;
+
+/// What was copied, and what was not.
+#[derive(Default, Serialize)]
+struct Copied {
+    files: u64,
+    bytes: u64,
+    left_out: LeftOut,
+}
+
+/// What was not copied, by how many files it concerns.
+#[derive(Default, Serialize)]
+struct LeftOut {
+    /// Neither file, directory nor symbolic link; or not to be had.
+    whole: u64,
+    owners: u64,
+    set_id: u64,
+    xattrs: u64,
+    links: u64,
+}
+
+impl LeftOut {
+    /// What a reader has to know of it, if anything.
+    fn say(&self) -> Option<String> {
+        let parts = [
+            (self.owners, "owners"),
+            (self.set_id, "set-id bits"),
+            (self.xattrs, "extended attributes"),
+            (self.links, "hard links (each name has a copy of its own)"),
+        ];
+        let list: Vec<String> =
+            parts.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{what} of {n} files")).collect();
+        (!list.is_empty()).then(|| list.join(", "))
+    }
+
+    fn any(&self) -> bool {
+        self.whole > 0 || self.say().is_some()
+    }
+}
+
+/// Ends a copy: says what was left out. A file that is missing is a failure; so is all else if the user
+/// has asked for all.
+fn report(json: bool, archive: bool, copied: &Copied) -> Result<Exit> {
+    if json {
+        output::json(copied)?;
+    }
+    if let Some(what) = copied.left_out.say() {
+        let why = if archive { "could not be copied" } else { "not copied without -a" };
+        eprintln!("pagestone: {why}: {what}");
+    }
+    let failed = if archive { copied.left_out.any() } else { copied.left_out.whole > 0 };
+    Ok(if failed { Exit::Failed } else { Exit::Ok })
+}
+
+pub(crate) fn cat(args: &Cat) -> Result<Exit> {
+    let common = Common { media: args.media, json: false };
+    for target in &args.targets {
+        pool::with(&target.pool, true, &common, |pool| {
+            let file = target.resolve(pool)?.open().with_context(|| target.show())?;
+            copy_out(&file, &mut io::stdout().lock(), target, "standard output").map(|_| ())
+        })?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Everything in `file` to a stream.
+fn copy_out(file: &File, out: &mut dyn Write, from: &Target, to: &str) -> Result<u64> {
+    let total = file.attr().with_context(|| from.show())?.size;
+    let mut bar = Progress::bytes(&from.show(), total);
+    let mut buffer = vec![0; STEP];
+    let mut at = 0;
+    loop {
+        let got = file.read_at(at, &mut buffer).with_context(|| from.show())?;
+        if got == 0 {
+            out.flush().with_context(|| to.to_owned())?;
+            return Ok(at);
+        }
+        out.write_all(&buffer[..got]).with_context(|| to.to_owned())?;
+        at += got as u64;
+        bar.add(got as u64);
+    }
+}

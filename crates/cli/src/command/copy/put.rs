@@ -1,0 +1,272 @@
+//! `pagestone put`.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use pagestone::{Dir, Error, File, Ino, Kind, NewNode, Pool, RenameMode, SetAttr, Time, XattrMode};
+
+use super::{Copied, STEP, local, report};
+use crate::args::Put as Args;
+use crate::command::files::{into_directory, make_all, owned, umask};
+use crate::command::pool;
+use crate::exit::Exit;
+use crate::progress::Progress;
+use crate::target::Target;
+
+pub(crate) fn put(args: &Args) -> Result<Exit> {
+    let copied = pool::with(&args.to.pool, false, &args.common, |pool| {
+        let own = fs::metadata(&args.to.pool).map(|meta| (meta.dev(), meta.ino())).ok();
+        let mut put = Put {
+            pool,
+            own,
+            archive: args.archive,
+            copied: Copied::default(),
+            linked: HashMap::new(),
+            directories: Vec::new(),
+        };
+        put.all(args)?;
+        Ok(put.copied)
+    })?;
+    report(args.common.json, args.archive, &copied)
+}
+
+struct Put<'p> {
+    pool: &'p Pool,
+    /// Device and number of the pool's own file.
+    own: Option<(u64, u64)>,
+    archive: bool,
+    copied: Copied,
+    /// Files with several names, by device and number, and what they have become.
+    linked: HashMap<(u64, u64), Ino>,
+    /// Directories whose attributes are set when nothing is made in them any more.
+    directories: Vec<(Ino, SetAttr)>,
+}
+
+impl Put<'_> {
+    fn all(&mut self, args: &Args) -> Result<()> {
+        if args.from.as_os_str() == "-" {
+            return self.stream(&mut io::stdin().lock(), &args.to);
+        }
+        let shown = || args.from.display().to_string();
+        let meta = if args.archive { fs::symlink_metadata(&args.from) } else { fs::metadata(&args.from) };
+        let meta = meta.with_context(shown)?;
+        let to = match args.from.file_name() {
+            Some(name) => into_directory(self.pool, &args.to, name.as_bytes()),
+            None => args.to.clone(),
+        };
+        if self.is_own(&meta) {
+            bail!("{}: is the pool itself", args.from.display());
+        }
+        if !meta.is_dir() {
+            return self.one(&args.from, &meta, &to);
+        }
+        if !args.recursive && !args.archive {
+            bail!("{}: is a directory (copy it with -r or -a)", args.from.display());
+        }
+        self.tree(&args.from, &to)?;
+        for (ino, change) in self.directories.iter().rev() {
+            self.pool.node(*ino).and_then(|node| node.set_attr(change)).with_context(|| to.show())?;
+        }
+        Ok(())
+    }
+
+    fn is_own(&self, meta: &Metadata) -> bool {
+        self.own == Some((meta.dev(), meta.ino()))
+    }
+
+    fn tree(&mut self, from: &Path, to: &Target) -> Result<()> {
+        let mut stack = vec![(from.to_path_buf(), to.clone())];
+        while let Some((from, to)) = stack.pop() {
+            let shown = || from.display().to_string();
+            let meta = fs::symlink_metadata(&from).with_context(shown)?;
+            if !meta.is_dir() && from.as_path() != Path::new(".") {
+                self.one(&from, &meta, &to)?;
+                continue;
+            }
+            make_all(self.pool, &to, &owned(Kind::Dir, meta.permissions().mode() & 0o777))?;
+            let ino = to.resolve(self.pool)?.ino();
+            self.attributes(&from, &meta, ino, &to)?;
+            for entry in fs::read_dir(&from).with_context(shown)? {
+                let entry = entry.with_context(shown)?;
+                stack.push((entry.path(), to.join(entry.file_name().as_bytes())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Anything but a directory.
+    fn one(&mut self, from: &Path, meta: &Metadata, to: &Target) -> Result<()> {
+        if self.is_own(meta) {
+            eprintln!("pagestone: {}: is the pool itself, left out", from.display());
+            self.copied.left_out.whole += 1;
+            return Ok(());
+        }
+        if meta.nlink() > 1 {
+            match self.linked.entry((meta.dev(), meta.ino())) {
+                Entry::Occupied(entry) if self.archive => {
+                    let ino = *entry.get();
+                    self.copied.files += 1;
+                    return self.replace(to, |dir, name| Ok(dir.link(name, ino)?.ino)).map(drop);
+                }
+                Entry::Occupied(_) => self.copied.left_out.links += 1,
+                Entry::Vacant(_) => {}
+            }
+        }
+        let Some(ino) = self.make(from, meta, to)? else { return Ok(()) };
+        if meta.nlink() > 1 {
+            self.linked.insert((meta.dev(), meta.ino()), ino);
+        }
+        self.copied.files += 1;
+        Ok(())
+    }
+
+    fn make(&mut self, from: &Path, meta: &Metadata, to: &Target) -> Result<Option<Ino>> {
+        let kind = Kind::from_mode(meta.mode()).with_context(|| format!("{}: of unknown kind", from.display()))?;
+        match kind {
+            Kind::File => return self.file(from, to).map(Some),
+            Kind::Symlink => {
+                let target = fs::read_link(from).with_context(|| from.display().to_string())?;
+                let new = NewNode { target: target.as_os_str().as_bytes(), ..owned(Kind::Symlink, 0o777) };
+                return self.node(from, meta, to, &new).map(Some);
+            }
+            _ if self.archive => {
+                let new = NewNode { rdev: meta.rdev(), ..owned(kind, meta.mode() & 0o777) };
+                return self.node(from, meta, to, &new).map(Some);
+            }
+            _ => {}
+        }
+        eprintln!("pagestone: {}: not a file, directory or symbolic link, left out (-a copies it)", from.display());
+        self.copied.left_out.whole += 1;
+        Ok(None)
+    }
+
+    fn node(&mut self, from: &Path, meta: &Metadata, to: &Target, new: &NewNode<'_>) -> Result<Ino> {
+        let ino = self.replace(to, |dir, name| Ok(dir.create(name, new)?.ino))?;
+        self.attributes(from, meta, ino, to)?;
+        Ok(ino)
+    }
+
+    /// Lets `make` make something under a name beside `to`, which then takes its place.
+    fn replace(&self, to: &Target, make: impl FnOnce(&Dir<'_>, &[u8]) -> Result<Ino>) -> Result<Ino> {
+        let (dir, name) = to.place(self.pool)?;
+        if dir.lookup(name).is_ok_and(|attr| attr.kind == Kind::Dir) {
+            return Err(Error::IsDirectory).with_context(|| to.show());
+        }
+        let temporary = format!(".pagestone-put-{}", std::process::id()).into_bytes();
+        // Left over from a process that had our number.
+        let _ = dir.unlink(&temporary);
+        let made = make(&dir, &temporary).and_then(|ino| {
+            dir.rename(&temporary, dir.ino(), name, RenameMode::Replace)?;
+            Ok(ino)
+        });
+        // Gone if all is well, and if the two were names of one file still there.
+        let _ = dir.unlink(&temporary);
+        made.with_context(|| to.show())
+    }
+
+    /// A new regular file, filled by `fill`. Mode and owner are those of a file that it replaces, unless all
+    /// is to be as at the source.
+    fn fill(&self, to: &Target, perm: u32, fill: impl FnOnce(&File) -> Result<()>) -> Result<Ino> {
+        let old = to.resolve(self.pool).ok().and_then(|node| node.attr().ok());
+        let old = old.filter(|attr| attr.kind == Kind::File && !self.archive);
+        let new = match old {
+            Some(old) => NewNode { uid: old.uid, gid: old.gid, ..NewNode::new(Kind::File, old.perm & 0o777) },
+            None => owned(Kind::File, perm),
+        };
+        self.replace(to, |dir, name| {
+            let ino = dir.create(name, &new)?.ino;
+            fill(&self.pool.node(ino)?.open()?)?;
+            Ok(ino)
+        })
+    }
+
+    fn stream(&mut self, from: &mut dyn Read, to: &Target) -> Result<()> {
+        let mut at = 0;
+        self.fill(to, 0o666 & !umask(), |file| {
+            let mut buffer = vec![0; STEP];
+            loop {
+                let got = match from.read(&mut buffer) {
+                    Ok(0) => return Ok(()),
+                    Ok(got) => got,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(e).context("standard input"),
+                };
+                file.write_at(at, &buffer[..got])?;
+                at += got as u64;
+            }
+        })?;
+        self.copied.files += 1;
+        self.copied.bytes += at;
+        Ok(())
+    }
+
+    fn file(&mut self, from: &Path, to: &Target) -> Result<Ino> {
+        let shown = || from.display().to_string();
+        let source = fs::File::open(from).with_context(shown)?;
+        let meta = source.metadata().with_context(shown)?;
+        let mut bar = Progress::bytes(&shown(), meta.len());
+        let mut at = 0;
+        let ino = self.fill(to, meta.permissions().mode() & 0o777, |file| {
+            let mut buffer = vec![0; STEP];
+            loop {
+                let got = source.read_at(&mut buffer, at).with_context(shown)?;
+                if got == 0 {
+                    return Ok(file.set_len(at)?);
+                }
+                // What is all zeros stays a hole.
+                if buffer[..got].iter().any(|byte| *byte != 0) {
+                    file.write_at(at, &buffer[..got])?;
+                }
+                at += got as u64;
+                bar.add(got as u64);
+            }
+        })?;
+        self.attributes(from, &meta, ino, to)?;
+        self.copied.bytes += at;
+        Ok(ino)
+    }
+
+    /// Everything that is neither name nor contents, or a note that it was left out.
+    fn attributes(&mut self, from: &Path, meta: &Metadata, ino: Ino, to: &Target) -> Result<()> {
+        let node = self.pool.node(ino).with_context(|| to.show())?;
+        let names = local::xattr_names(from).with_context(|| from.display().to_string())?;
+        let modified = Time { sec: meta.mtime(), nsec: meta.mtime_nsec() as u32 };
+        if !self.archive {
+            let left = &mut self.copied.left_out;
+            left.xattrs += u64::from(!names.is_empty());
+            left.owners += u64::from((meta.uid(), meta.gid()) != local::us());
+            left.set_id += u64::from(meta.is_file() && meta.mode() & 0o6000 != 0);
+            if meta.is_file() {
+                let change = SetAttr { mtime: Some(modified), ..SetAttr::default() };
+                node.set_attr(&change).with_context(|| to.show())?;
+            }
+            return Ok(());
+        }
+        let mut refused = false;
+        for name in &names {
+            let value = local::xattr(from, name).with_context(|| from.display().to_string())?;
+            // Access control lists and the like mean nothing in a pool.
+            refused |= name.starts_with(b"system.") || node.set_xattr(name, &value, XattrMode::Set).is_err();
+        }
+        self.copied.left_out.xattrs += u64::from(refused);
+        let change = SetAttr {
+            perm: Some(meta.mode() & 0o7777),
+            uid: Some(meta.uid()),
+            gid: Some(meta.gid()),
+            atime: Some(Time { sec: meta.atime(), nsec: meta.atime_nsec() as u32 }),
+            mtime: Some(modified),
+            ..SetAttr::default()
+        };
+        if meta.is_dir() {
+            self.directories.push((ino, change));
+            return Ok(());
+        }
+        node.set_attr(&change).with_context(|| to.show()).map(drop)
+    }
+}
