@@ -11,6 +11,7 @@
 //! per frame and 60 per inode), unlike everything else here.
 
 mod owners;
+mod paths;
 mod repair;
 mod walk;
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::{ControlFlow, Range};
 
+use super::paths::{PathId, Paths};
 use super::{Pass, Progress, repair::Fix};
 use crate::attr::Kind;
 use crate::dir::parse_entry;
@@ -33,7 +34,7 @@ pub(super) struct Reached {
     pub(super) ino: Ino,
     names: u32,
     nlink: u32,
-    path: String,
+    path: PathId,
     /// Of a base: what stands on it, xored, as found and as its record says.
     kin: Option<(u64, u64)>,
 }
@@ -42,10 +43,11 @@ struct Walk<'a, 'p> {
     inner: &'a Inner,
     pass: &'a mut Pass,
     claims: Claims,
+    paths: Paths,
     /// Directories still to be read: number, parent, path.
-    todo: Vec<(Ino, Ino, String)>,
+    todo: Vec<(Ino, Ino, PathId)>,
     /// Bases still to be reached: number, dependent, path of the file above.
-    bases: Vec<(Ino, Ino, String)>,
+    bases: Vec<(Ino, Ino, PathId)>,
     progress: Progress<'p>,
     buffer: Vec<u8>,
     /// Pages of data read so far.
@@ -55,15 +57,15 @@ struct Walk<'a, 'p> {
 pub(super) fn walk(inner: &Inner, pass: &mut Pass, progress: Progress<'_>) -> Claims {
     let buffer = vec![0; 256 * PAGE_SIZE as usize];
     let (claims, todo, bases) = (Claims::default(), Vec::new(), Vec::new());
-    let mut walk = Walk { inner, pass, claims, todo, bases, progress, buffer, read: 0 };
-    walk.reach(ROOT, None, None, "/");
-    walk.todo.push((ROOT, ROOT, "/".into()));
+    let mut walk = Walk { inner, pass, claims, paths: Paths::new(), todo, bases, progress, buffer, read: 0 };
+    walk.reach(ROOT, None, None, Paths::ROOT);
+    walk.todo.push((ROOT, ROOT, Paths::ROOT));
     while let Some((dir, parent, path)) = walk.todo.pop() {
-        walk.directory(dir, parent, &path);
+        walk.directory(dir, parent, path);
     }
     walk.orphans();
     while let Some((base, dependent, path)) = walk.bases.pop() {
-        walk.base(base, dependent, &path);
+        walk.base(base, dependent, path);
     }
     walk.links();
     walk.pass.report.inodes = walk.claims.inodes.len() as u64;
@@ -76,21 +78,22 @@ impl Walk<'_, '_> {
     }
 
     /// An inode was found under a name. Returns its record at the first time.
-    fn reach(&mut self, ino: Ino, kind: Option<Kind>, name: Option<(Ino, &[u8])>, path: &str) -> Option<InodeRec> {
+    fn reach(&mut self, ino: Ino, kind: Option<Kind>, name: Option<(Ino, &[u8])>, path: PathId) -> Option<InodeRec> {
         if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
             reached.names += 1;
             if kind == Some(Kind::Dir) {
-                let at = format!("{ino} ({path})");
-                self.pass.find(at, format!("the directory is also {}", reached.path), "one of its names has to go");
+                let at = format!("{ino} ({})", self.paths.show(path));
+                let also = self.paths.show(reached.path);
+                self.pass.find(at, format!("the directory is also {also}"), "one of its names has to go");
                 self.pass.fixes.extend(name.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
             }
             return None;
         }
         let rec = match self.frames().inode(ino) {
-            Ok(rec) if ino != ORPHANS || path.is_empty() => rec,
+            Ok(rec) if ino != ORPHANS || path == Paths::ORPHANS => rec,
             Ok(_) => return None,
             Err(e) => {
-                self.pass.find_error(path, &e, "the name leads nowhere; its file is lost");
+                self.pass.find_error(&self.paths.show(path), &e, "the name leads nowhere; its file is lost");
                 // A record that is damaged may still be wanted; a name of nothing is not.
                 let nothing = name.filter(|_| matches!(e, Error::Stale(_)));
                 self.pass.fixes.extend(nothing.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
@@ -99,13 +102,13 @@ impl Walk<'_, '_> {
         };
         if name.is_some() && rec.is_base() {
             let what = "a name leads to what files share";
-            self.pass.find(format!("directory entry {path}"), what, "the name leads nowhere");
+            self.pass.find(format!("directory entry {}", self.paths.show(path)), what, "the name leads nowhere");
             self.pass.fixes.extend(name.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
             return None;
         }
         if kind.is_some() && kind != rec.kind() {
             self.pass.find(
-                format!("directory entry {path}"),
+                format!("directory entry {}", self.paths.show(path)),
                 "it says another kind than the inode",
                 "listings are wrong",
             );
@@ -113,7 +116,7 @@ impl Walk<'_, '_> {
         let (bases, pages) = rec.counts_as_base();
         self.claims.bases = (self.claims.bases.0 + bases, self.claims.bases.1.saturating_add(pages));
         let kin = rec.is_base().then_some((0, rec.parent));
-        let reached = Reached { ino, names: 1, nlink: rec.nlink, path: path.into(), kin };
+        let reached = Reached { ino, names: 1, nlink: rec.nlink, path, kin };
         self.claims.inodes.insert(ino.place(), reached);
         if ino.page() != ROOT_INODES && self.claims.inode_pages.insert(ino.page()) {
             self.claim(Run { page: ino.page(), pages: 1 }, PageUse::Inodes, 0, path);
@@ -131,7 +134,7 @@ impl Walk<'_, '_> {
     }
 
     /// Claims the inode's trees and runs.
-    fn contents(&mut self, rec: &InodeRec, path: &str) {
+    fn contents(&mut self, rec: &InodeRec, path: PathId) {
         let place = rec.ino().place();
         self.nodes(TreeId::xattrs(place), rec.xattrs(), place, path);
         if rec.kind() == Some(Kind::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64 {
@@ -139,7 +142,7 @@ impl Walk<'_, '_> {
         }
         self.nodes(TreeId::map(rec.owner()), rec.map(), rec.owner(), path);
         if rec.base != 0 {
-            self.bases.push((Ino(rec.base), rec.ino(), path.into()));
+            self.bases.push((Ino(rec.base), rec.ino(), path));
             self.borrowed(rec, path);
         }
         if rec.kind() == Some(Kind::Dir) || rec.ino() == ORPHANS {
@@ -159,26 +162,30 @@ impl Walk<'_, '_> {
                     }
                 }
                 Ok(Some(_)) => {
-                    self.pass.find(format!("map of {path}"), "runs overlap or are out of order", LOST);
+                    self.pass.find(
+                        format!("map of {}", self.paths.show(path)),
+                        "runs overlap or are out of order",
+                        LOST,
+                    );
                     break;
                 }
                 Ok(None) => break,
                 Err(e) => {
-                    self.pass.find_error(path, &e, LOST);
+                    self.pass.find_error(&self.paths.show(path), &e, LOST);
                     break;
                 }
             }
         }
         if pages != rec.pages {
             let what = format!("the record counts {} pages, its map has {pages}", rec.pages);
-            self.pass.find(format!("{} ({path})", rec.ino()), what, "figures of space are wrong");
+            self.pass.find(format!("{} ({})", rec.ino(), self.paths.show(path)), what, "figures of space are wrong");
             self.pass.fixes.push(Fix::Pages(rec.ino(), pages));
         }
     }
 
     /// Names the pages of a run that the media have lost, as far as that is known or, if it is to be
     /// read, found out.
-    fn data(&mut self, m: &Mapped, path: &str) {
+    fn data(&mut self, m: &Mapped, path: PathId) {
         const AT_ONCE: u64 = 256;
         let region = self.inner.frames.region.clone();
         let mut lost: Vec<Range<u64>> = Vec::new();
@@ -205,36 +212,46 @@ impl Walk<'_, '_> {
         }
         for pages in lost {
             let (from, to) = (pages.start * PAGE_SIZE, pages.end * PAGE_SIZE);
+            let path = self.paths.show(path);
             self.pass.find(format!("{path}, bytes {from} to {}", to - 1), "the media have lost them", super::DATA_LOST);
         }
     }
 
     /// Compares what a file's bases answer for with what its record says.
-    fn borrowed(&mut self, rec: &InodeRec, path: &str) {
+    fn borrowed(&mut self, rec: &InodeRec, path: PathId) {
         let map = Map { nodes: self.frames(), frames: self.frames(), rec };
         match map.borrowed_in(0, rec.base_pages) {
             Ok(pages) if pages == rec.borrowed() || rec.is_base() => {}
             Ok(pages) => {
                 let what = format!("the record counts {} shared pages, its bases have {pages}", rec.borrowed());
-                self.pass.find(format!("{} ({path})", rec.ino()), what, "figures of space are wrong");
+                self.pass.find(
+                    format!("{} ({})", rec.ino(), self.paths.show(path)),
+                    what,
+                    "figures of space are wrong",
+                );
                 self.pass.fixes.push(Fix::Borrowed(rec.ino(), pages));
             }
-            Err(e) => self.pass.find_error(path, &e, LOST),
+            Err(e) => self.pass.find_error(&self.paths.show(path), &e, LOST),
         }
     }
 
     /// A file, or a base, stands on `base`.
-    fn base(&mut self, base: Ino, dependent: Ino, path: &str) {
-        let rec = self.reach(base, None, None, &format!("what {} shares", path.trim_start_matches("what ")));
+    fn base(&mut self, base: Ino, dependent: Ino, path: PathId) {
+        let shared = self.paths.shared_by(path);
+        let rec = self.reach(base, None, None, shared);
         if rec.is_some_and(|rec| !rec.is_base()) {
-            self.pass.find(format!("{dependent} ({path})"), format!("its base is none: {base}"), LOST);
+            self.pass.find(
+                format!("{dependent} ({})", self.paths.show(path)),
+                format!("its base is none: {base}"),
+                LOST,
+            );
         }
         if let Some((found, _)) = self.claims.inodes.get_mut(&base.place()).and_then(|r| r.kin.as_mut()) {
             *found ^= dependent.0;
         }
     }
 
-    fn nodes(&mut self, id: TreeId, root: TreeRef, owner: u64, path: &str) {
+    fn nodes(&mut self, id: TreeId, root: TreeRef, owner: u64, path: PathId) {
         let mut found = Vec::new();
         let mut errors = Vec::new();
         // A node that is reached twice is claimed twice, but gone into once.
@@ -253,20 +270,24 @@ impl Walk<'_, '_> {
             self.claim(Run { page, pages: 1 }, PageUse::Node, owner, path);
         }
         for e in errors {
-            self.pass.find_error(path, &e, "the names or runs below it are lost");
+            self.pass.find_error(&self.paths.show(path), &e, "the names or runs below it are lost");
         }
     }
 
     /// Claims pages and compares with what their descriptors say.
-    fn claim(&mut self, run: Run, what: PageUse, owner: u64, path: &str) {
+    fn claim(&mut self, run: Run, what: PageUse, owner: u64, path: PathId) {
         for (frame, first, count) in by_frame(run) {
             let bits = self.claims.pages.entry(frame).or_default();
             if (first..first + count).any(|i| bit(bits, i)) {
-                self.pass.find(format!("{} ({path})", frame.page(first)), "it is claimed twice", SHARED);
+                self.pass.find(
+                    format!("{} ({})", frame.page(first), self.paths.show(path)),
+                    "it is claimed twice",
+                    SHARED,
+                );
             }
             set_bits(bits, first, count, true);
             if let Err(e) = self.owned_by(frame, first, count, what, owner) {
-                self.pass.find_error(path, &e, SHARED);
+                self.pass.find_error(&self.paths.show(path), &e, SHARED);
             }
         }
     }
@@ -294,10 +315,14 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn directory(&mut self, dir: Ino, parent: Ino, path: &str) {
+    fn directory(&mut self, dir: Ino, parent: Ino, path: PathId) {
         let Ok(rec) = self.frames().inode(dir) else { return };
         if rec.parent != parent.0 {
-            self.pass.find(format!("{dir} ({path})"), "it names another parent", "`..` leads astray");
+            self.pass.find(
+                format!("{dir} ({})", self.paths.show(path)),
+                "it names another parent",
+                "`..` leads astray",
+            );
             self.pass.fixes.push(Fix::Parent(dir, parent));
         }
         let mut entries = Vec::new();
@@ -310,20 +335,20 @@ impl Walk<'_, '_> {
             Ok(ControlFlow::<()>::Continue(()))
         });
         for e in wrong.iter().chain(scanned.as_ref().err()) {
-            self.pass.find_error(path, e, "names in this directory are lost");
+            self.pass.find_error(&self.paths.show(path), e, "names in this directory are lost");
         }
         if entries.len() as u64 != rec.size {
             let what = format!("the record counts {} names, {} are there", rec.size, entries.len());
-            self.pass.find(format!("{dir} ({path})"), what, "it may not be removable");
+            self.pass.find(format!("{dir} ({})", self.paths.show(path)), what, "it may not be removable");
             if scanned.is_ok() && wrong.is_empty() {
                 self.pass.fixes.push(Fix::Names(dir, entries.len() as u64));
             }
         }
         let mut subdirs = 0;
         for entry in entries {
-            let child = format!("{}/{}", path.trim_end_matches('/'), String::from_utf8_lossy(&entry.name));
+            let child = self.paths.below(path, &entry.name);
             subdirs += u32::from(entry.kind == Kind::Dir);
-            if let Some(rec) = self.reach(entry.ino, Some(entry.kind), Some((dir, &entry.name)), &child)
+            if let Some(rec) = self.reach(entry.ino, Some(entry.kind), Some((dir, &entry.name)), child)
                 && rec.kind() == Some(Kind::Dir)
             {
                 self.todo.push((entry.ino, dir, child));
@@ -336,7 +361,7 @@ impl Walk<'_, '_> {
 
     /// Orphans have no name, but are owners until they are reclaimed.
     fn orphans(&mut self) {
-        if self.reach(ORPHANS, None, None, "").is_none() {
+        if self.reach(ORPHANS, None, None, Paths::ORPHANS).is_none() {
             return;
         }
         let Ok(rec) = self.frames().inode(ORPHANS) else { return };
@@ -349,7 +374,7 @@ impl Walk<'_, '_> {
             self.pass.find_error("orphan index", &e, "space of deleted files is not given back");
         }
         for ino in found {
-            self.reach(ino, None, None, "(deleted, not yet reclaimed)");
+            self.reach(ino, None, None, Paths::DELETED);
             if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
                 reached.names -= 1;
             }
@@ -359,7 +384,7 @@ impl Walk<'_, '_> {
     fn links(&mut self) {
         let wrong = |r: &&Reached| r.names != r.nlink || r.kin.is_some_and(|(found, said)| found != said);
         for reached in self.claims.inodes.values().filter(|r| r.ino != ORPHANS).filter(wrong) {
-            let at = format!("{} ({})", reached.ino, reached.path);
+            let at = format!("{} ({})", reached.ino, self.paths.show(reached.path));
             if let Some((found, _)) = reached.kin {
                 let what = format!("the record counts {} dependents, {} were found", reached.nlink, reached.names);
                 self.pass.find(at, what, "it may go too early, or never");

@@ -1,0 +1,32 @@
+//! A check of a deep tree takes memory in proportion to its size, not to the length of all paths.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::Command;
+
+use common::Place;
+use pagestone::{CreateOptions, Kind, NewNode, Pool};
+
+#[test]
+fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone() {
+    /// All paths together would be two gigabytes; what a check may take is a fraction of that.
+    const DEPTH: usize = 20_000;
+    const KIB: &str = "400000";
+    let place = Place::in_shm();
+    let path = place.path("test.pool");
+    let pool = Pool::create(&path, &CreateOptions { size: Some(256 << 20), ..CreateOptions::default() }).unwrap();
+    let mut dir = pool.root();
+    for _ in 0..DEPTH {
+        let made = dir.create(b"directory", &NewNode::new(Kind::Dir, 0o755)).unwrap();
+        dir = pool.node(made.ino).unwrap().dir().unwrap();
+    }
+    pool.close().unwrap();
+    // Memory of a process that is its own; the pool is shared memory.
+    let script = format!("ulimit -d {KIB} && exec \"$@\"");
+    let mut check = Command::new("sh");
+    check.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_pagestone"), "check"]).arg(&path);
+    let output = check.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("20001 inodes") | said.contains("20002 inodes"), "{said}");
+}

@@ -1,0 +1,84 @@
+//! The paths of what a check reaches, as links to the directory above: a chain of directories takes memory
+//! in proportion to its length, and a path is written out only where there is something to say about it.
+
+/// One path. Copies of it are the same path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PathId(usize);
+
+enum Link {
+    /// A name in the directory above.
+    Name(PathId, Box<[u8]>),
+    /// What clones of the file above have in common.
+    Shares(PathId),
+    /// No path, but words in place of one.
+    Words(&'static str),
+}
+
+/// All paths of one check.
+pub(super) struct Paths(Vec<Link>);
+
+impl Paths {
+    /// The root directory.
+    pub(super) const ROOT: PathId = PathId(0);
+    /// The index of deleted files.
+    pub(super) const ORPHANS: PathId = PathId(1);
+    /// A deleted file.
+    pub(super) const DELETED: PathId = PathId(2);
+
+    pub(super) fn new() -> Paths {
+        Paths(vec![Link::Words("/"), Link::Words(""), Link::Words("(deleted, not yet reclaimed)")])
+    }
+
+    fn add(&mut self, link: Link) -> PathId {
+        self.0.push(link);
+        PathId(self.0.len() - 1)
+    }
+
+    /// The path of `name` in the directory `above`.
+    pub(super) fn below(&mut self, above: PathId, name: &[u8]) -> PathId {
+        self.add(Link::Name(above, name.into()))
+    }
+
+    /// What stands for the base of the file (or base) at `path`.
+    pub(super) fn shared_by(&mut self, path: PathId) -> PathId {
+        match self.0[path.0] {
+            Link::Shares(_) => path,
+            _ => self.add(Link::Shares(path)),
+        }
+    }
+
+    /// Written out.
+    pub(super) fn show(&self, path: PathId) -> String {
+        let mut names = Vec::new();
+        let mut at = path;
+        loop {
+            match &self.0[at.0] {
+                Link::Name(above, name) => {
+                    names.push(name);
+                    at = *above;
+                }
+                // The link leads to no other of this kind.
+                Link::Shares(file) => return format!("what {} shares", self.show(*file)),
+                Link::Words(words) if names.is_empty() => return (*words).into(),
+                Link::Words(_) => break,
+            }
+        }
+        names.iter().rev().fold(String::new(), |path, name| path + "/" + &String::from_utf8_lossy(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_read_as_they_are_typed() {
+        let mut paths = Paths::new();
+        let a = paths.below(Paths::ROOT, b"a");
+        let b = paths.below(a, b"b");
+        assert_eq!((paths.show(Paths::ROOT), paths.show(a), paths.show(b)), ("/".into(), "/a".into(), "/a/b".into()));
+        let shared = paths.shared_by(b);
+        assert_eq!(paths.shared_by(shared), shared);
+        assert_eq!(paths.show(shared), "what /a/b shares");
+    }
+}
