@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::SNAPSHOTS;
+use super::{MARK, SNAPSHOTS};
 use crate::attr::{Attr, DirEntry, Kind, NewNode, SetAttr, XattrMode};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ impl Copy<'_> {
             }
         };
         let clone = self.pool.node(made)?;
-        for name in node.xattrs()? {
+        for name in node.xattrs()?.into_iter().filter(|name| name != MARK) {
             clone.set_xattr(&name, &node.xattr(&name)?, XattrMode::Set)?;
         }
         match attr.kind {

@@ -1,7 +1,8 @@
 //! Trees, twice: snapshots of a pool, clones of directories.
 //!
 //! ```text
-//!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone
+//!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone; its top bears a mark, an
+//!                           attribute that only root can set. Other directories there are none
 //!              /.partial    being made or taken away: rubbish after a crash
 //!              /.restoring  made, and about to take the place of what is in the root
 //!              /.restored   the root is empty, its names move there
@@ -22,7 +23,7 @@ pub use diff::{Change, What};
 
 use serde::Serialize;
 
-use crate::attr::{Kind, NewNode, RenameMode, SetAttr, Time};
+use crate::attr::{Kind, NewNode, RenameMode, SetAttr, Time, XattrMode};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::lock::MutexGuard;
@@ -31,6 +32,8 @@ use crate::units::Ino;
 
 /// The directory in the root that holds the snapshots.
 pub(crate) const SNAPSHOTS: &[u8] = b".snapshots";
+/// The extended attribute of a directory that says that it is a snapshot.
+const MARK: &[u8] = b"trusted.pagestone.snapshot";
 const PARTIAL: &[u8] = b".partial";
 const RESTORING: &[u8] = b".restoring";
 const RESTORED: &[u8] = b".restored";
@@ -80,7 +83,7 @@ impl<'p> Snapshots<'p> {
         if place.dir.lookup(name).is_ok() {
             return Err(Error::Exists);
         }
-        self.make(&place, self.pool.root().ino(), place.dir.ino(), name)
+        self.make(&place, self.pool.root().ino(), (place.dir.ino(), name), true)
     }
 
     /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it, or
@@ -101,7 +104,7 @@ impl<'p> Snapshots<'p> {
             above = self.pool.node(above)?.dir()?.parent()?;
         }
         let place = self.begin()?;
-        let made = self.make(&place, from, dir, name);
+        let made = self.make(&place, from, (dir, name), false);
         self.leave(&place)?;
         made
     }
@@ -112,7 +115,7 @@ impl<'p> Snapshots<'p> {
         let dir = self.pool.node(attr.ino)?.dir()?;
         let mut found = Vec::new();
         for entry in copy::entries(&dir)? {
-            if entry.kind == Kind::Dir && !is_reserved(&entry.name) {
+            if entry.kind == Kind::Dir && !is_reserved(&entry.name) && self.is_marked(entry.ino)? {
                 let created = self.pool.node(entry.ino)?.attr()?.btime;
                 found.push(Snapshot { name: String::from_utf8_lossy(&entry.name).into_owned(), created });
             }
@@ -124,11 +127,10 @@ impl<'p> Snapshots<'p> {
     /// Takes one away. It is gone at once; its space comes back file by file.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`], [`Error::Invalid`] for a directory that is no snapshot.
     pub fn delete(&self, name: &[u8]) -> Result<()> {
-        check_name(name)?;
         let place = self.begin()?;
-        place.dir.lookup(name)?;
+        self.find(name)?;
         place.dir.rename(name, place.dir.ino(), PARTIAL, RenameMode::NoReplace)?;
         place.dir.remove_tree(PARTIAL)?;
         self.leave(&place)
@@ -153,7 +155,7 @@ impl<'p> Snapshots<'p> {
     pub fn restore(&self, name: &[u8]) -> Result<Copied> {
         let place = self.begin()?;
         let snapshot = self.find(name)?;
-        let made = self.make(&place, snapshot.ino(), place.dir.ino(), RESTORING)?;
+        let made = self.make(&place, snapshot.ino(), (place.dir.ino(), RESTORING), false)?;
         self.finish_restore(&place.dir)?;
         Ok(made)
     }
@@ -161,13 +163,33 @@ impl<'p> Snapshots<'p> {
     fn find(&self, name: &[u8]) -> Result<Dir<'p>> {
         check_name(name)?;
         let dir = self.pool.node(self.pool.root().lookup(SNAPSHOTS)?.ino)?.dir()?;
-        self.pool.node(dir.lookup(name)?.ino)?.dir()
+        let ino = dir.lookup(name)?.ino;
+        if !self.is_marked(ino)? {
+            return Err(Error::Invalid("a directory that somebody else made there is no snapshot"));
+        }
+        self.pool.node(ino)?.dir()
+    }
+
+    fn is_marked(&self, ino: Ino) -> Result<bool> {
+        match self.pool.node(ino)?.xattr(MARK) {
+            Ok(_) => Ok(true),
+            Err(Error::NoAttribute) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Makes a tree where nobody sees it, and then names it.
-    fn make(&self, place: &Place<'_>, from: Ino, dir: Ino, name: &[u8]) -> Result<Copied> {
-        let made = copy::copy(self.pool, from, &place.dir, PARTIAL)
-            .and_then(|made| place.dir.rename(PARTIAL, dir, name, RenameMode::NoReplace).map(|()| made));
+    fn make(&self, place: &Place<'_>, from: Ino, to: (Ino, &[u8]), is_snapshot: bool) -> Result<Copied> {
+        let make = || {
+            let made = copy::copy(self.pool, from, &place.dir, PARTIAL)?;
+            if is_snapshot {
+                let top = self.pool.node(place.dir.lookup(PARTIAL)?.ino)?;
+                top.set_xattr(MARK, b"", XattrMode::Set)?;
+            }
+            place.dir.rename(PARTIAL, to.0, to.1, RenameMode::NoReplace)?;
+            Ok(made)
+        };
+        let made = make();
         if made.is_err() && place.dir.lookup(PARTIAL).is_ok() {
             place.dir.remove_tree(PARTIAL)?;
         }
