@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Mount a pool on a directory, until Ctrl-C or umount
     Mount(Mount),
+    /// Unmount a pool; returns when everything is durable and the pool is free
+    Umount(Umount),
     /// List a directory in a pool
     Ls(Ls),
     /// Write files in a pool to standard output
@@ -59,7 +61,6 @@ pub(crate) enum Command {
     /// Print completions for a shell
     Completions(Completions),
     /// Write the manual pages into a directory
-    #[command(hide = true)]
     Man(Man),
 }
 
@@ -100,7 +101,7 @@ pub(crate) struct Common {
     /// Treat the pool as this kind of media instead of finding out
     #[arg(long, value_name = "KIND")]
     pub(crate) media: Option<Media>,
-    /// Report as JSON
+    /// Report as JSON, errors too (inode numbers above 2^53 are strings)
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -156,12 +157,32 @@ pub(crate) struct Mount {
     /// Let other users in, as far as owners and modes allow
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// Let no program be started from it
+    #[arg(long)]
+    pub(crate) no_exec: bool,
+    /// Return when the mount stands; a process of its own serves it
+    #[arg(long)]
+    pub(crate) background: bool,
+    /// Be that process
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
     /// Server threads (one for each processor if this is left out)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Bind each server thread to a processor (yes where there are two or more)
     #[arg(long, value_name = "YES|NO", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) pin: Option<bool>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Umount {
+    /// The directory
+    pub(crate) dir: PathBuf,
+    /// Take it out of sight at once, and do not wait: it ends with its last user
+    #[arg(long)]
+    pub(crate) lazy: bool,
     #[command(flatten)]
     pub(crate) common: Common,
 }

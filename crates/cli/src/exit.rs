@@ -29,14 +29,31 @@ Exit codes:
   2  the command line was wrong
   4  the pool is damaged; for `check`: damage left";
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(match exit {
+impl Exit {
+    /// As the system sees it.
+    pub(crate) fn code(self) -> u8 {
+        match self {
             Exit::Ok => 0,
             Exit::Repaired | Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Damaged => 4,
-        })
+        }
+    }
+
+    /// How a process of ours that ended with this code has ended.
+    pub(crate) fn of_code(code: i32) -> Exit {
+        match code {
+            0 => Exit::Ok,
+            2 => Exit::Usage,
+            4 => Exit::Damaged,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
     }
 }
 

@@ -5,16 +5,19 @@
 //!   args       what can be said                  size       1G, 64KiB ...
 //!   command/   one file for each subcommand      target     POOL:/path
 //!   exit       what the codes mean               progress   bars, on a terminal only
+//!   helper     called by mount(8)
 //! ```
 
 mod args;
 mod command;
 mod exit;
+mod helper;
 mod output;
 mod progress;
 mod size;
 mod target;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,29 +26,45 @@ use args::Cli;
 use exit::Exit;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let json = given.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json");
+    let line = match helper::translate(given) {
+        Ok(line) => line,
+        Err(e) => return failed(&e.to_string(), Exit::Usage, json),
+    };
+    let cli = match Cli::try_parse_from(line) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return usage(&e, json),
     };
     match command::run(cli.command) {
         Ok(exit) => exit.into(),
         // The reader of a pipe has seen enough (`pagestone cat ... | head`).
         Err(e) if exit::is_broken_pipe(&e) => Exit::Ok.into(),
-        Err(e) => {
-            eprintln!("pagestone: {}", exit::message(&e));
-            exit::of(&e).into()
-        }
+        Err(e) => failed(&exit::message(&e), exit::of(&e), json),
     }
 }
 
+fn failed(message: &str, exit: Exit, json: bool) -> ExitCode {
+    output::failure(message, exit, json);
+    exit.into()
+}
+
 /// Help and version go to standard output and are no error; everything else is wrong usage.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() {
         // There is nothing to be done about a closed terminal.
         let _ = error.print();
         return Exit::Ok.into();
     }
     let text = error.to_string();
-    eprint!("pagestone: {}", text.strip_prefix("error: ").unwrap_or(&text));
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    // "to pass '-x' as a value, use '-- -x'": hardly ever what was meant by an option that is not there.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("tip: to pass")).collect();
+    let text = lines.join("\n").replace("\n\n\n", "\n\n");
+    if json {
+        return failed(&text, Exit::Usage, json);
+    }
+    // Of several lines, and made from the command line alone.
+    eprintln!("pagestone: {text}");
     Exit::Usage.into()
 }

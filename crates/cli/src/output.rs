@@ -1,10 +1,13 @@
 //! What is printed on standard output: tables for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use pagestone::{Attr, Kind, Time};
 use serde::Serialize;
+
+use crate::exit::Exit;
 
 /// Prints one JSON document on one line.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
@@ -15,17 +18,50 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 /// Prints one line, and makes sure it has arrived.
 pub(crate) fn line(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
+    let text = if out.is_terminal() { printable(text) } else { text.into() };
     writeln!(out, "{text}").and_then(|()| out.flush()).context("standard output")
+}
+
+/// Says on standard error what went wrong: a line for people, or an object for programs.
+pub(crate) fn failure(message: &str, exit: Exit, json: bool) {
+    if json {
+        eprintln!("{}", serde_json::json!({ "error": message, "exit": exit.code() }));
+    } else if io::stderr().is_terminal() {
+        eprintln!("pagestone: {}", printable(message));
+    } else {
+        eprintln!("pagestone: {message}");
+    }
 }
 
 /// Prints names and values in two columns.
 pub(crate) fn table(rows: &[(&str, String)]) -> Result<()> {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut out = io::stdout().lock();
+    let terminal = out.is_terminal();
     for (name, value) in rows {
+        let value = if terminal { printable(value) } else { value.into() };
         writeln!(out, "{name:width$}  {value}").context("standard output")?;
     }
     out.flush().context("standard output")
+}
+
+/// For a terminal: names in a pool may hold what it would obey.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return text.into();
+    }
+    text.chars().map(|c| if c.is_control() { octal(c.encode_utf8(&mut [0; 4]).as_bytes()) } else { c.into() }).collect()
+}
+
+/// As [`printable`], of a name that may be anything; what is no UTF-8 is written in octal as well, as
+/// `ls -b` writes it.
+pub(crate) fn printable_name(name: &[u8]) -> String {
+    let part = |chunk: std::str::Utf8Chunk<'_>| printable(chunk.valid()).into_owned() + &octal(chunk.invalid());
+    name.utf8_chunks().map(part).collect()
+}
+
+fn octal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:03o}")).collect()
 }
 
 /// `drwxr-xr-x`, as `ls -l` writes it.
@@ -54,7 +90,7 @@ pub(crate) fn mode(kind: Kind, perm: u32) -> String {
     text
 }
 
-/// `2026-03-21 14:05:09`, in universal time.
+/// `2026-03-21 14:05:09`, in universal time; who prints it says so.
 pub(crate) fn time(time: Time) -> String {
     let days = time.sec.div_euclid(86_400);
     let second = time.sec.rem_euclid(86_400);
@@ -104,6 +140,13 @@ mod tests {
         assert_eq!(mode(Kind::Dir, 0o1777), "drwxrwxrwt");
         assert_eq!(mode(Kind::File, 0o4754), "-rwsr-xr--");
         assert_eq!(mode(Kind::File, 0o2644), "-rw-r-Sr--");
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        assert_eq!(printable_name(b"plain \xc3\xa4 \\x"), "plain \u{e4} \\x");
+        assert_eq!(printable_name(b"a\x1b[2Jb\n\x7f"), "a\\033[2Jb\\012\\177");
+        assert_eq!(printable_name(b"\xc2\x9b1m \xff"), "\\302\\2331m \\377");
     }
 
     #[test]

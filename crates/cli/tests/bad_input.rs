@@ -26,6 +26,45 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn hints_lead_to_what_was_meant() {
+    let said = |args: &[&str]| String::from_utf8(run(args).stderr).unwrap();
+    assert!(!said(&["ls", "-a", "x:/"]).contains("-- -a"));
+    let place = Place::new();
+    let new = said(&["create", &place.str("new.pool")]);
+    assert!(new.contains("--size") && !new.contains("pagestone create"), "{new}");
+    fs::write(place.path("text"), "hello").unwrap();
+    let text = said(&["info", &place.str("text")]);
+    assert!(text.contains("not a pagestone pool"), "{text}");
+    assert!(ok(&["--help"]).contains("  man "), "every command is listed");
+}
+
+#[test]
+fn errors_are_json_where_that_was_asked_for() {
+    let place = Place::new();
+    let error = |args: &[&str]| -> (i32, serde_json::Value) {
+        let output = run(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}")))
+    };
+    let (code, said) = error(&["info", &place.str("none.pool"), "--json"]);
+    assert_eq!((code, said["exit"].as_i64()), (1, Some(1)));
+    assert!(said["error"].as_str().unwrap().contains("none.pool"));
+    assert_eq!(error(&["ls", "--json", "--frobnicate", "x:/"]).1["exit"], 2);
+}
+
+#[test]
+fn one_missing_file_does_not_hide_the_others() {
+    let place = Place::in_shm();
+    let pool = place.pool("32M");
+    ok(&["mkdir", &format!("{pool}:/a"), &format!("{pool}:/c")]);
+    let args = [format!("{pool}:/a"), format!("{pool}:/b"), format!("{pool}:/c")];
+    let output = run(&["stat", &args[0], &args[1], &args[2]]);
+    let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown.contains(":/a") && shown.contains(":/c") && said.contains(":/b"), "{shown}{said}");
+}
+
+#[test]
 fn help_says_what_the_exit_codes_mean() {
     let help = ok(&["--help"]);
     for code in ["  0 ", "  1 ", "  2 ", "  4 "] {

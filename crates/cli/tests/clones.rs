@@ -66,6 +66,26 @@ fn snapshots_are_made_listed_compared_restored_and_deleted() {
 }
 
 #[test]
+fn a_directory_that_somebody_made_among_the_snapshots_is_none() {
+    let place = Place::in_shm();
+    let pool = place.pool("32M");
+    ok_with_input(&["put", "-", &format!("{pool}:/file")], b"1");
+    ok(&["snapshot", "create", &pool, "real"]);
+    ok(&["mkdir", &format!("{pool}:/.snapshots/made")]);
+    let list = ok(&["snapshot", "list", &pool]);
+    assert!(list.contains("UTC  real") && list.lines().count() == 1, "{list}");
+    for what in ["restore", "delete", "diff"] {
+        fails(1, &["no snapshot"], &["snapshot", what, &pool, "made"]);
+    }
+    // A copy of a snapshot elsewhere is an ordinary tree.
+    ok(&["clone", &format!("{pool}:/.snapshots/real"), &format!("{pool}:/.snapshots/copy")]);
+    assert_eq!(ok(&["snapshot", "list", &pool]), list);
+    ok(&["snapshot", "restore", &pool, "real"]);
+    assert_eq!(ok(&["snapshot", "list", &pool]), list);
+    common::check(&pool);
+}
+
+#[test]
 fn copying_on_the_mount_shares() {
     if !can_mount() {
         return;

@@ -21,6 +21,7 @@ mod fuse;
 mod ghosts;
 mod handles;
 mod mountpoint;
+mod mounts;
 mod null;
 mod poolfs;
 mod sched;
@@ -28,6 +29,7 @@ mod transport;
 
 pub use fuse::FuseTransport;
 pub use mountpoint::{MountError, Prepared, can_mount, prepare, unmount, unmount_lazily};
+pub use mounts::{Mount, mount_at, mounted_elsewhere, mounts, source_name};
 pub use null::NullFs;
 pub use poolfs::PoolFs;
 pub use transport::{

@@ -8,15 +8,15 @@
 //!   not empty            allowed, and said: what is in it is hidden until the unmount
 //! ```
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::mount::{UnmountFlags, unmount as unmount_call};
 use rustix::process::geteuid;
+
+use crate::mounts::mount_at;
 
 /// Why a pool cannot be mounted, and what can be done about it.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,10 @@ pub fn prepare(dir: &Path) -> Result<Prepared, MountError> {
     }
     prepared.dir = dir.canonicalize().map_err(failed)?;
     if let Some(mount) = mount_at(&prepared.dir) {
-        return Err(MountError::InUse { dir: prepared.dir, what: format!("{} ({})", mount.source, mount.kind) });
+        return Err(MountError::InUse {
+            dir: prepared.dir,
+            what: format!("{} ({})", mount.source.display(), mount.kind),
+        });
     }
     prepared.not_empty = fs::read_dir(&prepared.dir).map_err(failed)?.next().is_some();
     Ok(prepared)
@@ -196,66 +199,9 @@ fn helper() -> Option<PathBuf> {
     find("fusermount3").or_else(|| find("fusermount"))
 }
 
-struct Mount {
-    kind: String,
-    source: String,
-}
-
-/// The topmost mount on exactly this directory.
-fn mount_at(dir: &Path) -> Option<Mount> {
-    let table = fs::read("/proc/self/mountinfo").ok()?;
-    table.split(|byte| *byte == b'\n').filter_map(|line| parse(line, dir)).next_back()
-}
-
-/// One line: `36 35 98:0 /root /mount/point options [tags] - type source options`.
-fn parse(line: &[u8], dir: &Path) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ');
-    if unescape(fields.nth(4)?) != dir.as_os_str() {
-        return None;
-    }
-    let mut rest = fields.skip_while(|field| field != b"-").skip(1);
-    let text = |field: &[u8]| unescape(field).to_string_lossy().into_owned();
-    Some(Mount { kind: text(rest.next()?), source: text(rest.next()?) })
-}
-
-/// The kernel writes blanks in paths as `\040` and so on.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mount_is_found_by_its_directory_even_with_blanks() {
-        let line = br"36 35 0:50 / /mnt/my\040pool rw,nosuid shared:1 master:2 - fuse.pagestone demo.pool rw";
-        let mount = parse(line, Path::new("/mnt/my pool")).expect("the line is of this directory");
-        assert_eq!((mount.kind.as_str(), mount.source.as_str()), ("fuse.pagestone", "demo.pool"));
-        assert!(parse(line, Path::new("/mnt/my")).is_none());
-        assert!(parse(b"", Path::new("/")).is_none());
-        assert!(parse(b"1 2 3", Path::new("/")).is_none());
-    }
-
-    #[test]
-    fn a_backslash_that_is_none_of_the_kernels_stays() {
-        assert_eq!(unescape(br"a\b\04"), OsString::from(r"a\b\04"));
-    }
 
     #[test]
     fn a_file_is_refused_and_a_missing_directory_is_made() {

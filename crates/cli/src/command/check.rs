@@ -5,6 +5,7 @@ use pagestone::{CheckOptions, Report};
 use serde::Serialize;
 
 use crate::args::Check;
+use crate::command::holder::patiently;
 use crate::command::pool::explain;
 use crate::exit::Exit;
 use crate::output;
@@ -21,7 +22,8 @@ struct Verdict<'a> {
 pub(crate) fn check(args: &Check) -> Result<Exit> {
     let mut bar = Progress::pages("checking");
     let options = CheckOptions { repair: args.repair, data: args.data, media: args.common.media.map(Into::into) };
-    let report = pagestone::check(&args.pool, &options, &mut |done, total| bar.set(done, total));
+    let report =
+        patiently(&args.pool, || pagestone::check(&args.pool, &options, &mut |done, total| bar.set(done, total)));
     drop(bar);
     let report = report.map_err(|e| explain(&args.pool, e))?;
     let (exit, verdict) = if report.is_clean() {

@@ -81,7 +81,7 @@ fn list(args: &Snapshots) -> Result<Exit> {
         return Ok(Exit::Ok);
     }
     for snapshot in found {
-        output::line(&format!("{}  {}", output::time(snapshot.created), snapshot.name))?;
+        output::line(&format!("{} UTC  {}", output::time(snapshot.created), snapshot.name))?;
     }
     Ok(Exit::Ok)
 }

@@ -1,13 +1,13 @@
 //! `pagestone ls` and `pagestone stat`.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use pagestone::{Attr, DirEntry, Kind, Node, PAGE_SIZE, Pool};
 
 use crate::args::{Ls, Stat};
 use crate::command::pool;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::output::{self, Named};
 use crate::size::show;
 use crate::target::Target;
@@ -68,18 +68,20 @@ fn print_json(lines: &[Line]) -> Result<()> {
 
 fn print(lines: &[Line], long: bool) -> Result<()> {
     let mut out = io::stdout().lock();
+    let terminal = out.is_terminal();
+    let shown = |name: &[u8]| if terminal { output::printable_name(name).into_bytes() } else { name.to_vec() };
     let width = lines.iter().map(|l| l.attr.size.to_string().len()).max().unwrap_or(0);
     for l in lines {
         let a = &l.attr;
         if long {
             let mode = output::mode(a.kind, a.perm);
             let time = output::time(a.mtime);
-            write!(out, "{mode} {:>3} {:>5} {:>5} {:>width$} {time} ", a.nlink, a.uid, a.gid, a.size)?;
+            write!(out, "{mode} {:>3} {:>5} {:>5} {:>width$} {time} UTC ", a.nlink, a.uid, a.gid, a.size)?;
         }
-        out.write_all(&l.name)?;
+        out.write_all(&shown(&l.name))?;
         if let (true, Some(target)) = (long, &l.target) {
             out.write_all(b" -> ")?;
-            out.write_all(target)?;
+            out.write_all(&shown(target))?;
         }
         out.write_all(b"\n")?;
     }
@@ -87,19 +89,27 @@ fn print(lines: &[Line], long: bool) -> Result<()> {
 }
 
 pub(crate) fn stat(args: &Stat) -> Result<Exit> {
-    let mut lines = Vec::new();
+    let mut found = Vec::new();
+    let mut failure: Option<anyhow::Error> = None;
     for target in &args.targets {
-        let found = pool::with(&target.pool, true, &args.common, |pool| line(pool, target, target.path.clone()))?;
-        lines.push(found);
+        match pool::with(&target.pool, true, &args.common, |pool| line(pool, target, target.path.clone())) {
+            Ok(line) => found.push((target, line)),
+            // The last one ends the command; those before it are said here.
+            Err(e) => {
+                if let Some(before) = failure.replace(e) {
+                    output::failure(&exit::message(&before), exit::of(&before), args.common.json);
+                }
+            }
+        }
     }
     if args.common.json {
-        print_json(&lines)?;
-        return Ok(Exit::Ok);
+        output::json(&found.iter().map(|(_, line)| line.named()).collect::<Vec<_>>())?;
+    } else {
+        for (target, line) in &found {
+            show_one(target, line)?;
+        }
     }
-    for (target, l) in args.targets.iter().zip(&lines) {
-        show_one(target, l)?;
-    }
-    Ok(Exit::Ok)
+    failure.map_or(Ok(Exit::Ok), Err)
 }
 
 /// How much of what is allocated clones have in common.

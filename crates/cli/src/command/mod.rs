@@ -1,16 +1,19 @@
 //! The subcommands, one file each (small ones share).
 
+mod background;
 pub(crate) mod bench;
 mod check;
 mod clones;
 mod copy;
 mod docs;
 mod files;
+mod holder;
 mod list;
 mod mount;
 mod pool;
 mod signals;
 mod space;
+mod umount;
 
 use anyhow::Result;
 
@@ -26,6 +29,7 @@ pub(crate) fn run(command: Command) -> Result<Exit> {
         Command::Info(args) => pool::info(&args),
         Command::Check(args) => check::check(&args),
         Command::Mount(args) => mount::mount(&args),
+        Command::Umount(args) => umount::umount(&args),
         Command::Ls(args) => list::ls(&args),
         Command::Stat(args) => list::stat(&args),
         Command::Cat(args) => copy::cat(&args),

@@ -9,15 +9,17 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
 use pagestone::{CreateOptions, Info, Pool};
-use pagestone_mount::{FuseTransport, Mounted, Options, PoolFs, Prepared, Transport, can_mount, prepare};
+use pagestone_mount::{FuseTransport, Mounted, Options, PoolFs, Prepared, Transport, can_mount, prepare, source_name};
 use serde::Serialize;
 
 use crate::args::Mount;
+use crate::command::background;
+use crate::command::holder::patiently;
 use crate::command::pool::{self, explain};
 use crate::command::signals::Signals;
 use crate::exit::Exit;
@@ -36,20 +38,53 @@ struct Standing<'a> {
 }
 
 pub(crate) fn mount(args: &Mount) -> Result<Exit> {
+    if args.background {
+        return background::start(args);
+    }
+    if args.detached {
+        rustix::process::setsid().context("a session of its own")?;
+    }
     can_mount()?;
     let prepared = prepare(&args.dir)?;
     let signals = Signals::hold().context("signals")?;
     let (pool, created) = open_or_create(args).inspect_err(|_| undo(&prepared))?;
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
     let served = serve(args, &prepared, pool.clone()).inspect_err(|_| undo(&prepared))?;
-    announce(args, &prepared, &served, &info, created)?;
-    end_on_signal(signals, served.dir().to_path_buf(), pool.clone())?;
-    served.wait().context("serving the mount")?;
-    pool.close().map_err(|e| explain(&args.pool, e))?;
-    if !args.common.json {
+    let kept = Kept::new(pool.clone());
+    let ended = announce(args, &prepared, &served, &info, created)
+        .and_then(|()| end_on_signal(signals, served.dir().to_path_buf(), kept.clone()))
+        .and_then(|()| served.wait().context("serving the mount"));
+    finish(args, ended, &kept, pool)?;
+    if !args.common.json && !args.detached {
         output::line(&format!("{}: unmounted, everything is durable", args.dir.display()))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Closes the pool, however the mount has ended.
+fn finish(args: &Mount, ended: Result<()>, kept: &Kept, pool: Pool) -> Result<()> {
+    kept.let_go();
+    let closed = pool.close().map_err(|e| explain(&args.pool, e));
+    ended.and(closed)
+}
+
+/// The pool in the hands of a thread that lives as long as the process, which must not keep it open.
+#[derive(Clone)]
+struct Kept(Arc<Mutex<Option<Pool>>>);
+
+impl Kept {
+    fn new(pool: Pool) -> Kept {
+        Kept(Arc::new(Mutex::new(Some(pool))))
+    }
+
+    /// What the lock guards is whole whoever has panicked.
+    fn lock(&self) -> MutexGuard<'_, Option<Pool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn let_go(&self) {
+        drop(self.lock().take());
+    }
 }
 
 /// A directory that was made for a mount that did not come about goes again.
@@ -66,7 +101,8 @@ fn open_or_create(args: &Mount) -> Result<(Pool, bool)> {
         Some(size) if missing => {
             let media = args.common.media.map(Into::into);
             let options = CreateOptions { size: Some(size), force: false, media };
-            let pool = Pool::create(&args.pool, &options).map_err(|e| explain(&args.pool, e))?;
+            let pool = patiently(&args.pool, || Pool::create(&args.pool, &options));
+            let pool = pool.map_err(|e| explain(&args.pool, e))?;
             Ok((pool, true))
         }
         _ => Ok((pool::open(&args.pool, args.read_only, args.common.media)?, false)),
@@ -75,9 +111,10 @@ fn open_or_create(args: &Mount) -> Result<(Pool, bool)> {
 
 fn serve(args: &Mount, prepared: &Prepared, pool: Pool) -> Result<Mounted> {
     let options = Options {
-        source: args.pool.display().to_string(),
+        source: source_name(&args.pool),
         read_only: args.read_only,
         allow_other: args.allow_other,
+        no_exec: args.no_exec,
         threads: args.threads.map(usize::from),
         pin: args.pin,
         ..Options::default()
@@ -96,7 +133,7 @@ fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, cr
     if let Some(lost) = pool::lost(info.lost) {
         eprintln!("pagestone: {}: lost {lost}", args.pool.display());
     }
-    if args.common.json {
+    if args.common.json || args.detached {
         let (mounted, pool, pid) = (served.dir(), args.pool.as_path(), std::process::id());
         return output::json(&Standing { mounted, pool, created, pid, threads: served.threads(), info });
     }
@@ -113,17 +150,19 @@ fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, cr
     output::line(&format!("durable  {}", pool::durability(info.media.durability)))?;
     let how = if args.read_only { ", read-only" } else { "" };
     output::line(&format!("mounted  on {}{how}, {} server threads", served.dir().display(), served.threads()))?;
-    output::line(&format!("stop     with Ctrl-C, or: umount {dir}"))
+    output::line(&format!("stop     with Ctrl-C, or: pagestone umount {dir}"))
 }
 
 /// Starts the thread that waits for Ctrl-C.
-fn end_on_signal(signals: Signals, dir: PathBuf, pool: Pool) -> Result<()> {
+fn end_on_signal(signals: Signals, dir: PathBuf, kept: Kept) -> Result<()> {
     let wait = move || {
         if signals.wait().is_ok() {
             end(&dir);
         }
         // A second one: the last user does not leave, and ours does not want to wait.
         if signals.wait().is_ok() {
+            // None: it is being closed, which is as quick.
+            let Some(pool) = &*kept.lock() else { return };
             let synced = pool.sync();
             eprintln!("pagestone: ended while the mount was in use; what had been written is in the pool");
             std::process::exit(i32::from(synced.is_err()));
@@ -143,5 +182,33 @@ fn end(dir: &Path) {
     }
     if let Err(e) = pagestone_mount::unmount_lazily(dir) {
         eprintln!("pagestone: unmounting {}: {e}", dir.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use pagestone::{Error, OpenOptions};
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn a_mount_that_ends_with_an_error_closes_its_pool_all_the_same() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("test.pool");
+        let cli = Cli::try_parse_from(["pagestone".as_ref(), "mount".as_ref(), path.as_os_str(), "m".as_ref()])?;
+        let Command::Mount(args) = cli.command else { anyhow::bail!("not what was said") };
+        let pool = Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() })?;
+        let kept = Kept::new(pool.clone());
+        let of_the_thread = kept.clone();
+        pool.root().create(b"file", &pagestone::NewNode::new(pagestone::Kind::File, 0o644))?;
+        let opened = || Pool::open(&path, &OpenOptions::default());
+        assert!(matches!(opened(), Err(Error::InUse { .. })));
+        let ended = finish(&args, Err(anyhow::anyhow!("the connection broke")), &kept, pool);
+        assert!(ended.is_err_and(|e| e.to_string() == "the connection broke"));
+        assert_eq!(opened()?.info()?.replayed, 0, "it was closed, and nobody has it open");
+        drop(of_the_thread);
+        Ok(())
     }
 }

@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use pagestone::media::{Durability, Granularity, PersistMethod};
 use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool, Time};
 
 use crate::args::{Common, Create, Info, Media};
+use crate::command::holder::{Holder, patiently};
 use crate::exit::Exit;
 use crate::output;
 use crate::size::show;
@@ -16,7 +17,11 @@ use crate::size::show;
 /// Opens a pool, or says what is wrong with it and what can be done.
 pub(crate) fn open(path: &Path, read_only: bool, media: Option<Media>) -> Result<Pool> {
     let options = OpenOptions { read_only, media: media.map(Into::into) };
-    Pool::open(path, &options).map_err(|e| explain(path, e))
+    patiently(path, || Pool::open(path, &options)).map_err(|e| match e {
+        // Whatever its size: what begins otherwise is something else.
+        Error::Size(size) if !pagestone::is_pool(path) => explain(path, Error::NotAPool(size)),
+        other => explain(path, other),
+    })
 }
 
 /// Opens a pool, runs `work` on it and closes it; what closing says counts too.
@@ -39,7 +44,7 @@ pub(crate) fn with<T>(
 pub(crate) struct PoolError {
     path: PathBuf,
     error: Error,
-    hint: Option<&'static str>,
+    hint: Option<String>,
 }
 
 impl fmt::Display for PoolError {
@@ -48,7 +53,7 @@ impl fmt::Display for PoolError {
             write!(f, "{}: ", self.path.display())?;
         }
         write!(f, "{}", self.error)?;
-        self.hint.map_or(Ok(()), |hint| write!(f, " ({hint})"))
+        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
     }
 }
 
@@ -87,6 +92,10 @@ pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
         },
         _ => None,
     };
+    let hint = match &error {
+        Error::InUse { pid, .. } => Holder::of(path, *pid).hint(),
+        _ => hint.map(str::to_owned),
+    };
     PoolError { path: path.to_path_buf(), error, hint }.into()
 }
 
@@ -96,13 +105,18 @@ fn missing(path: &Path) -> &'static str {
     } else if path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
         "the directory does not exist"
     } else {
-        "make it with: pagestone create POOL --size SIZE"
+        "is the path right? pagestone create makes a new pool"
     }
 }
 
 pub(crate) fn create(args: &Create) -> Result<Exit> {
     let options = CreateOptions { size: args.size, force: args.force, media: args.common.media.map(Into::into) };
-    let pool = Pool::create(&args.pool, &options).map_err(|e| explain(&args.pool, e))?;
+    let pool = patiently(&args.pool, || Pool::create(&args.pool, &options)).map_err(|e| match e {
+        Error::NotFound if args.size.is_none() => {
+            anyhow!("{}: nothing is there; give the size of the new pool with --size", args.pool.display())
+        }
+        other => explain(&args.pool, other),
+    })?;
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
     pool.close().map_err(|e| explain(&args.pool, e))?;
     if args.common.json {

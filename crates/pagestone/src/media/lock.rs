@@ -39,6 +39,12 @@ pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
     }
 }
 
+/// The process that has the pool at `path` open, if there is one and `/proc` tells.
+pub fn holder_of(path: &Path) -> Option<u32> {
+    let file = File::open(path).ok()?;
+    holder(&file).ok().filter(|&pid| pid != 0)
+}
+
 /// How long a lock of this process, or of nobody, is waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
 

@@ -50,6 +50,7 @@ mod region;
 pub use byte::ByteMedia;
 pub use file::FileMedia;
 pub(crate) use forked::Home;
+pub use lock::holder_of as holder;
 pub use mapping::{Mapping, PageBuf, PageRef, Share};
 pub use memory::Memory;
 pub use open::{Open, Opened, open};
