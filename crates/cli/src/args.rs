@@ -163,6 +163,9 @@ pub(crate) struct Mount {
     /// Return when the mount stands; a process of its own serves it
     #[arg(long)]
     pub(crate) background: bool,
+    /// With --background: say nothing if all goes well
+    #[arg(long, requires = "background")]
+    pub(crate) quiet: bool,
     /// Be that process
     #[arg(long, hide = true)]
     pub(crate) detached: bool,

@@ -38,7 +38,7 @@ fn words(words: &[&str]) -> Vec<OsString> {
 }
 
 fn mount(rest: &[OsString]) -> Result<Vec<OsString>, WrongUsage> {
-    let mut line = words(&["pagestone", "mount", "--background"]);
+    let mut line = words(&["pagestone", "mount", "--background", "--quiet"]);
     let mut paths = Vec::new();
     let mut given = rest.iter();
     while let Some(word) = given.next() {
@@ -72,11 +72,16 @@ fn mount_option(option: &str) -> Result<Vec<OsString>, WrongUsage> {
         ("allow_other", None) => words(&["--allow-other"]),
         ("noexec", None) => words(&["--no-exec"]),
         ("threads" | "pin" | "media", Some(value)) => words(&[&format!("--{name}={value}")]),
-        ("rw" | "defaults" | "nodev" | "nosuid" | "noatime" | "nodiratime" | "async" | "exec", None)
+        ("rw" | "defaults" | "nodev" | "nosuid" | "noatime" | "relatime" | "nodiratime" | "async" | "exec", None)
         | ("auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "nofail" | "_netdev", None)
         | ("user" | "uhelper" | "helper" | "comment" | "fsname" | "subtype", Some(_))
         | ("default_permissions", None) => Vec::new(),
         (name, _) if name.starts_with("x-") || name.starts_with("X-") => Vec::new(),
+        ("remount", None) => {
+            return Err(WrongUsage(
+                "a mount that stands takes no other options (mount -i -o remount,ro makes it read-only)".into(),
+            ));
+        }
         ("suid" | "dev", None) => {
             return Err(WrongUsage(format!("'{option}': a pool is always mounted with nosuid and nodev")));
         }
@@ -112,14 +117,17 @@ mod tests {
         for (given, meant) in [
             (
                 "/sbin/mount.fuse.pagestone /a.pool /mnt -o rw,nosuid,allow_other,x-systemd.automount,threads=2",
-                "pagestone mount --background --allow-other --threads=2 -- /a.pool /mnt",
+                "pagestone mount --background --quiet --allow-other --threads=2 -- /a.pool /mnt",
             ),
             (
                 "mount.pagestone a.pool /mnt -n -t fuse.pagestone -o ro,_netdev,nofail",
-                "pagestone mount --background --read-only -- a.pool /mnt",
+                "pagestone mount --background --quiet --read-only -- a.pool /mnt",
             ),
-            ("mount.pagestone a.pool /mnt", "pagestone mount --background -- a.pool /mnt"),
-            ("pagestone /x/a.pool /mnt -o rw,noexec", "pagestone mount --background --no-exec -- /x/a.pool /mnt"),
+            ("mount.pagestone a.pool /mnt", "pagestone mount --background --quiet -- a.pool /mnt"),
+            (
+                "pagestone /x/a.pool /mnt -o rw,noexec",
+                "pagestone mount --background --quiet --no-exec -- /x/a.pool /mnt",
+            ),
             ("/sbin/umount.fuse.pagestone /mnt -l -t fuse.pagestone", "pagestone umount /mnt --lazy"),
             ("umount.pagestone -n /mnt", "pagestone umount /mnt"),
             ("pagestone ls a.pool:/x", "pagestone ls a.pool:/x"),

@@ -99,6 +99,30 @@ fn names_are_made_listed_moved_and_removed() {
 }
 
 #[test]
+fn inode_numbers_that_json_readers_would_round_are_strings() {
+    let place = Place::in_shm();
+    let path = place.path("test.pool");
+    let options = pagestone::CreateOptions { size: Some(32 << 20), ..Default::default() };
+    let pool = pagestone::Pool::create(&path, &options).unwrap();
+    let new = pagestone::NewNode::new(pagestone::Kind::File, 0o644);
+    pool.root().create(b"small", &new).unwrap();
+    let large = (0..1_000_000).find_map(|_| {
+        let ino = pool.root().create(b"large", &new).unwrap().ino;
+        if ino.0 > 1 << 53 {
+            return Some(ino);
+        }
+        pool.root().unlink(b"large").unwrap();
+        None
+    });
+    let large = large.expect("the same place is used again, each time with another number").0;
+    pool.close().unwrap();
+    let listed = ok(&["ls", "--json", path.to_str().unwrap()]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["ino"].as_str(), Some(large.to_string().as_str()));
+    assert!(listed[1]["ino"].is_u64());
+}
+
+#[test]
 fn whole_directories_go_in_and_out() {
     let place = Place::in_shm();
     let pool = place.pool("64M");

@@ -88,9 +88,13 @@ fn renames_with_flags() {
         assert_eq!(refused, rustix::io::Errno::EXIST);
         rustix::fs::renameat_with(cwd, &a, cwd, &b, RenameFlags::EXCHANGE).unwrap();
         assert_eq!((read(&a), read(&b)), (b"b".to_vec(), b"a".to_vec()));
-        let refused = rustix::fs::renameat_with(cwd, &a, cwd, &b, RenameFlags::WHITEOUT).unwrap_err();
+        let both = RenameFlags::EXCHANGE | RenameFlags::NOREPLACE;
+        let refused = rustix::fs::renameat_with(cwd, &a, cwd, &b, both).unwrap_err();
         assert_eq!(refused, rustix::io::Errno::INVAL);
-        fs::rename(&a, &b).unwrap();
+        rustix::fs::renameat_with(cwd, &a, cwd, &b, RenameFlags::WHITEOUT).unwrap();
+        assert_eq!((read(&b), fs::symlink_metadata(&a).unwrap().rdev()), (b"b".to_vec(), 0));
+        assert!(fs::symlink_metadata(&a).unwrap().file_type().is_char_device());
+        fs::remove_file(&a).unwrap();
         assert_eq!(read(&b), b"b");
         assert!(!a.exists());
         fs::create_dir_all(root.join("d/e")).unwrap();
@@ -501,5 +505,54 @@ fn a_file_handle_outlasts_everything_but_its_file() {
     let gone = open_by_handle(&root, &mut handles[3]).unwrap_err();
     assert_eq!(gone.raw_os_error(), Some(libc::ESTALE), "{gone}");
     drop((root, file, dir));
+    mount.finish();
+}
+
+#[test]
+fn a_directory_can_be_the_upper_layer_of_an_overlay() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root to mount an overlay");
+        return;
+    }
+    let place = Place::in_shm();
+    let mount = Mount::fresh(&place);
+    for dir in ["upper", "work"] {
+        fs::create_dir(mount.dir.join(dir)).unwrap();
+    }
+    let (lower, merged) = (place.path("lower"), place.path("merged"));
+    fs::create_dir(&lower).unwrap();
+    fs::create_dir(&merged).unwrap();
+    for name in ["changed", "gone", "moved"] {
+        fs::write(lower.join(name), name).unwrap();
+    }
+    let show = |path: &Path| path.to_str().unwrap().to_owned();
+    let (upper, work) = (show(&mount.dir.join("upper")), show(&mount.dir.join("work")));
+    let options = format!("lowerdir={},upperdir={upper},workdir={work}", show(&lower));
+    let overlay = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options]).arg(&merged).output();
+    let overlay = overlay.unwrap();
+    let said = String::from_utf8_lossy(&overlay.stderr);
+    if said.contains("unknown filesystem") {
+        println!("skipped: the kernel has no overlayfs");
+        return;
+    }
+    assert!(overlay.status.success(), "{said}");
+    let used = std::panic::catch_unwind(|| {
+        fs::write(merged.join("changed"), "anew").unwrap();
+        fs::remove_file(merged.join("gone")).unwrap();
+        fs::rename(merged.join("moved"), merged.join("there")).unwrap();
+        fs::write(merged.join("new"), "new").unwrap();
+        let mut names: Vec<_> = fs::read_dir(&merged).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["changed", "new", "there"]);
+        assert_eq!(read(&merged.join("changed")), b"anew");
+        assert_eq!(read(&merged.join("there")), b"moved");
+    });
+    assert!(Command::new("umount").arg(&merged).status().unwrap().success());
+    used.unwrap();
+    assert_eq!(read(&lower.join("changed")), b"changed");
+    for name in ["gone", "moved"] {
+        let whiteout = fs::symlink_metadata(mount.dir.join("upper").join(name)).unwrap();
+        assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "{name}");
+    }
     mount.finish();
 }

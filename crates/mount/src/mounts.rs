@@ -5,10 +5,11 @@
 //! ```
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What pools are mounted as; old mounts say just "fuse".
@@ -26,9 +27,11 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Whether this is a mount of the pool that is called `source` there (see [`source_name`]).
-    pub fn is_of(&self, source: &OsStr) -> bool {
-        KINDS.contains(&self.kind.as_str()) && self.source == source
+    /// Whether this is a mount of the pool at `path`, by whatever name.
+    pub fn is_of(&self, path: &Path) -> bool {
+        let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+        let is_same = || number(path).is_some_and(|ours| number(Path::new(&self.source)) == Some(ours));
+        KINDS.contains(&self.kind.as_str()) && (self.source.to_str() == Some(&source_name(path)) || is_same())
     }
 }
 
@@ -51,9 +54,9 @@ pub fn mount_at(dir: &Path) -> Option<Mount> {
     mounts(None).ok()?.into_iter().rfind(|mount| mount.dir == dir)
 }
 
-/// A process in another mount namespace than `pid` that sees a mount of `source`, and that mount: a copy that
+/// A process in another mount namespace than `pid` that sees a mount of `pool`, and that mount: a copy that
 /// keeps the server in use after an unmount. As far as `/proc` lets us look.
-pub fn mounted_elsewhere(pid: u32, source: &OsStr) -> Option<(u32, Mount)> {
+pub fn mounted_elsewhere(pid: u32, pool: &Path) -> Option<(u32, Mount)> {
     let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     let mut seen: HashSet<PathBuf> = namespace(pid).into_iter().collect();
     let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
@@ -62,7 +65,7 @@ pub fn mounted_elsewhere(pid: u32, source: &OsStr) -> Option<(u32, Mount)> {
         if !namespace(other).is_some_and(|namespace| seen.insert(namespace)) {
             continue;
         }
-        if let Some(mount) = mounts(Some(other)).ok()?.into_iter().find(|mount| mount.is_of(source)) {
+        if let Some(mount) = mounts(Some(other)).ok()?.into_iter().find(|mount| mount.is_of(pool)) {
             return Some((other, mount));
         }
     }
@@ -106,7 +109,7 @@ mod tests {
         let line = br"36 35 0:50 / /mnt/my\040pool rw,nosuid shared:1 master:2 - fuse.pagestone /a/demo.pool rw";
         let mount = parse(line).expect("a mount");
         assert_eq!((mount.dir.as_path(), mount.kind.as_str()), (Path::new("/mnt/my pool"), "fuse.pagestone"));
-        assert!(mount.is_of(OsStr::new("/a/demo.pool")) && !mount.is_of(OsStr::new("/b/demo.pool")));
+        assert!(mount.is_of(Path::new("/a/demo.pool")) && !mount.is_of(Path::new("/b/demo.pool")));
         assert!(parse(b"").is_none());
         assert!(parse(b"1 2 3").is_none());
         assert!(parse(b"1 2 3 / /x rw -").is_none());

@@ -174,6 +174,10 @@ pub trait FileSystem: Send + Sync + 'static {
     fn rename(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8], mode: RenameMode) -> Reply<()> {
         Err(NOT_IMPLEMENTED)
     }
+    /// As [`FileSystem::rename`] with [`RenameMode::Replace`], and leaves a character device 0, 0 at the old name.
+    fn rename_with_whiteout(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8]) -> Reply<()> {
+        Err(Errno(libc::EINVAL))
+    }
     /// Opens a regular file.
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle>;
     /// Closes it.

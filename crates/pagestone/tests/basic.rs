@@ -251,3 +251,44 @@ fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
         assert_ne!(pool.node(ino).unwrap().attr().unwrap().mtime, long_ago);
     }
 }
+
+#[test]
+fn a_rename_can_leave_a_whiteout() {
+    let media = Arc::new(Memory::new(16 << 20).unwrap());
+    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+    let (root, a) = (pool.root(), file(pool.root(), "a"));
+    file(root, "b");
+    let d = root.create(b"d", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
+    root.rename_with_whiteout(b"a", root.ino(), b"b").unwrap();
+    root.rename_with_whiteout(b"d", root.ino(), b"e").unwrap();
+    std::mem::forget(pool);
+    let pool = Pool::open_on(media.clone(), &OpenOptions::default()).unwrap();
+    let root = pool.root();
+    for name in [b"a", b"d"] {
+        let left = root.lookup(name).unwrap();
+        assert_eq!((left.kind, left.rdev, left.nlink), (Kind::CharDevice, 0, 1));
+    }
+    assert_eq!((root.lookup(b"b").unwrap().ino, root.lookup(b"e").unwrap().ino), (a, d));
+    assert_eq!(pool.node(root.ino()).unwrap().attr().unwrap().nlink, 3, "the directory is still in it");
+    drop(pool);
+    let report = pagestone::check_on(media, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+}
+
+#[test]
+fn what_is_known_of_an_open_files_privileges_follows_their_changes() {
+    let pool = pool(16 << 20);
+    let node = pool.node(file(pool.root(), "f")).unwrap();
+    let open = node.open().unwrap();
+    assert!(!open.privileges().unwrap().any());
+    let perm = |perm| SetAttr { perm: Some(perm), ..SetAttr::default() };
+    node.set_attr(&perm(0o4755)).unwrap();
+    assert!(open.privileges().unwrap().set_id);
+    node.set_attr(&perm(0o755)).unwrap();
+    node.set_xattr(b"user.x", b"1", XattrMode::Set).unwrap();
+    assert!(!open.privileges().unwrap().any());
+    node.set_xattr(b"security.capability", b"1", XattrMode::Set).unwrap();
+    assert!(open.privileges().unwrap().capability && !open.privileges().unwrap().set_id);
+    node.remove_xattr(b"security.capability").unwrap();
+    assert!(!open.privileges().unwrap().any());
+}

@@ -41,7 +41,7 @@ pub(crate) fn start(args: &Mount) -> Result<Exit> {
     }
     if args.common.json {
         output::line(line.trim_end())?;
-    } else {
+    } else if !args.quiet {
         let (pool, dir) = (args.pool.display(), args.dir.display());
         output::line(&format!("{pool}: mounted on {dir} by process {} (stop: pagestone umount {dir})", server.id()))?;
     }

@@ -8,13 +8,12 @@
 //! A server whose mount is in no mount namespace is going, or has not mounted yet. Neither takes long,
 //! so a command that comes in between waits. Everybody else who has the pool is an error at once.
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pagestone::Error;
-use pagestone_mount::{mounted_elsewhere, mounts, source_name};
+use pagestone_mount::{mounted_elsewhere, mounts};
 
 /// How long a server that is going is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,15 +34,14 @@ pub(crate) enum Holder {
 impl Holder {
     /// Looks at process `pid`, which has `pool` open.
     pub(crate) fn of(pool: &Path, pid: u32) -> Holder {
-        let source = OsString::from(source_name(pool));
         let Ok(seen) = mounts(Some(pid)) else { return Holder::Other };
-        if let Some(mount) = seen.into_iter().rfind(|mount| mount.is_of(&source)) {
+        if let Some(mount) = seen.into_iter().rfind(|mount| mount.is_of(pool)) {
             return Holder::Mounted(mount.dir);
         }
         if !is_server(pid) {
             return Holder::Other;
         }
-        match mounted_elsewhere(pid, &source) {
+        match mounted_elsewhere(pid, pool) {
             Some((other, mount)) => Holder::Elsewhere(other, mount.dir),
             None => Holder::Going,
         }

@@ -167,16 +167,18 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let (from, to) = (node(parent), node(newparent));
         let mode = match flags.bits() {
+            libc::RENAME_WHITEOUT => {
+                let whiteout = |fs: &F| fs.rename_with_whiteout(from, name.as_bytes(), to, newname.as_bytes());
+                return empty(reply, self.ask(whiteout));
+            }
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(FuseErrno::EINVAL),
         };
-        empty(
-            reply,
-            self.ask(|fs| fs.rename(node(parent), name.as_bytes(), node(newparent), newname.as_bytes(), mode)),
-        );
+        empty(reply, self.ask(|fs| fs.rename(from, name.as_bytes(), to, newname.as_bytes(), mode)));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

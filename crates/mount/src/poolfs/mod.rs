@@ -148,6 +148,11 @@ impl FileSystem for PoolFs {
         }
     }
 
+    fn rename_with_whiteout(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8]) -> Reply<()> {
+        let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
+        self.losing_a_name(to_dir, to_name, || dir.rename_with_whiteout(name, to_dir.ino(), to_name))
+    }
+
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
         let file = self.missed(self.node(node)?.open())?;
         if how.truncate {

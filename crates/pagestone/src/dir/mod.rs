@@ -29,6 +29,8 @@ pub(crate) use create::name_again;
 pub(crate) use names::{Name, parse as parse_entry};
 pub(crate) use remove::forget_name;
 
+use rename::Leave;
+
 /// A directory, borrowed from the pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Dir<'p> {
@@ -104,7 +106,17 @@ impl<'p> Dir<'p> {
 
     /// Moves a name to `to_name` in the directory `to`, in one record.
     pub fn rename(&self, name: &[u8], to: Ino, to_name: &[u8], mode: RenameMode) -> Result<()> {
-        self.inner().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode)
+        self.inner().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode, Leave::Nothing)
+    }
+
+    /// As [`Dir::rename`] with [`RenameMode::Replace`], and lets the old name mean a new character device with the
+    /// number 0, all in one record: a whiteout, with which an overlay filesystem hides a name of the layer below.
+    ///
+    /// # Errors
+    /// As [`Dir::rename`], and [`Error::NoSpace`].
+    pub fn rename_with_whiteout(&self, name: &[u8], to: Ino, to_name: &[u8]) -> Result<()> {
+        let (from, to) = ((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?));
+        self.inner().rename(from, to, RenameMode::Replace, Leave::Whiteout)
     }
 
     /// Calls `each` for the entries after `cookie` (0: from the start) until it returns false.

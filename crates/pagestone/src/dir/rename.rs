@@ -3,17 +3,18 @@
 //! ```text
 //!   replace     from: name gone      to: name -> moved inode, what it meant before loses a name
 //!   exchange    from: name -> b      to: name -> a
+//!   whiteout    from: name -> a character device 0, 0, which hides a name in a lower layer
 //! ```
 //!
 //! A directory that moves takes its parent's link count along and learns its new parent. It must
 //! not move below itself: renames between directories hold one lock while the ancestors are
 //! looked at, so they cannot change meanwhile.
 
-use super::create::checked_links;
+use super::create::{checked_links, new_inode};
 use super::live_directory;
 use super::names::{self, Found, Name};
 use super::remove::Inos;
-use crate::attr::{Kind, RenameMode, Time};
+use crate::attr::{Kind, NewNode, RenameMode, Time};
 use crate::error::{Error, Result};
 use crate::frame::Tx;
 use crate::layout::{ORPHANS, ROOT};
@@ -33,15 +34,25 @@ struct Move<'a> {
     a: Found,
     b: Option<Found>,
     mode: RenameMode,
+    leave: Leave,
+}
+
+/// What a rename leaves at the old name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leave {
+    /// Nothing.
+    Nothing,
+    /// A whiteout.
+    Whiteout,
 }
 
 impl Inner {
-    pub(super) fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<()> {
+    pub(super) fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode, leave: Leave) -> Result<()> {
         let _ancestors = (from.0 != to.0).then(|| self.renames.lock());
         loop {
             let a = self.find(from.0, from.1)?.ok_or(Error::NotFound)?;
             let b = self.find(to.0, to.1)?;
-            let m = Move { from, to, a, b, mode };
+            let m = Move { from, to, a, b, mode, leave };
             self.check_ancestors(&m)?;
             let mut inos = Inos::from_slice(&[from.0, to.0, a.ino]);
             inos.extend(b.map(|b| b.ino));
@@ -54,7 +65,8 @@ impl Inner {
                 if b.is_some_and(|b| self.may_be_orphaned(b.ino)) && !orphanable {
                     continue;
                 }
-                self.frames.transact(true, |tx| self.rename_in_tx(tx, &m))?
+                // A whiteout takes space: it must not take what is kept for freeing some.
+                self.frames.transact(leave == Leave::Nothing, |tx| self.rename_in_tx(tx, &m))?
             };
             match (moved, b) {
                 (None, _) => {} // a name means something else by now
@@ -126,7 +138,13 @@ impl Inner {
             }
             None => false,
         };
-        names::take(tx, &mut old, &m.a, None)?;
+        match m.leave {
+            Leave::Nothing => names::take(tx, &mut old, &m.a, None)?,
+            Leave::Whiteout => {
+                let whiteout = new_inode(tx, &old, &NewNode::new(Kind::CharDevice, 0), now)?;
+                names::redirect(tx, &mut old, &m.a, m.from.1, whiteout.ino(), Kind::CharDevice)?;
+            }
+        }
         if m.a.kind == Kind::Dir {
             old.nlink = old.nlink.saturating_sub(1);
         }
