@@ -20,8 +20,6 @@ from qemu import Guest, Image, built, kit_of
 POOLS = {"device dax": "/dev/dax0.0", "ext4 with dax": "/ext4/pool", "xfs with dax": "/xfs/pool"}
 MOUNT = ("mkdir -p /ext4 /xfs; mount -t ext4 -o dax=always /dev/pmem1 /ext4 && "
          "mount -t xfs -o dax=always /dev/pmem2 /xfs && ls /ext4/pool /xfs/pool")
-# Their memory is in the files already.
-IGNORE = "migrate_set_capability x-ignore-shared on"
 
 
 class Cuts:
@@ -45,31 +43,24 @@ class Cuts:
         guest.sh("mkdir -p /ext4 /xfs && mount -o dax=always /dev/pmem1 /ext4 && mount -o dax=always /dev/pmem2 /xfs")
         for pool in POOLS.values():
             size = "" if pool.startswith("/dev") else "--size 256M"
-            guest.sh(f"{self.suite.program} create {pool} {size}")
+            guest.sh(f"{self.suite.command} create {pool} {size}")
         guest.sh("umount /ext4 /xfs")
         guest.end()
 
-    def small(self, *extra):
-        return Guest(self.kit, self.initrd, self.images, ram="384M", extra=extra)
+    def small(self, saved=None):
+        return Guest(self.kit, self.initrd, self.images, ram="384M", saved=saved)
 
     def snapshot(self):
         self.initrd = self.kit.initrd([self.load, self.suite.program])
         guest = self.small()
         guest.sh("ls /dev/dax0.0 /dev/pmem1 /dev/pmem2; echo 3 >/proc/sys/vm/drop_caches")
-        for command in (IGNORE, "migrate_set_parameter max-bandwidth 8G", f'migrate "exec:cat >{self.state}"'):
-            said = guest.monitor(command)
-            assert "rror" not in said, said
+        guest.save(self.state)
         guest.kill()
 
     def cycle(self, last):
         """Looks at what was left, works on, and cuts; answers what was acknowledged."""
-        guest = self.small("-incoming", "defer")
+        guest = self.small(self.state)
         try:
-            guest.monitor(IGNORE)
-            guest.monitor(f'migrate_incoming "exec:cat {self.state}"')
-            # What is sent before it runs would be forgotten.
-            while "running" not in guest.monitor("info status"):
-                time.sleep(0.02)
             guest.sh(MOUNT, 120)
             replayed = 0
             for pool, (seed, done) in last.items():

@@ -12,10 +12,10 @@
 import re
 
 from lab import ROOT
-from qemu import Guest, Image, kit_of
+from qemu import Guest, Image, kit_of, word
 
 # What runs in the guest.
-PAGES = ROOT / "tests" / "guest" / "pages.py"
+PAGES = word(ROOT / "tests" / "guest" / "pages.py")
 LOST = ("page 07 of a", "page 08 of a", "page 20 of a")
 
 
@@ -23,7 +23,7 @@ class Pool:
     """A pool in a guest, mounted for some commands at a time."""
 
     def __init__(self, suite, guest, path):
-        self.program, self.guest, self.path = suite.program, guest, path
+        self.program, self.guest, self.path = suite.command, guest, path
         guest.sh(f"{self.program} create {path} --size 64M")
         self.mounted(f"{PAGES} write /tmp/m/a /tmp/m/b /tmp/m/c", "rm /tmp/m/c")
 

@@ -21,7 +21,7 @@ class Slots:
     def __init__(self, suite):
         self.suite, self.kit = suite, kit_of(suite)
         self.images = [Image(suite.memory / f"slot{n}.img", 256, label=False) for n in range(2)]
-        self.program = suite.program
+        self.program = suite.command
         guest = self.boot(self.images)
         for n in range(2):
             guest.sh(f"ndctl create-namespace -f -e namespace{n}.0 -m devdax -M mem -a 2M")
@@ -61,7 +61,7 @@ def tests(suite):
     def gone():
         guest = of().boot(of().images[:1])
         assert of().holds(guest, "/dev/dax0.0") == 0
-        said = refused(guest, f"{suite.program} info /dev/dax1.0", "/dev/dax1.0")
+        said = refused(guest, f"{suite.command} info /dev/dax1.0", "/dev/dax1.0")
         guest.kill()
         return said
 
@@ -76,8 +76,8 @@ def tests(suite):
         fresh = Image(suite.memory / "fresh.img", 256, label=False)
         guest = of().boot([of().images[0], fresh])
         guest.sh("ndctl create-namespace -f -e namespace1.0 -m devdax -M mem -a 2M")
-        said = refused(guest, f"{suite.program} info /dev/dax1.0", "/dev/dax1.0", "create")
-        refused(guest, f"{suite.program} check /dev/dax1.0", "/dev/dax1.0")
+        said = refused(guest, f"{suite.command} info /dev/dax1.0", "/dev/dax1.0", "create")
+        refused(guest, f"{suite.command} check /dev/dax1.0", "/dev/dax1.0")
         assert of().holds(guest, "/dev/dax0.0") == 0
         guest.kill()
         return said
@@ -92,8 +92,8 @@ def tests(suite):
                 "n=int(open('/sys/bus/dax/devices/dax1.0/size').read());"
                 "mmap.mmap(t,n)[:]=mmap.mmap(f,n)[:]")
         guest.sh(f'/usr/bin/python3 -c "{copy}"')
-        said = refused(guest, f"{suite.program} info /dev/dax1.0", "/dev/dax1.0", "bytes")
-        refused(guest, f"{suite.program} check /dev/dax1.0", "bytes")
+        said = refused(guest, f"{suite.command} info /dev/dax1.0", "/dev/dax1.0", "bytes")
+        refused(guest, f"{suite.command} check /dev/dax1.0", "bytes")
         assert of().holds(guest, "/dev/dax0.0") == 1
         guest.kill()
         return said

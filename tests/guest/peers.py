@@ -10,7 +10,7 @@ and kernel then copy in loops. What the kernel does meanwhile for itself (the ti
 anything to do the clock jumps; with one processor and no disk that does not happen during an operation.
 """
 
-from qemu import Guest, Image, built, kit_of
+from qemu import Guest, Image, built, kit_of, word
 
 COLUMNS = ("Pagestone, device DAX", "Pagestone on ext4 DAX", "ext4 DAX", "XFS DAX", "Pagestone's mount")
 FILESYSTEMS = {"ext4 DAX": "mkfs.ext4 -q -F", "XFS DAX": "mkfs.xfs -q -f -m reflink=0 -d su=2m,sw=1"}
@@ -20,8 +20,8 @@ class Peers:
     """The guest, and what it counted."""
 
     def __init__(self, suite):
-        kit, self.program = kit_of(suite), suite.program
-        self.load = next(iter(built("--release", "-p", "pagestone-bench", "--example", "peers")))
+        kit, self.program = kit_of(suite), suite.command
+        self.load = word(next(iter(built("--release", "-p", "pagestone-bench", "--example", "peers"))))
         images = [Image(suite.memory / f"peers{n}.img", 768) for n in range(2)]
         self.guest = Guest(kit, kit.initrd(), images, ram="3G", hostfs=True, smp=1, counting=True, patience=300)
         self.guest.sh("ndctl create-namespace -f -e namespace0.0 -m fsdax -M mem && "

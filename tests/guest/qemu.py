@@ -5,24 +5,28 @@
 
        host                                guest
      Guest.sh("...") --- serial line ---> init: eval, prints what it says, and its exit status
-     /  (read-only)  ------- 9p --------> below an overlay in memory: all tools, all that was built
+     /  (read-only)  ------- 9p --------> below overlays in memory: all tools, all that was built
      nv0.img ...     --- shared memory -> /dev/pmem0, /dev/dax0.0 ...
 
 The image files hold at every moment what the guest has stored: killing QEMU is a power cut. Software emulation
 has no caches to lose, so this shows recovery and not missing flushes; those the crash lab looks for.
+
+A guest that does not boot is tried again: emulated kernels now and then die as they boot. The kernel ends a guest whose
+suite is gone.
 """
 
 import json
 import lzma
 import os
 import select
+import shlex
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-from lab import ROOT, Skip, has, need, run, target_dir
+from lab import ROOT, Skip, ends_with_us, has, need, run, target_dir
 
 LABEL = 128 << 10
 # In the order of their needs; some kernels have one or the other built in.
@@ -42,7 +46,14 @@ case "$(cat /proc/cmdline)" in *hostfs*)
     mount -t proc proc /new/proc; mount -t sysfs sys /new/sys; mount -t devtmpfs dev /new/dev
     mount -t tmpfs run /new/run; mount -t tmpfs tmp /new/tmp; mount -t tmpfs vartmp /new/var/tmp
     mkdir -p /new/dev/shm; mount -t tmpfs shm /new/dev/shm; mount -t devpts pts /new/dev/pts
-    for shown in $(cat /shown); do mkdir -p /new$shown; mount -o bind /lower$shown /new$shown; done
+    n=0
+    while read -r shown; do
+        mkdir -p /below/$n /rw/up$n /rw/work$n /new/run/shown/$n "/new$shown"
+        mount -o bind "/lower$shown" /below/$n
+        mount -t overlay -o lowerdir=/below/$n,upperdir=/rw/up$n,workdir=/rw/work$n over /new/run/shown/$n
+        mount -o bind /new/run/shown/$n "/new$shown"
+        n=$((n + 1))
+    done </shown
     chroot="chroot /new" ;;
 esac
 ip link set lo up 2>/dev/null
@@ -63,8 +74,24 @@ done
 
 
 # A thread for each processor. Now and then one of them runs code that the other has just patched, as the kernel does
-# while it boots: an int3 that the kernel has no answer to, and a panic. Such a boot is tried again.
+# while it boots: an int3 that the kernel has no answer to, and a panic.
 EMULATED = "tcg,thread=multi"
+BOOTS = 3
+
+
+def word(path):
+    """A path as the guest's shell reads it."""
+    return shlex.quote(str(path))
+
+
+def hidden():
+    """Where what was built lies, as far as the guest has memory of its own there."""
+    places = []
+    for path in sorted({ROOT, target_dir(), pagestone().parent}):
+        own = str(path).startswith(("/tmp/", "/var/tmp/", "/run/", "/dev/shm/"))
+        if own and not any(path.is_relative_to(place) for place in places):
+            places.append(path)
+    return places
 
 
 class Kit:
@@ -75,7 +102,7 @@ class Kit:
 
     def __init__(self, scratch, newer):
         self.scratch = Path(scratch) / ("newer" if newer else "stable")
-        self.scratch.mkdir()
+        self.scratch.mkdir(exist_ok=True)
         if os.geteuid() != 0:
             raise Skip("the guests need root")
         for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"),
@@ -152,9 +179,7 @@ class Kit:
             (place / folder).mkdir(parents=True)
         shutil.copy(shutil.which("busybox"), place / "bin")
         (place / "init").write_text(INIT)
-        # What was built may lie where the guest has memory of its own.
-        hidden = [str(path) for path in (ROOT, target_dir()) if str(path).startswith(("/tmp/", "/var/tmp/", "/run/"))]
-        (place / "shown").write_text("\n".join(hidden))
+        (place / "shown").write_text("".join(f"{path}\n" for path in hidden()))
         (place / "init").chmod(0o755)
         order = []
         for module in MODULES:
@@ -187,12 +212,16 @@ class Kit:
             return "software emulation (no /dev/kvm)"
         Kit.accel, Kit.cpu = "kvm", "host"
         try:
-            guest = Guest(self, self.initrd(), ram="512M", patience=8)
+            guest = Guest(self, self.initrd(), ram="512M", patience=8, boots=1)
             guest.end()
             return "KVM"
         except AssertionError:
             Kit.accel, Kit.cpu = EMULATED, "max"
             return "software emulation (there is /dev/kvm, but this kernel does not come up on it)"
+
+
+# The images hold their memory already: it is no part of what is saved and restored.
+SHARED_STAYS = "migrate_set_capability x-ignore-shared on"
 
 
 class Image:
@@ -210,8 +239,8 @@ class Guest:
 
     running = []
 
-    def __init__(self, kit, initrd, images=(), ram="2G", hostfs=False, extra=(), append="", patience=90, smp=2,
-                 machine="", counting=False):
+    def __init__(self, kit, initrd, images=(), ram="2G", hostfs=False, extra=(), append="", patience=120, smp=2,
+                 machine="", counting=False, boots=BOOTS, saved=None):
         self.scratch = kit.scratch / f"guest-{time.monotonic_ns()}"
         self.scratch.mkdir()
         self.log = self.scratch / "console"
@@ -231,27 +260,50 @@ class Guest:
         for n, image in enumerate(images):
             command += ["-object", f"memory-backend-file,id=m{n},share=on,mem-path={image.path},size={image.size}",
                         "-device", f"nvdimm,id=nv{n},memdev=m{n}" + (",label-size=128K" if image.label else "")]
-        for again in (True, True, False):
+        if saved:
+            command += ["-incoming", "defer"]
+        for tried in range(1, boots + 1):
             try:
-                return self.boot(command + list(extra), patience, "-incoming" not in extra)
-            except AssertionError as why:
-                if not again or kit.accel == "kvm" or "Kernel panic" not in str(why):
-                    raise
-                print("     the emulated kernel died as it booted; once more", flush=True)
+                return self.boot(command + list(extra), patience, saved)
+            except (AssertionError, OSError) as why:
+                if tried == boots:
+                    raise AssertionError(f"the guest did not boot, {boots} times of {boots}: {why}") from None
+                reason = "its kernel panicked" if "Kernel panic" in str(why) else str(why).splitlines()[0][:150]
+                print(f"     a guest did not boot ({reason}); once more", flush=True)
                 self.scratch.mkdir()
 
-    def boot(self, command, patience, ready):
+    def boot(self, command, patience, saved):
         self.rest = b""
-        said = (self.scratch / "qemu").open("wb")
-        self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        with (self.scratch / "qemu").open("wb") as said:
+            self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, preexec_fn=ends_with_us)
         Guest.running.append(self)
         try:
             self.socket = self.connect("line", patience)
-            if ready:
+            if saved:
+                self.restore(saved, patience)
+            else:
                 self.until(b"ready\n", patience)
         except BaseException:
             self.kill()
             raise
+
+    def restore(self, saved, patience):
+        """Goes on where another guest was saved; nothing of the images was in use then."""
+        self.monitor(SHARED_STAYS)
+        self.monitor(f'migrate_incoming "exec:cat {saved}"')
+        # What is sent before it runs would be forgotten.
+        deadline = time.monotonic() + patience
+        while "running" not in self.monitor("info status"):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not restored after {patience} s: {self.said()}")
+            time.sleep(0.02)
+        self.sh("true", patience)
+
+    def save(self, to):
+        """Its state without the images."""
+        for command in (SHARED_STAYS, "migrate_set_parameter max-bandwidth 8G", f'migrate "exec:cat >{to}"'):
+            said = self.monitor(command)
+            assert "rror" not in said, said
 
     def connect(self, name, patience=30):
         """A line to QEMU, which needs a moment until it listens."""
@@ -318,7 +370,9 @@ class Guest:
             def prompt():
                 got = b""
                 while not got.endswith(b"(qemu) "):
-                    got += line.recv(4096)
+                    more = line.recv(4096)
+                    assert more, f"QEMU is gone: {self.said()}"
+                    got += more
                 return got.decode(errors="replace")
             prompt()
             line.sendall(command.encode() + b"\n")
@@ -359,10 +413,12 @@ def kit_of(suite, newer=True):
         try:
             kits[newer] = Kit(suite.scratch, newer)
         except Skip as why:
-            if not newer:
-                raise
-            print(f"     no newer kernel, so the guests run Debian's own: {why}", flush=True)
-            kits[newer] = kit_of(suite, False)
+            if newer:
+                print(f"     no newer kernel, so the guests run Debian's own: {why}", flush=True)
+            # What cannot be had is not asked for again.
+            kits[newer] = kit_of(suite, False) if newer else why
+    if isinstance(kits[newer], Skip):
+        raise kits[newer]
     return kits[newer]
 
 

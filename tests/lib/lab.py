@@ -4,11 +4,13 @@
     Mount   one pool on one directory: start, stop, kill -9, check
 
 Everything a suite starts is ended by its process number, and every mount is taken away, whatever
-happens.
+happens. A test that fails takes nothing else with it: what it has started is ended, and the next one runs.
 """
 
 import argparse
 import atexit
+import ctypes
+import functools
 import json
 import os
 import random
@@ -24,6 +26,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # A step that takes longer than this hangs.
 PATIENCE = 600
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def ends_with_us():
+    """In a process that was just forked: the kernel kills it when the suite is gone, however that came about."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 class Skip(Exception):
@@ -72,16 +81,18 @@ def need_from_registry(crate):
     return tool
 
 
+@functools.cache
 def target_dir():
     metadata = run("cargo", "metadata", "--no-deps", "--format-version", "1", "--offline", cwd=ROOT)
     return Path(json.loads(metadata)["target_directory"])
 
 
+@functools.cache
 def pagestone():
     """The program under test: $PAGESTONE, or what is built here."""
     named = os.environ.get("PAGESTONE")
     if named:
-        return Path(named)
+        return Path(named).absolute()
     subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "pagestone-cli"], cwd=ROOT, check=True)
     return target_dir() / "release" / "pagestone"
 
@@ -147,7 +158,7 @@ class Mount:
         with self.log.open("ab") as log:
             self.server = subprocess.Popen(
                 [self.program, "mount", "--allow-other", "--create", self.size, self.pool, self.dir],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=ends_with_us)
         Mount.standing.append(self)
         deadline = time.monotonic() + 30
         while not os.path.ismount(self.dir):
@@ -219,6 +230,8 @@ class Suite:
         self.quick = self.options.quick
         self.seed = self.options.seed if self.options.seed is not None else random.SystemRandom().getrandbits(32)
         self.passed = self.failed = self.skipped = self.kills = 0
+        # What ends all that a failed test has left running.
+        self.enders = [Mount.end_all]
         # Signals end the run like an error does, so that the mounts go.
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, lambda n, _: sys.exit(128 + n))
@@ -236,9 +249,16 @@ class Suite:
         # Asked to end twice, it still takes its mounts away.
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        Mount.end_all()
+        self.end_all()
         for scratch in (self.scratch, self.memory):
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def end_all(self):
+        for end in self.enders:
+            try:
+                end()
+            except Exception:
+                traceback.print_exc(file=sys.stdout)
 
     def random(self, name):
         """Chance for one test, the same whichever others run."""
@@ -266,7 +286,7 @@ class Suite:
             print(f"FAIL {name}: {error}", flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc(file=sys.stdout)
-            Mount.end_all()
+            self.end_all()
             return
         self.passed += 1
         took = time.monotonic() - began
