@@ -30,7 +30,7 @@ class Cuts:
         self.images = [Image(suite.memory / f"cut{n}.img", mib) for n, mib in enumerate((384, 512, 768))]
         self.state = suite.memory / "state"
         self.chance = suite.random("cuts")
-        self.load = next(path for path in built("--release", "-p", "pagestone", "--example", "power_cut"))
+        self.load = built("pagestone", "--profile", "test", "--example", "power_cut")
         self.prepare()
         self.snapshot()
 
@@ -99,7 +99,7 @@ class Cuts:
 
 
 def tests(suite):
-    number = int(os.environ.get("PAGESTONE_GUEST_CUTS", 20 if suite.quick else 200))
+    number = int(os.environ.get("PAGESTONE_GUEST_CUTS", 10 if suite.quick else 200))
 
     def body():
         cuts, last, steps, replays, began = Cuts(suite), {}, 0, 0, time.monotonic()

@@ -103,5 +103,6 @@ def tests(suite):
     suite.test("memory that the kernel has declared lost", lambda: declared(suite))
     suite.test("bad blocks that the kernel lists, on ext4 with dax",
                lambda: listed(suite, "mkfs.ext4 -q -F -b 4096", "dax=always"))
-    suite.test("bad blocks that the kernel lists, on xfs with dax",
-               lambda: listed(suite, "mkfs.xfs -q -f -m reflink=0", "dax=always"))
+    if not suite.quick:
+        suite.test("bad blocks that the kernel lists, on xfs with dax",
+                   lambda: listed(suite, "mkfs.xfs -q -f -m reflink=0", "dax=always"))

@@ -21,7 +21,7 @@ class Peers:
 
     def __init__(self, suite):
         kit, self.program = kit_of(suite), suite.command
-        self.load = word(next(iter(built("--release", "-p", "pagestone-bench", "--example", "peers"))))
+        self.load = word(built("bench", "--release", "--example", "peers"))
         images = [Image(suite.memory / f"peers{n}.img", 768) for n in range(2)]
         self.guest = Guest(kit, kit.initrd(), images, ram="3G", hostfs=True, smp=1, counting=True, patience=300)
         self.guest.sh("ndctl create-namespace -f -e namespace0.0 -m fsdax -M mem && "

@@ -15,6 +15,7 @@ A guest that does not boot is tried again: emulated kernels now and then die as 
 suite is gone.
 """
 
+import functools
 import json
 import lzma
 import os
@@ -26,7 +27,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab import ROOT, Skip, ends_with_us, has, need, run, target_dir
+from lab import ROOT, Skip, ends_with_us, has, need, pagestone, run, target_dir
 
 LABEL = 128 << 10
 # In the order of their needs; some kernels have one or the other built in.
@@ -422,7 +423,12 @@ def kit_of(suite, newer=True):
     return kits[newer]
 
 
-def built(*what):
-    """Builds something of this tree; answers the programs that came out."""
-    said = run("cargo", "build", "--quiet", "--message-format=json", *what, cwd=ROOT, timeout=1800)
-    return [Path(m["executable"]) for m in map(json.loads, said.splitlines()) if m.get("executable")]
+@functools.cache
+def built(crate, *what):
+    """Builds a program of a crate. With the profile of tests it is the one that `cargo test --workspace` has made."""
+    said = run("cargo", "build", "--quiet", "--workspace", "--message-format=json", *what, cwd=ROOT, timeout=1800)
+    programs = [m["executable"] for m in map(json.loads, said.splitlines())
+                if m.get("executable") and Path(m["target"]["src_path"]).is_relative_to(ROOT / "crates" / crate)
+                and m["target"]["name"] == what[-1]]
+    assert len(programs) == 1, f"cargo build {' '.join(what)}: {programs}"
+    return Path(programs[0])
