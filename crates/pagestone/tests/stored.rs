@@ -17,11 +17,14 @@ const SIZE: u64 = 64 << 20;
 
 type Hook = Box<dyn FnOnce() + Send>;
 
+/// Ranges of bytes.
+type Ranges = Vec<Range<u64>>;
+
 struct Lines {
     inner: Memory,
     description: Description,
     /// Flushed, and not fenced yet; and both.
-    flushed: Mutex<(Vec<Range<u64>>, Vec<Range<u64>>)>,
+    flushed: Mutex<(Ranges, Ranges)>,
     at_flush: Mutex<Option<Hook>>,
 }
 

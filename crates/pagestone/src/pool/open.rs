@@ -31,9 +31,7 @@ pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
 /// Opens media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
 pub(crate) fn open_existing(path: &Path, how: &media::Open) -> Result<media::Opened> {
     media::open(path, how).map_err(|e| match e {
-        Error::Size(_) if !is_pool(path) => {
-            Error::NotAPool("no superblock at its start (wrong magic)".into())
-        }
+        Error::Size(_) if !is_pool(path) => Error::NotAPool("no superblock at its start (wrong magic)".into()),
         other => other,
     })
 }
