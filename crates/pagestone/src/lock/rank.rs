@@ -14,6 +14,8 @@
 //!   Frame        stripes of frame descriptors, in the order of their numbers
 //!   Search       where free frames are looked for
 //!   Quarantine   pages that were freed since the last checkpoint
+//!   OpenFiles    shards of the table of open files
+//!   Observers    the mappings of one open file
 //!   Leaf         no other lock is taken while one of these is held
 //! ```
 //!
@@ -67,8 +69,12 @@ ranks! {
     Search = 10,
     /// Pages that were freed since the last checkpoint.
     Quarantine = 11,
+    /// Shards of the table of open files.
+    OpenFiles = 12,
+    /// The mappings of one open file.
+    Observers = 13,
     /// No other lock is taken while one of these is held.
-    Leaf = 12,
+    Leaf = 14,
 }
 
 #[cfg(debug_assertions)]

@@ -59,7 +59,7 @@ pub(crate) struct OpenInode {
     privileges: AtomicU8,
     /// The run used last.
     pub(crate) hint: Hint,
-    watchers: Mutex<rank::Leaf, Watchers>,
+    watchers: Mutex<rank::Observers, Watchers>,
     /// Whether there are any.
     watched: AtomicBool,
     /// Pages that mappings which are gone may have stored to, and that were not flushed since.
@@ -181,7 +181,7 @@ type Shard = PlaceMap<u64, (Arc<OpenInode>, usize)>;
 /// All open inodes.
 #[derive(Debug)]
 pub(crate) struct Opens {
-    shards: Vec<Padded<Mutex<rank::Leaf, Shard>>>,
+    shards: Vec<Padded<Mutex<rank::OpenFiles, Shard>>>,
     /// Watchers of all files: while there are none, nobody looks for one.
     watched: AtomicUsize,
 }
@@ -193,7 +193,7 @@ impl Default for Opens {
 }
 
 impl Opens {
-    fn shard(&self, ino: Ino) -> &Mutex<rank::Leaf, Shard> {
+    fn shard(&self, ino: Ino) -> &Mutex<rank::OpenFiles, Shard> {
         &self.shards[ino.place() as usize % SHARDS]
     }
 
@@ -318,8 +318,9 @@ impl Opens {
     pub(crate) fn unwatch(&self, open: &OpenInode, watcher: &Arc<dyn Watcher>) {
         let mut watchers = open.watchers.lock();
         if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {
-            watchers.swap_remove(i);
+            // Before it leaves the list: who asks for what was stored looks at the list first.
             open.note_stored(watcher.stores());
+            watchers.swap_remove(i);
             open.watched.store(!watchers.is_empty(), Ordering::Release);
             self.watched.fetch_sub(1, Ordering::SeqCst);
         }
