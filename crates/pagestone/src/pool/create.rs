@@ -8,6 +8,7 @@
 //!
 //! A crash before step 3 leaves no pool: the old superblocks were wiped first.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,7 +42,12 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     if !options.force && holds_something(path) {
         return Err(Error::Exists);
     }
-    let opened = media::open(path, &media::Open { read_only: false, kind: options.media, size: options.size })?;
+    let how = media::Open { read_only: false, kind: options.media, size: options.size };
+    let opened = media::open(path, &how).map_err(|e| match e {
+        // Somebody has made the file since it was looked for.
+        Error::Path { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Error::Exists,
+        other => other,
+    })?;
     let region = Region::new(opened.media.clone());
     let size = options.size.unwrap_or(region.len()).min(region.len());
     // Asked again now that nobody else can be here: somebody may have made a pool since, even in the file that was
