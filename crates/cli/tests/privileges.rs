@@ -227,3 +227,34 @@ fn whoever_changes_a_program_takes_its_capabilities_away() {
         mount.finish();
     }
 }
+
+#[test]
+fn what_was_stored_through_a_mapping_before_takes_nothing_away_when_it_is_written_back() {
+    if !can_mount() || !is_root() {
+        return;
+    }
+    use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+    let place = Place::in_shm();
+    let mount = Mount::fresh(&place);
+    let path = mount.dir.join("program");
+    fs::write(&path, [1; 4096]).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let (none, prot) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+    // SAFETY: a new mapping where the system chooses; nothing else refers to it.
+    let Ok(map) = (unsafe { rustix::mm::mmap(none, 4096, prot, MapFlags::SHARED, &file, 0) }) else {
+        println!("skipped: this kernel maps no direct files");
+        return;
+    };
+    // SAFETY: the mapping is 4,096 bytes and writable.
+    unsafe { map.cast::<u8>().write_volatile(2) };
+    rustix::fs::setxattr(&path, "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
+    // SAFETY: the mapping is still there, and goes with the second call.
+    unsafe {
+        rustix::mm::msync(map, 4096, MsyncFlags::SYNC).unwrap();
+        rustix::mm::munmap(map, 4096).unwrap();
+    }
+    drop(file);
+    assert_eq!(fs::read(&path).unwrap()[0], 2, "it has been written back");
+    assert!(has_capability(&path));
+    mount.finish();
+}
