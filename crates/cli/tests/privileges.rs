@@ -46,6 +46,12 @@ const CHANGES: [Change; 11] = [
     }),
 ];
 
+/// Questions about owners: the first may be asked by anybody whose file it is.
+const NEW_OWNERS: [Change; 2] = [
+    ("new group", |path| std::os::unix::fs::chown(path, None, Some(OTHER_GROUP))),
+    ("new owner", |path| std::os::unix::fs::chown(path, Some(12002), None)),
+];
+
 const MODES: [u32; 9] = [0o2666, 0o2766, 0o2676, 0o2777, 0o4666, 0o6666, 0o6676, 0o6777, 0o666];
 
 /// Who changes the file.
@@ -88,16 +94,17 @@ impl Who {
 /// What is left, or the error if the filesystem cannot do it at all.
 type Table = BTreeMap<String, Result<String, i32>>;
 
-fn table(root: &Path) -> Table {
+/// Asks about changes of files of `owner`.
+fn table(root: &Path, changes: &[Change], owner: u32) -> Table {
     fs::set_permissions(root, fs::Permissions::from_mode(0o777)).unwrap();
     fs::write(root.join("source"), [7; 100]).unwrap();
     let mut table = Table::new();
     for who in [Who::Stranger, Who::Member, Who::AlsoMember, Who::Root] {
-        for (name, change) in CHANGES {
+        for &(name, change) in changes {
             for mode in MODES {
                 let path = root.join("file");
                 fs::write(&path, [1; 5000]).unwrap();
-                std::os::unix::fs::chown(&path, Some(12001), Some(OTHER_GROUP + 1)).unwrap();
+                std::os::unix::fs::chown(&path, Some(owner), Some(OTHER_GROUP + 1)).unwrap();
                 fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
                 let answer = match who.run(change, path.clone()) {
                     Ok(()) => Ok(format!("{:o}", fs::metadata(&path).unwrap().mode() & 0o7777)),
@@ -158,15 +165,20 @@ fn set_id_bits_go_where_the_kernels_own_filesystems_take_them() {
     }
     let place = Place::in_shm();
     fs::set_permissions(place.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let answers = |root: &Path| {
+        let mut table_of_both = table(root, &CHANGES, 12001);
+        table_of_both.extend(table(root, &NEW_OWNERS, WRITER));
+        table_of_both
+    };
     let mut others = Vec::new();
     fs::create_dir(place.path("tmpfs")).unwrap();
-    others.push(("tmpfs", table(&place.path("tmpfs"))));
+    others.push(("tmpfs", answers(&place.path("tmpfs"))));
     match Ext4::mounted(&place) {
-        Some(ext4) => others.push(("ext4", table(&ext4.dir))),
+        Some(ext4) => others.push(("ext4", answers(&ext4.dir))),
         None => println!("ext4 is left out: no loop device, or no mkfs.ext4"),
     }
     let mount = Mount::fresh(&place);
-    let ours = table(&mount.dir);
+    let ours = answers(&mount.dir);
     // What does not depend on a kernel's version: nobody but a member of the group keeps the bit.
     for (mode, left) in [("2666", "666"), ("2766", "766"), ("2676", "676"), ("6666", "666"), ("6777", "777")] {
         for (change, _) in CHANGES {
