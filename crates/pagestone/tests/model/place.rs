@@ -15,7 +15,7 @@ pub(crate) enum On {
 
 pub(crate) enum Place {
     Memory(Arc<Memory>),
-    Path { dir: tempfile::TempDir, kind: Option<MediaKind>, crashes: u32 },
+    Path { dir: tempfile::TempDir, kind: Option<MediaKind> },
 }
 
 impl Place {
@@ -33,7 +33,7 @@ impl Place {
                     _ => tempfile::tempdir(),
                 };
                 let kind = (on == On::File).then_some(MediaKind::File);
-                let place = Place::Path { dir: dir.expect("a directory"), kind, crashes: 0 };
+                let place = Place::Path { dir: dir.expect("a directory"), kind };
                 let pool = Pool::create(&place.path(), &options(kind)).expect("create");
                 (place, pool)
             }
@@ -43,7 +43,7 @@ impl Place {
     fn path(&self) -> PathBuf {
         match self {
             Place::Memory(_) => PathBuf::new(),
-            Place::Path { dir, crashes, .. } => dir.path().join(format!("pool-{crashes}")),
+            Place::Path { dir, .. } => dir.path().join("pool"),
         }
     }
 
@@ -55,10 +55,10 @@ impl Place {
         .expect("the pool opens again")
     }
 
-    /// Goes on with a copy of what a killed process would leave now. The old pool knows nothing of
-    /// it: what it still writes is lost.
+    /// Keeps what a killed process would leave now, for [`Place::restore`] once the old pool is gone: what it still
+    /// writes is lost.
     pub(crate) fn crash(&mut self) {
-        let old = self.path();
+        let (path, kept) = (self.path(), self.kept());
         match self {
             Place::Memory(media) => {
                 let mut bytes = vec![0; media.bytes().len() as usize];
@@ -69,12 +69,20 @@ impl Place {
                 }
                 *media = Arc::new(copy);
             }
-            Place::Path { crashes, .. } => {
-                *crashes += 1;
-                std::fs::copy(&old, self.path()).expect("copy");
-                std::fs::remove_file(old).expect("remove");
-            }
+            Place::Path { .. } => drop(std::fs::copy(path, kept).expect("copy")),
         }
+    }
+
+    /// Puts back what [`Place::crash`] kept. Into the same file: in another one, nobody would believe that the page
+    /// cache has survived.
+    pub(crate) fn restore(&self) {
+        if let Place::Path { .. } = self {
+            std::fs::copy(self.kept(), self.path()).expect("copy back");
+        }
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.path().with_extension("kept")
     }
 
     /// Proves the closed pool sound.

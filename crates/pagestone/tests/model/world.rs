@@ -325,6 +325,7 @@ impl World {
         if crash {
             self.place.crash();
             drop((handles, pool));
+            self.place.restore();
         } else {
             drop(handles);
             pool.close().expect("close");
