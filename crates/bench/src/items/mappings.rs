@@ -3,6 +3,7 @@
 //! ```text
 //!   first byte     of a mapping of 1 GiB                       mmap of a tmpfs file
 //!   hole           a store to a hole, single and in order      the same on tmpfs
+//!   commit         a store to each of 100 pages, and a commit       the same pages by write_atomic
 //!   8 bytes        store, flush, drain                         libpmem2; msync on tmpfs and on disk
 //!   processor      per GiB read and written                    read, write and mmap on tmpfs and on disk
 //!   memory         per GiB that was read, besides the storage  the page cache of the file on disk
@@ -34,6 +35,7 @@ pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
     let len = if config.quick { GIB / 4 } else { GIB };
     first_byte(config, len, report)?;
     holes(config, report)?;
+    commits(config, report)?;
     eight_bytes(config, report)?;
     processor(config, len, report)?;
     memory(len, report)
@@ -75,8 +77,11 @@ fn holes(config: &Config, report: Report<'_>) -> Result<()> {
     // 2 MiB apart, so that no fault helps the next one.
     let single: Vec<u64> = (0..LEN / (2 << 20)).map(|i| i * (2 << 20) + i * PAGE).collect();
     let in_order: Vec<u64> = (0..2048).map(|i| i * PAGE).collect();
-    for (what, places) in [("a store to a hole, single", &single), ("stores to holes in order, each 4 KiB", &in_order)]
-    {
+    let items = [
+        ("a store to a hole, single", &single, Target::AtMost(30_000.0)),
+        ("stores to holes in order, each 4 KiB", &in_order, Target::RatioAtMost(1.5)),
+    ];
+    for (what, places, target) in items {
         let times = race_by(config.rounds(21), 2, |runner, round| {
             let name = format!("{runner}-{round}-{}", places.len());
             if runner == 0 {
@@ -97,15 +102,8 @@ fn holes(config: &Config, report: Report<'_>) -> Result<()> {
             }
         })?;
         let peer = ("mmap of a tmpfs file", times[1].median());
-        let figure = Figure::new(
-            NAME,
-            what,
-            Unit::Nanoseconds,
-            times[0].median(),
-            peer,
-            times[0].ratio(&times[1]),
-            Target::None,
-        );
+        let figure =
+            Figure::new(NAME, what, Unit::Nanoseconds, times[0].median(), peer, times[0].ratio(&times[1]), target);
         report(figure.note(format!("the fault is answered by {}", mechanism(&bed)?)));
     }
     Ok(())
@@ -121,6 +119,34 @@ fn time(places: &[u64], mut each: impl FnMut(u64) -> Result<()>) -> Result<f64> 
     let begun = std::time::Instant::now();
     places.iter().try_for_each(|&at| each(at))?;
     Ok(begun.elapsed().as_nanos() as f64 / places.len() as f64)
+}
+
+/// 100 pages of an atomic mapping, in a row and scattered, beside the same bytes handed to one call.
+fn commits(config: &Config, report: Report<'_>) -> Result<()> {
+    const LEN: u64 = 64 << 20;
+    let bed = Bed::of_size(512 << 20, false)?;
+    for (what, step) in [("100 pages in a row", 1), ("100 pages, scattered", 163)] {
+        let places: Vec<u64> = (0..100).map(|i| i * step * PAGE).collect();
+        let (file, peer) = (bed.file(&format!("{what}, mapped"), LEN)?, bed.file(&format!("{what}, written"), LEN)?);
+        let mut map = file.map_atomic(0..LEN)?;
+        let times = race_by(config.rounds(31), 2, |runner, round| {
+            let begun = std::time::Instant::now();
+            if runner == 0 {
+                places.iter().try_for_each(|&at| map.store(at, round as u64))?;
+                map.commit()?;
+            } else {
+                let page = [round as u8; PAGE as usize];
+                let parts: Vec<(u64, &[u8])> = places.iter().map(|&at| (at, &page[..])).collect();
+                peer.write_atomic(&parts)?;
+            }
+            Ok(begun.elapsed().as_nanos() as f64)
+        })?;
+        let peer = ("write_atomic of the same pages", times[1].median());
+        let what = format!("a store to each of {what}, and a commit");
+        let ratio = times[0].ratio(&times[1]);
+        report(Figure::new(NAME, what, Unit::Nanoseconds, times[0].median(), peer, ratio, Target::RatioAtMost(2.0)));
+    }
+    Ok(())
 }
 
 fn eight_bytes(config: &Config, report: Report<'_>) -> Result<()> {

@@ -10,6 +10,8 @@
 //!
 //! The cost is that of the pages written, twice their descriptors included; the file's size does not matter.
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use super::clone::put_below;
@@ -55,6 +57,19 @@ pub(crate) enum Reach {
     Lengthens,
     /// What lies behind the end of the file is dropped.
     StaysWithin,
+}
+
+/// The pages that parts lie in, in order; neighbours as one.
+fn pages_of(parts: &[(u64, &[u8])]) -> Vec<Range<u64>> {
+    let mut out: Vec<Range<u64>> = Vec::with_capacity(parts.len());
+    for (offset, bytes) in parts {
+        let pages = offset / PAGE_SIZE..(offset + bytes.len() as u64).div_ceil(PAGE_SIZE);
+        match out.last_mut() {
+            Some(last) if last.end >= pages.start => last.end = last.end.max(pages.end),
+            _ => out.push(pages),
+        }
+    }
+    out
 }
 
 /// How many of `len` bytes at `offset` lie in front of `end`.
@@ -111,17 +126,14 @@ impl Inner {
                 let end = end.min(within);
                 // What is replaced is read before: nobody may store to it meanwhile, nor see it after.
                 let watchers = self.opens.watchers(ino);
-                let first = parts.first().map_or(0, |&(offset, _)| offset / PAGE_SIZE);
-                let replaced = first..end.div_ceil(PAGE_SIZE).max(first);
-                watchers.iter().try_for_each(|w| w.freeze(self, &rec, Some(replaced.clone())))?;
+                let replaced = pages_of(&parts);
+                watchers.iter().try_for_each(|w| w.freeze(self, &rec, Some(&replaced)))?;
                 let after = self.write_atomic_locked(ino, &parts, end)?;
                 if !matches!(after, After::GiveBack(..)) {
-                    for (offset, bytes) in &parts {
-                        let pages = offset / PAGE_SIZE..(offset + bytes.len() as u64).div_ceil(PAGE_SIZE);
-                        watchers.iter().for_each(|w| w.changed(pages.clone()));
-                    }
+                    watchers.iter().for_each(|w| w.changed(&replaced));
                 }
-                self.tell(&watchers, ino, rec.size, replaced)?;
+                let first = replaced.first().map_or(0, |pages| pages.start);
+                self.tell(&watchers, ino, rec.size, first..end.div_ceil(PAGE_SIZE).max(first))?;
                 break after;
             }
         };

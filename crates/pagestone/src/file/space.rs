@@ -128,7 +128,7 @@ impl Inner {
         // Also after a failure: the steps before it have happened.
         let pages = offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
         if zeros {
-            watchers.iter().for_each(|w| w.changed(pages.clone()));
+            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
         }
         self.tell(&watchers, ino, old_len, pages).and(provided)
     }
@@ -183,7 +183,7 @@ impl Inner {
         // Pages that are zeroed in part: those that were borrowed are the file's own now.
         let (head, tail) = (offset / PAGE_SIZE..first.max(offset / PAGE_SIZE), last..end.div_ceil(PAGE_SIZE));
         for part in [&head, &tail] {
-            watchers.iter().for_each(|w| w.changed(part.clone()));
+            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(part)));
         }
         self.tell(&watchers, ino, old_len, head)?;
         self.tell(&watchers, ino, old_len, tail)

@@ -72,7 +72,7 @@ impl Inner {
             self.tell(&watchers, ino, old_len, first..first + 1)?;
         }
         let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-        watchers.iter().for_each(|w| w.changed(pages.clone()));
+        watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
         self.tell(&watchers, ino, old_len, pages)?;
         written.map(|()| start)
     }

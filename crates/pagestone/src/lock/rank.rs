@@ -27,6 +27,7 @@
 /// A lock's place in the order. Locks of one rank are ordered by a number.
 pub(crate) trait Rank {
     /// Earlier locks have smaller numbers.
+    #[cfg_attr(not(debug_assertions), allow(dead_code))]
     const ORDER: u8;
     /// What a report calls it.
     const NAME: &'static str;

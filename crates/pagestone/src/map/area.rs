@@ -187,6 +187,12 @@ impl Area {
         self.first + (addr - self.base) as u64 / PAGE_SIZE
     }
 
+    /// The file pages at these addresses.
+    pub(super) fn pages_at(&self, addr: Range<usize>) -> Range<u64> {
+        let first = self.page_at(addr.start);
+        first..first + addr.len() as u64 / PAGE_SIZE
+    }
+
     /// The window around a page.
     pub(super) fn window_of(&self, page: u64) -> Range<u64> {
         let start = page / self.window * self.window;
@@ -418,13 +424,10 @@ impl Area {
         others.iter().fold(vec![pages], left)
     }
 
-    pub(super) fn freeze_here(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) {
+    pub(super) fn freeze_here(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) {
         let Some(mut state) = self.live() else { return };
         match self.lend {
-            Lend::Private if replaced.is_some() => {
-                let replaced = self.clip(self.whole(replaced.unwrap_or_default()));
-                self.keep_own(&mut state, replaced);
-            }
+            Lend::Private if let Some(replaced) = replaced => self.keep_own(&mut state, replaced),
             Lend::Private => {
                 let runs = runs(inner, rec, self.range()).unwrap_or_default();
                 runs.iter().for_each(|&run| inner.frames.pin(run));

@@ -24,7 +24,14 @@ use crate::units::PAGE_SIZE;
 /// Dropped without commit, or after a crash, the file is as it was. Pages are committed whole: where somebody else has
 /// changed a page since this mapping stored to it, its commit is [`Error::Conflict`].
 #[derive(Debug)]
-pub struct AtomicMapping(Mapping);
+pub struct AtomicMapping {
+    mapping: Mapping,
+    /// Pieces that commits have mapped one by one since everything was taken down last.
+    pieces: usize,
+}
+
+/// Pieces that commits map one by one, before everything is taken down.
+const MOST_PIECES: usize = 1000;
 
 impl File {
     /// Maps a range so that stores to it become the file's all at once, at a commit.
@@ -35,14 +42,14 @@ impl File {
         if self.inner().frames.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
-        self.map_as(range, &MapOptions::private(), true).map(AtomicMapping)
+        self.map_as(range, &MapOptions::private(), true).map(|mapping| AtomicMapping { mapping, pieces: 0 })
     }
 }
 
 impl Deref for AtomicMapping {
     type Target = Mapping;
     fn deref(&self) -> &Mapping {
-        &self.0
+        &self.mapping
     }
 }
 
@@ -65,7 +72,7 @@ impl AtomicMapping {
     /// durable; the pool takes no more changes then.
     pub fn commit(&mut self) -> Result<u64> {
         let pages = self.changed()?;
-        let (file, area) = (&self.0.file, &self.0.area);
+        let (file, area) = (&self.mapping.file, &self.mapping.area);
         let size = file.attr()?.size;
         let mut parts = Vec::with_capacity(pages.len());
         for range in &pages {
@@ -82,24 +89,43 @@ impl AtomicMapping {
         })?;
         let syncs = inner.frames.region.describe().durability == Durability::AtSync;
         // Before anything else can fail: the stores are the file's.
-        self.discard()?;
+        self.show_committed(&pages)?;
         if syncs {
-            self.0.file.sync()?;
+            self.mapping.file.sync()?;
         }
         Ok(pages.iter().map(|range| range.end - range.start).sum())
     }
 
+    /// Maps the file's new pages in place of the copies that were committed, so that the next store to one of them is
+    /// no fault of ours. Where they are many, or have been, everything waits for its next touch instead: each piece
+    /// may be a mapping of its own to the kernel.
+    fn show_committed(&mut self, pages: &[Range<u64>]) -> Result<()> {
+        self.pieces += pages.len();
+        if self.pieces > MOST_PIECES {
+            return self.discard();
+        }
+        let (area, inner) = (&self.mapping.area, self.mapping.file.inner());
+        let _lock = self.mapping.lock();
+        let rec = inner.frames.inode(area.ino)?;
+        for range in pages {
+            area.install(inner, &rec, range.clone());
+        }
+        area.forget_changes();
+        Ok(())
+    }
+
     /// Forgets all stores since the last commit: the mapping shows the file as it is.
     pub fn discard(&mut self) -> Result<()> {
-        let _lock = self.0.lock();
-        self.0.area.take_down(self.0.area.range(), true);
-        self.0.area.forget_changes();
+        let _lock = self.mapping.lock();
+        self.mapping.area.take_down(self.mapping.area.range(), true);
+        self.mapping.area.forget_changes();
+        self.pieces = 0;
         Ok(())
     }
 
     /// File pages that were stored to since the last commit.
     fn changed(&self) -> Result<Vec<Range<u64>>> {
-        let area = &self.0.area;
+        let area = &self.mapping.area;
         let here = area.addr(&area.range());
         let pages_of = |found: Vec<Range<usize>>| {
             let pages = |range: Range<usize>| (area.page_at(range.start), range.len() as u64 / PAGE_SIZE);
@@ -117,17 +143,17 @@ impl AtomicMapping {
     /// Whether a page is other here than in the file.
     fn differs(&self, page: u64) -> Result<bool> {
         let mut there = vec![0; PAGE_SIZE as usize];
-        let len = self.0.file.read_at(page * PAGE_SIZE, &mut there)?;
+        let len = self.mapping.file.read_at(page * PAGE_SIZE, &mut there)?;
         Ok(self.copy(page, len)? != there[..len])
     }
 
     /// Bytes of the mapping from a file page on.
     fn copy(&self, page: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        let from = self.0.area.addr(&(page..page + 1)).start as *const u8;
+        let from = self.mapping.area.addr(&(page..page + 1)).start as *const u8;
         // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, which nobody
         // stores to during a commit.
-        self.0.until_reached(false, || unsafe { reach::copy(bytes.as_mut_ptr(), from, len) })?;
+        self.mapping.until_reached(false, || unsafe { reach::copy(bytes.as_mut_ptr(), from, len) })?;
         Ok(bytes)
     }
 }

@@ -13,18 +13,28 @@ use std::ops::Range;
 
 use super::area::Area;
 use super::pages;
+use super::ranges::Ranges;
 use crate::error::{Error, Result};
 use crate::units::PAGE_SIZE;
 
 impl Area {
     /// The file has other bytes in these pages. The caller holds the inode's lock, shared at least.
-    pub(super) fn note_changed(&self, pages: Range<u64>) {
-        let pages = self.clip(self.whole(pages));
-        if !self.atomic || pages.is_empty() {
+    pub(super) fn note_changed(&self, pages: &[Range<u64>]) {
+        if !self.atomic {
+            return;
+        }
+        let mut changed = Ranges::default();
+        pages.iter().for_each(|pages| changed.insert(self.clip(self.whole(pages.clone()))));
+        let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
+        // One look at the page tables, however many pages there are.
+        let hull = self.clip(self.whole(first.start..last.end));
+        if hull.is_empty() {
             return;
         }
         let Some(mut state) = self.live() else { return };
-        self.copies(pages).into_iter().for_each(|copy| state.stale.insert(copy));
+        for copy in self.copies(hull) {
+            changed.within(copy).into_iter().for_each(|stale| state.stale.insert(stale));
+        }
     }
 
     /// The file ends at `len` now, and was longer. The caller holds the inode's lock.
@@ -44,12 +54,8 @@ impl Area {
     /// The pages of these that are copies; all, if nobody tells: what differs from the file at the commit is taken for
     /// a copy then.
     fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
-        let file_pages = |copy: Range<usize>| {
-            let first = self.page_at(copy.start);
-            first..first + copy.len() as u64 / PAGE_SIZE
-        };
         match pages::private_copies(self.addr(&pages), self.dax) {
-            Ok(Some(copies)) => copies.into_iter().map(file_pages).collect(),
+            Ok(Some(copies)) => copies.into_iter().map(|copy| self.pages_at(copy)).collect(),
             Ok(None) | Err(_) => vec![pages],
         }
     }

@@ -212,7 +212,7 @@ impl Area {
                     let _ = self.put_absent(&mut state, part);
                 }
             }
-            News::Again if self.lend == Lend::Private => self.keep_own(&mut state, pages),
+            News::Again if self.lend == Lend::Private => self.keep_own(&mut state, &[pages]),
             News::Again => {
                 for part in state.cut.without(pages) {
                     let _ = self.put_absent(&mut state, part);

@@ -12,39 +12,41 @@ use super::area::{Area, State};
 use super::pages;
 use super::ranges::Ranges;
 use crate::media::reach;
-use crate::units::PAGE_SIZE;
 
 impl Area {
     /// What a private mapping has of these pages will be others': its own copies stay, and what it only shows is
     /// copied, or, where stores wait for a commit, shown anew.
-    pub(super) fn keep_own(&self, state: &mut State, pages: Range<u64>) {
+    pub(super) fn keep_own(&self, state: &mut State, pages: &[Range<u64>]) {
+        let mut whole = Ranges::default();
+        pages.iter().for_each(|pages| whole.insert(self.clip(self.whole(pages.clone()))));
+        let whole = whole.within(self.range()).into_iter();
+        // An unresolved page is not touched: that would wait for the inode, which is held here.
         if self.atomic {
-            for part in state.nothing.without(pages) {
-                self.show_anew(state, part);
-            }
-            return;
-        }
-        for part in Area::data(state, pages) {
-            self.make_private(state, &part);
+            let there = whole.flat_map(|part| state.nothing.without(part));
+            let parts = there.flat_map(|part| state.absent.without(part)).collect();
+            self.show_anew(state, parts);
+        } else {
+            let parts: Vec<_> = whole.flat_map(|part| Area::data(state, part)).collect();
+            parts.iter().for_each(|part| self.make_private(state, part));
         }
     }
 
-    /// Lets go of what is not a private copy: the next touch maps the file's new pages.
-    fn show_anew(&self, state: &mut State, pages: Range<u64>) {
-        let copies = pages::private_copies(self.addr(&pages), self.dax);
+    /// Takes down what of these mapped pages is no private copy: the next touch maps the file's new pages.
+    fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
+        // One look at the page tables, however many parts there are.
+        let copies = pages::private_copies(self.addr(&(first.start..last.end)), self.dax);
         let Ok(Some(copies)) = copies else {
-            // Only what is mapped: a touch of an unresolved page would wait for the inode that is held here.
-            return Area::data(state, pages).iter().for_each(|part| self.make_private(state, part));
+            return parts.iter().for_each(|part| self.make_private(state, part));
         };
         let mut rest = Ranges::default();
-        rest.insert(pages);
+        parts.into_iter().for_each(|part| rest.insert(part));
         for copy in copies {
-            rest.remove(self.page_at(copy.start)..self.page_at(copy.start) + copy.len() as u64 / PAGE_SIZE);
+            rest.remove(self.pages_at(copy));
         }
         for part in rest.within(self.range()) {
-            let mapped = Area::data(state, part.clone());
-            if self.put_absent(state, part).is_err() {
-                mapped.iter().for_each(|part| self.make_private(state, part));
+            if self.put_absent(state, part.clone()).is_err() {
+                self.make_private(state, &part);
             }
         }
     }

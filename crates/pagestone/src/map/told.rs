@@ -25,10 +25,11 @@ impl Watcher for Area {
         self.tell_cut(&pages);
     }
 
-    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) -> Result<()> {
-        let pages = match (self.lend, &replaced) {
-            (Lend::Private, None) => self.first..self.first,
-            (Lend::Private, Some(pages)) => self.clip(self.whole(pages.clone())),
+    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) -> Result<()> {
+        let pages = match (self.lend, replaced) {
+            (Lend::Private, None | Some([])) => self.first..self.first,
+            (Lend::Private, Some([first, .., last])) => self.clip(self.whole(first.start..last.end)),
+            (Lend::Private, Some([all])) => self.clip(self.whole(all.clone())),
             _ => self.range(),
         };
         self.freeze_here(inner, rec, replaced);
@@ -38,7 +39,7 @@ impl Watcher for Area {
     fn leave(&self, pages: Range<u64>) -> Result<()> {
         let pages = self.clip(self.whole(pages));
         match self.live() {
-            Some(mut state) if self.lend == Lend::Private => self.keep_own(&mut state, pages.clone()),
+            Some(mut state) if self.lend == Lend::Private => self.keep_own(&mut state, std::slice::from_ref(&pages)),
             Some(mut state) => {
                 let parts = Area::data(&state, pages.clone());
                 parts.into_iter().try_for_each(|part| self.put_absent(&mut state, part))?;
@@ -62,7 +63,7 @@ impl Watcher for Area {
         }
     }
 
-    fn changed(&self, pages: Range<u64>) {
+    fn changed(&self, pages: &[Range<u64>]) {
         self.note_changed(pages);
     }
 

@@ -31,13 +31,13 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn filled(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
     /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
     /// by nobody: it must be asked for again. The pages `replaced` are given back.
-    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<Range<u64>>) -> Result<()>;
+    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) -> Result<()>;
     /// These pages will lie elsewhere: they must be asked for again.
     fn leave(&self, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
     fn grown(&self, pages: Range<u64>);
     /// The file has other bytes in these pages than before. Also under the shared lock.
-    fn changed(&self, pages: Range<u64>);
+    fn changed(&self, pages: &[Range<u64>]);
     /// The file ends at `len` now, and was longer.
     fn shortened(&self, len: u64);
     /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has to.
@@ -100,7 +100,7 @@ impl OpenInode {
     pub(crate) fn tell_changed(&self, pages: Range<u64>) {
         if self.watched.load(Ordering::Acquire) {
             let watchers = self.watchers.lock().clone();
-            watchers.iter().for_each(|w| w.changed(pages.clone()));
+            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
         }
     }
 
