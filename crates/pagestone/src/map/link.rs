@@ -76,8 +76,8 @@ struct Control {
     /// The process is gone, or has become another program.
     gone: bool,
     pins: Vec<Pinned>,
-    /// Pool pages, by first page and count, that are pinned until the child is gone.
-    kept: BTreeSet<(u64, u64)>,
+    /// Runs that are pinned until the child is gone: whose pool, first page, count.
+    kept: BTreeSet<(usize, u64, u64)>,
 }
 
 /// Two ends of a new connection that keeps messages apart.
@@ -148,13 +148,16 @@ impl Link {
     /// Keeps pages that the child is about to show from reuse until it is gone.
     pub(super) fn pin_for_good(&self, pool: &WeakPool, run: Run) {
         let Some(open) = pool.upgrade() else { return };
-        let mut control = self.control.lock();
-        if control.gone || !control.kept.insert((run.page.0, run.pages)) {
-            return;
-        }
-        control.pins.push((u64::MAX, pool.clone(), run));
-        drop(control);
         open.inner().frames.pin(run);
+        let mut control = self.control.lock();
+        let new = !control.gone && control.kept.insert((pool.identity(), run.page.0, run.pages));
+        if new {
+            control.pins.push((u64::MAX, pool.clone(), run));
+        }
+        drop(control);
+        if !new {
+            open.inner().frames.unpin(run);
+        }
     }
 
     /// The child may have answered, or have room for what was not sent.

@@ -65,6 +65,11 @@ pub struct Pool(Arc<Opened>);
 pub(crate) struct WeakPool(Weak<Opened>);
 
 impl WeakPool {
+    /// The same for all handles of one pool, and for no other pool while this handle is there.
+    pub(crate) fn identity(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+
     /// The pool, if it is still open.
     pub(crate) fn upgrade(&self) -> Option<Pool> {
         self.0.upgrade().map(Pool)
