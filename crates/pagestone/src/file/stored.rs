@@ -35,23 +35,22 @@ impl Inner {
         if !self.stores_need_flush() || !self.opens.has_stored(ino) {
             return Ok(());
         }
-        let _lock = self.locks.read(ino);
+        // Exclusive: whoever is flushing them has fenced when this is locked.
+        let _lock = self.locks.write(&[ino]);
         self.persist_stored_locked(ino)
     }
 
-    /// As [`Inner::persist_stored`]; the caller holds the inode's lock, and not that of its chain.
+    /// As [`Inner::persist_stored`]; the caller holds the inode's exclusive lock, and not that of its chain.
     pub(crate) fn persist_stored_locked(&self, ino: Ino) -> Result<()> {
-        let stored = self.opens.take_stored(ino);
-        if stored.is_empty() {
-            return Ok(());
-        }
-        let rec = self.frames.inode(ino)?;
-        let mut flushed = Ok(());
-        for pages in stored {
-            let (from, end) = (pages.start.saturating_mul(PAGE_SIZE), pages.end.saturating_mul(PAGE_SIZE));
-            flushed = flushed.and(self.flush_range(&rec, from, end));
-        }
+        let Some((open, stored)) = self.opens.begin_flush(ino) else { return Ok(()) };
+        let flushed = self.frames.inode(ino).and_then(|rec| {
+            stored.iter().try_for_each(|pages| {
+                let (from, end) = (pages.start.saturating_mul(PAGE_SIZE), pages.end.saturating_mul(PAGE_SIZE));
+                self.flush_range(&rec, from, end)
+            })
+        });
         self.frames.region.fence();
+        open.end_flush(if flushed.is_ok() { Vec::new() } else { stored });
         flushed
     }
 

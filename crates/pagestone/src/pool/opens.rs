@@ -64,6 +64,8 @@ pub(crate) struct OpenInode {
     watched: AtomicBool,
     /// Pages that mappings which are gone may have stored to, and that were not flushed since.
     stored: Mutex<rank::Leaf, Vec<Range<u64>>>,
+    /// Somebody is flushing them.
+    flushing: AtomicBool,
 }
 
 /// Ranges of stored pages that are remembered at most, before they are taken for one.
@@ -84,6 +86,7 @@ impl OpenInode {
             watchers: Mutex::default(),
             watched: AtomicBool::new(false),
             stored: Mutex::default(),
+            flushing: AtomicBool::new(false),
         }
     }
 
@@ -162,7 +165,16 @@ impl OpenInode {
         here
     }
 
+    /// A flush of stored pages is over, and fenced; `failed` is what still has to be flushed.
+    pub(crate) fn end_flush(&self, failed: Vec<Range<u64>>) {
+        failed.into_iter().for_each(|pages| self.note_stored(pages));
+        self.flushing.store(false, Ordering::SeqCst);
+    }
+
     fn has_stored(&self) -> bool {
+        if self.flushing.load(Ordering::SeqCst) {
+            return true;
+        }
         let here = self.watchers.lock().iter().any(|w| !w.stores().is_empty());
         here || !self.stored.lock().is_empty()
     }
@@ -266,9 +278,17 @@ impl Opens {
         self.shards.iter().flat_map(|s| s.lock().values().filter_map(touched).collect::<Vec<_>>()).collect()
     }
 
-    /// Pages that mappings may have stored to since this was asked last.
-    pub(crate) fn take_stored(&self, ino: Ino) -> Vec<Range<u64>> {
-        self.shard(ino).lock().get(&ino.place()).map_or_else(Vec::new, |(open, _)| open.take_stored())
+    /// Pages that mappings may have stored to since this was asked last, for a flush that [`OpenInode::end_flush`] ends.
+    /// The inode's exclusive lock is held until then.
+    pub(crate) fn begin_flush(&self, ino: Ino) -> Option<(Arc<OpenInode>, Vec<Range<u64>>)> {
+        let open = self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone())?;
+        open.flushing.store(true, Ordering::SeqCst);
+        let stored = open.take_stored();
+        if stored.is_empty() {
+            open.flushing.store(false, Ordering::SeqCst);
+            return None;
+        }
+        Some((open, stored))
     }
 
     /// Whether there are any.
