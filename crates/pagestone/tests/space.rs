@@ -218,3 +218,16 @@ fn a_file_grows_over_what_was_allocated_without_holding_a_lane() {
         assert!(bytes[..5000].iter().all(|&b| b == 7) && bytes[5000..].iter().all(|&b| b == 0), "{name}");
     }
 }
+
+/// Fails if the step that sets the length zeroes again, all at once, what the steps before it have allocated.
+#[test]
+fn an_allocation_of_many_steps_zeroes_each_page_in_its_step() {
+    let media = Arc::new(Widest { inner: Memory::new(128 << 20).unwrap(), bytes: AtomicU64::new(0) });
+    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+    let (file, end) = (new_file(&pool, "f"), 80 << 20);
+    media.take();
+    file.allocate(0, end, false).unwrap();
+    let most = media.take();
+    assert!(most <= 33 << 20, "{most} bytes in one call");
+    assert_eq!(file.attr().unwrap().size, end);
+}

@@ -81,15 +81,20 @@ impl Inner {
             if stop >= to {
                 return Ok(from);
             }
-            self.frames.transact(true, |tx| {
-                let mut rec = regular(tx, ino)?;
-                zero(tx, &rec, from, stop)?;
-                // A record that says that data has changed: the one that sets the length counts only after it.
-                rec.touch(Time::now());
-                tx.put_inode(&rec)
-            })?;
+            self.zero_behind_end(ino, from, stop)?;
             from = stop;
         }
+    }
+
+    /// Zeros what the file owns in `[from, to)`, which lies behind its end.
+    fn zero_behind_end(&self, ino: Ino, from: u64, to: u64) -> Result<()> {
+        self.frames.transact(true, |tx| {
+            let mut rec = regular(tx, ino)?;
+            zero(tx, &rec, from, to)?;
+            // A record that says that data has changed: the one that sets the length counts only after it.
+            rec.touch(Time::now());
+            tx.put_inode(&rec)
+        })
     }
 
     /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for. The
@@ -144,7 +149,13 @@ impl Inner {
             return Err(Error::NoSpace);
         }
         let old_len = self.frames.inode(ino)?.size;
-        let zeroed = if keep_size { old_len } else { self.zero_ahead(ino, old_len, end)? };
+        let mut zeroed = old_len;
+        if !keep_size && end > old_len {
+            // All of it, before this call allocates more: that is zeroed as it is allocated.
+            let from = self.zero_ahead(ino, old_len, end)?;
+            self.zero_behind_end(ino, from, end)?;
+            zeroed = end;
+        }
         let (mut page, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
         while page < last {
             let stop = last.min((page / STEP + 1) * STEP);
