@@ -21,23 +21,26 @@ pub(crate) fn translate(args: Vec<OsString>) -> Result<Vec<OsString>, WrongUsage
     let name = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default().to_os_string();
     let rest = args.get(1..).unwrap_or_default();
     match name.to_str() {
-        Some("mount.fuse.pagestone" | "mount.pagestone") => mount(rest),
+        Some("mount.fuse.pagestone" | "mount.pagestone") => mount(rest, &[]),
         Some("umount.fuse.pagestone" | "umount.pagestone") => umount(rest),
-        _ if is_mount_fuse(rest) => mount(rest),
+        // It adds these two to whatever was asked for.
+        _ if is_mount_fuse(rest) => mount(rest, &["suid", "dev"]),
         _ => Ok(args),
     }
 }
 
 /// `POOL DIR -o options`: no subcommand has its options there, and none is a path.
 fn is_mount_fuse(rest: &[OsString]) -> bool {
-    rest.len() >= 4 && rest[2] == "-o" && rest[0].as_encoded_bytes().contains(&b'/')
+    let is_path = |word: &OsString| word.as_encoded_bytes().contains(&b'/') || Path::new(word).is_file();
+    rest.len() >= 4 && rest[2] == "-o" && is_path(&rest[0])
 }
 
 fn words(words: &[&str]) -> Vec<OsString> {
     words.iter().map(OsString::from).collect()
 }
 
-fn mount(rest: &[OsString]) -> Result<Vec<OsString>, WrongUsage> {
+/// `unasked`: options that nobody has asked for.
+fn mount(rest: &[OsString], unasked: &[&str]) -> Result<Vec<OsString>, WrongUsage> {
     let mut line = words(&["pagestone", "mount", "--background", "--quiet"]);
     let mut paths = Vec::new();
     let mut given = rest.iter();
@@ -46,7 +49,7 @@ fn mount(rest: &[OsString]) -> Result<Vec<OsString>, WrongUsage> {
             Some("-o") => {
                 let options = given.next().and_then(|o| o.to_str());
                 let options = options.ok_or_else(|| WrongUsage("-o needs options after it".into()))?;
-                for option in options.split(',').filter(|option| !option.is_empty()) {
+                for option in options.split(',').filter(|option| !option.is_empty() && !unasked.contains(option)) {
                     line.extend(mount_option(option)?);
                 }
             }
@@ -127,6 +130,10 @@ mod tests {
             (
                 "pagestone /x/a.pool /mnt -o rw,noexec",
                 "pagestone mount --background --quiet --no-exec -- /x/a.pool /mnt",
+            ),
+            (
+                "pagestone /a.pool /mnt -o ro,dev,suid",
+                "pagestone mount --background --quiet --read-only -- /a.pool /mnt",
             ),
             ("/sbin/umount.fuse.pagestone /mnt -l -t fuse.pagestone", "pagestone umount /mnt --lazy"),
             ("umount.pagestone -n /mnt", "pagestone umount /mnt"),
