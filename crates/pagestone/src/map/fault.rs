@@ -24,7 +24,7 @@ use crate::units::PAGE_SIZE;
 /// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
 pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
     // A child may have to be told, and that is waited for.
-    if !(fault.write || fault.protected) || service.has_children() {
+    if !(fault.write || fault.protected) || service.has_children() || service.is_crowded() {
         return false;
     }
     let _reader = rank::FaultReader::enter();
@@ -42,7 +42,7 @@ pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) 
         return false;
     }
     let Ok(Some(done)) = store(inner, area, page, true) else { return false };
-    service.note_window(area, done.clone(), 1);
+    service.note_window(area, done.clone(), 2);
     uffd.wake(area.addr(&done));
     true
 }

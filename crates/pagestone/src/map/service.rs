@@ -33,6 +33,8 @@ use crate::pool::Watcher;
 
 /// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
 const MOST_HOLES: u64 = 2 << 20;
+/// Windows that are remembered before some of them are taken down.
+const MOST_WINDOWS: usize = 16 << 10;
 const HELPERS: usize = 2;
 /// How long the reader waits after an error before it reads again.
 const READ_AGAIN: Duration = Duration::from_millis(10);
@@ -279,6 +281,11 @@ impl Service {
         }
     }
 
+    /// Whether there is so much that some of it should be taken down, which takes locks.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.pieces.load(Ordering::Relaxed) > self.most_pieces || self.windows.lock().len() > MOST_WINDOWS
+    }
+
     /// A window was mapped, in `pieces`.
     pub(super) fn note_window(&self, area: &Arc<Area>, window: Range<u64>, pieces: usize) {
         self.pieces.fetch_add(pieces, Ordering::Relaxed);
@@ -299,7 +306,7 @@ impl Service {
                 all &= keep > 0;
                 match windows.len() {
                     0 => return,
-                    _ if pages <= MOST_HOLES && !all => return,
+                    len if pages <= MOST_HOLES && len <= MOST_WINDOWS && !all => return,
                     len => windows.drain(..(len - keep).max(1)).collect::<Vec<_>>(),
                 }
             };
@@ -307,7 +314,8 @@ impl Service {
             for (area, window) in oldest {
                 if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
                     let _lock = entry.file.inner().locks.write(&[area.ino]);
-                    area.take_down(window, all);
+                    // What stays mapped is taken down another time.
+                    let _ = area.take_down(window, all);
                 }
             }
             drop(entries);
