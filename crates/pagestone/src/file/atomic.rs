@@ -123,6 +123,9 @@ impl Inner {
                 };
                 let cut = |&(offset, bytes): &(u64, &'b [u8])| (offset, &bytes[..room(offset, within, bytes.len())]);
                 let parts: SmallVec<[_; 8]> = parts.iter().map(cut).filter(|(_, bytes)| !bytes.is_empty()).collect();
+                if parts.is_empty() {
+                    return Ok(());
+                }
                 let end = end.min(within);
                 // What is replaced is read before: nobody may store to it meanwhile, nor see it after.
                 let watchers = self.opens.watchers(ino);

@@ -116,6 +116,8 @@ pub(super) struct State {
     pub(super) absent: Ranges,
     /// Copies that wait for a commit and are of what the file had there before.
     pub(super) stale: Ranges,
+    /// File pages whose copies with stores were taken away, by a punch or a truncate.
+    pub(super) lost: Ranges,
     /// Copies in which the file came to end, and the shortest that it was then.
     pub(super) shortened: BTreeMap<u64, u64>,
     /// Storage that a private mapping shows and that is not, or may not stay, the file's own.
@@ -375,17 +377,16 @@ impl Area {
 
     /// Takes down what is mapped of these pages as holes, or (`all`) whatever it is; the next touch
     /// maps them again. Keeps the kernel's page tables, or its mappings, few. The inode is locked.
-    pub(super) fn take_down(&self, pages: Range<u64>, all: bool) {
-        let Some(mut state) = self.live() else { return };
+    pub(super) fn take_down(&self, pages: Range<u64>, all: bool) -> io::Result<()> {
+        let Some(mut state) = self.live() else { return Ok(()) };
         let pages = self.clip(pages);
         let parts = if all { state.nothing.without(pages) } else { state.holes.within(pages) };
         for part in parts {
             // Put there as one piece, whatever of it is a question already.
             state.absent.remove(part.clone());
-            if self.put_absent(&mut state, part).is_err() {
-                return;
-            }
+            self.put_absent(&mut state, part)?;
         }
+        Ok(())
     }
 
     /// Enters what is mapped of these pages into the page tables, for stores. Nothing else is touched: that would wait
@@ -406,8 +407,9 @@ impl Area {
         let Some(mut state) = self.live() else { return };
         state.filled = 0..0;
         state.cut.insert(pages.clone());
-        state.stale.remove(pages.clone());
-        state.shortened.retain(|page, _| !pages.contains(page));
+        if self.atomic && !pages.is_empty() {
+            self.copies(pages.clone()).into_iter().for_each(|copy| state.lost.insert(copy));
+        }
         if self.put_nothing(&mut state, pages.clone()).is_err() {
             // No kernel mapping left to say "nothing" with: unmapped says it too (SIGSEGV).
             sys::unmap(self.addr(&pages));

@@ -83,6 +83,10 @@ impl AtomicMapping {
         }
         let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
         let inner = file.inner();
+        if parts.is_empty() {
+            let _lock = self.mapping.lock();
+            area.check_conflict(&pages, inner.frames.inode(file.ino())?.size)?;
+        }
         inner.replace_atomic(file.ino(), &parts, |rec| {
             area.check_conflict(&pages, rec.size)?;
             Ok(Reach::StaysWithin)
@@ -109,6 +113,7 @@ impl AtomicMapping {
         let rec = inner.frames.inode(area.ino)?;
         for range in pages {
             area.install(inner, &rec, range.clone());
+            self.mapping.service.note_window(area, range.clone(), 2);
         }
         area.forget_changes();
         Ok(())
@@ -117,7 +122,7 @@ impl AtomicMapping {
     /// Forgets all stores since the last commit: the mapping shows the file as it is.
     pub fn discard(&mut self) -> Result<()> {
         let _lock = self.mapping.lock();
-        self.mapping.area.take_down(self.mapping.area.range(), true);
+        self.mapping.area.take_down(self.mapping.area.range(), true)?;
         self.mapping.area.forget_changes();
         self.pieces = 0;
         Ok(())

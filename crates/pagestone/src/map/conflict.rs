@@ -53,7 +53,7 @@ impl Area {
 
     /// The pages of these that are copies; all, if nobody tells: what differs from the file at the commit is taken for
     /// a copy then.
-    fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
+    pub(super) fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
         match pages::private_copies(self.addr(&pages), self.dax) {
             Ok(Some(copies)) => copies.into_iter().map(|copy| self.pages_at(copy)).collect(),
             Ok(None) | Err(_) => vec![pages],
@@ -64,6 +64,7 @@ impl Area {
     pub(super) fn forget_changes(&self) {
         if let Some(mut state) = self.live() {
             state.stale.remove(self.range());
+            state.lost.remove(self.range());
             state.shortened.clear();
         }
     }
@@ -75,6 +76,10 @@ impl Area {
         let conflict = |page| Err(Error::Conflict { ino: self.ino, page });
         if let Some(stale) = pages.iter().find_map(|range| state.stale.within(range.clone()).into_iter().next()) {
             return conflict(stale.start);
+        }
+        // A part of the stores is gone. What lies behind the end is dropped by a commit in any case.
+        if let Some(lost) = state.lost.within(self.clip(0..size.div_ceil(PAGE_SIZE))).first() {
+            return conflict(lost.start);
         }
         // The end of the file has come to lie in the page, and behind it again: the copy still has what was cut off.
         let mut shortened = state.shortened.iter().filter(|&(_, &len)| len < size).map(|(&page, _)| page);

@@ -309,3 +309,46 @@ fn a_commit_does_not_undo_a_truncate() {
         assert_eq!(atomic.commit().unwrap(), 1, "{}", place.name);
     });
 }
+
+/// Fails if a commit keeps quiet about stores that a punch, or a truncate and a growth, has taken away: all or none.
+#[test]
+fn a_commit_whose_stores_were_cut_off_in_part_is_a_conflict() {
+    type Change = fn(&pagestone::File);
+    let changes: [(&str, Change, u64); 3] = [
+        ("punched whole", |f| f.punch(10 * PAGE, PAGE).unwrap(), 10),
+        (
+            "cut and grown again",
+            |f| {
+                f.set_len(8 * PAGE).unwrap();
+                f.set_len(60 * PAGE).unwrap();
+            },
+            10,
+        ),
+        ("punched and filled again", |f| f.punch(9 * PAGE, 3 * PAGE).and(f.write_at(10 * PAGE, b"new")).unwrap(), 10),
+    ];
+    Place::each(|place: &Place| {
+        for (name, change, page) in changes {
+            let file = filled(place, name, &vec![1; 60 * PAGE as usize]);
+            let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
+            atomic.store(10 * PAGE, 2u8).unwrap();
+            atomic.store(40 * PAGE, 2u8).unwrap();
+            change(&file);
+            let now = bytes(&file);
+            assert!(conflicts(atomic.commit(), &file, &[page]), "{}, {name}", place.name);
+            assert!(bytes(&file) == now, "{}, {name}", place.name);
+            atomic.discard().unwrap();
+            atomic.store(40 * PAGE, 3u8).unwrap();
+            assert_eq!(atomic.commit().unwrap(), 1, "{}, {name}", place.name);
+        }
+        // The only store, and behind the end at the commit: it is dropped.
+        let file = filled(place, "shortened", &vec![1; 60 * PAGE as usize]);
+        let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
+        atomic.store(50 * PAGE, 2u8).unwrap();
+        file.set_len(8 * PAGE).unwrap();
+        atomic.commit().unwrap();
+        // The only store, and inside.
+        atomic.store(5 * PAGE, 2u8).unwrap();
+        file.punch(5 * PAGE, PAGE).unwrap();
+        assert!(conflicts(atomic.commit(), &file, &[5]), "{}", place.name);
+    });
+}
