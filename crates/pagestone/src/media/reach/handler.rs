@@ -94,21 +94,23 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
             Previous::Handler(before) => call(before, signal, info, context),
         };
     }
-    let at = program_counter(registers);
-    if let Some(target) = routines::fixup(at) {
-        answer(registers, addr.max(1));
-        continue_at(registers, target);
-        return;
-    }
-    if let Some(target) = table::behind(at) {
-        note(addr);
-        continue_at(registers, target);
-        return;
-    }
+    // Of a page that nobody touches at the moment: the instruction that was interrupted is not the cause. Whoever does
+    // touch it gets a signal of its own.
     let elsewhere = signal == libc::SIGBUS && code == libc::BUS_MCEERR_AO;
     if elsewhere {
-        // Told of a page that nobody touches at the moment. Whoever does is told again.
         note_elsewhere(addr);
+    } else {
+        let at = program_counter(registers);
+        if let Some(target) = routines::fixup(at) {
+            answer(registers, addr.max(1));
+            continue_at(registers, target);
+            return;
+        }
+        if let Some(target) = table::behind(at) {
+            note(addr);
+            continue_at(registers, target);
+            return;
+        }
     }
     match before(signal) {
         Previous::Handler(before) if !(elsewhere && tells_of_crashes(before)) => call(before, signal, info, context),
