@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -195,23 +195,24 @@ impl Get<'_> {
         if !self.archive {
             self.note(node, attr)?;
             if attr.kind == Kind::File {
-                local::set_times(to, None, attr.mtime).with_context(shown)?;
+                local::Made::open(to, attr.kind)?.set_times(None, attr.mtime).with_context(shown)?;
             }
             return Ok(());
         }
-        let owned = lchown(to, Some(attr.uid), Some(attr.gid)).is_ok();
+        let made = local::Made::open(to, attr.kind)?;
+        let owned = made.set_owner(attr.uid, attr.gid).is_ok();
         self.copied.left_out.owners += u64::from(!owned);
         if attr.kind != Kind::Symlink {
             // Set-id bits of a file that now is somebody else's would be a gift.
             let perm = if owned { attr.perm } else { attr.perm & 0o777 };
-            fs::set_permissions(to, fs::Permissions::from_mode(perm)).with_context(shown)?;
+            made.set_mode(perm).with_context(shown)?;
         }
         let mut refused = false;
         for name in node.xattrs()? {
-            refused |= local::set_xattr(to, &name, &node.xattr(&name)?).is_err();
+            refused |= made.set_xattr(&name, &node.xattr(&name)?).is_err();
         }
         self.copied.left_out.xattrs += u64::from(refused);
-        local::set_times(to, Some(attr.atime), attr.mtime).with_context(shown)
+        made.set_times(Some(attr.atime), attr.mtime).with_context(shown)
     }
 }
 

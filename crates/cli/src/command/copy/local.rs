@@ -9,13 +9,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use pagestone::{Attr, Kind, Time};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 /// How a path takes a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -83,14 +84,6 @@ pub(super) fn make_special(path: &Path, attr: &Attr) -> Result<()> {
     Ok(rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), attr.rdev)?)
 }
 
-/// Sets the time of the last change, and that of the last read if it is given.
-pub(super) fn set_times(path: &Path, read: Option<Time>, modified: Time) -> io::Result<()> {
-    let spec = |time: Time| Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() };
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let times = Timestamps { last_access: read.map_or(omit, spec), last_modification: spec(modified) };
-    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
 /// Names of extended attributes; what the system computes by itself is left out.
 pub(super) fn xattr_names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut buffer = vec![0; 64 << 10];
@@ -110,9 +103,57 @@ pub(super) fn xattr(path: &Path, name: &[u8]) -> io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// Sets an extended attribute.
-pub(super) fn set_xattr(path: &Path, name: &[u8], value: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())?)
+/// Something that a copy has made, held by itself and not by its name: whoever may write to the directory could
+/// put a link to another file there meanwhile.
+pub(super) struct Made {
+    fd: OwnedFd,
+    /// A path to just this file, that is followed.
+    path: PathBuf,
+}
+
+impl Made {
+    /// What lies at `path`, which is of this kind and has no other name, nor is somebody else's.
+    pub(super) fn open(path: &Path, kind: Kind) -> Result<Made> {
+        let shown = || path.display().to_string();
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).with_context(shown)?;
+        let stat = rustix::fs::fstat(&fd).map_err(io::Error::from).with_context(shown)?;
+        let expected = match kind {
+            Kind::File => FileType::RegularFile,
+            Kind::Dir => FileType::Directory,
+            Kind::Symlink => FileType::Symlink,
+            Kind::Fifo => FileType::Fifo,
+            Kind::Socket => FileType::Socket,
+            Kind::CharDevice => FileType::CharacterDevice,
+            Kind::BlockDevice => FileType::BlockDevice,
+        };
+        let found = FileType::from_raw_mode(stat.st_mode);
+        if found != expected || kind != Kind::Dir && stat.st_nlink != 1 {
+            bail!("{}: somebody else has put something there meanwhile", path.display());
+        }
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        Ok(Made { fd, path })
+    }
+
+    pub(super) fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        Ok(rustix::fs::chownat(&self.fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
+    }
+
+    pub(super) fn set_mode(&self, perm: u32) -> io::Result<()> {
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(perm))
+    }
+
+    pub(super) fn set_xattr(&self, name: &[u8], value: &[u8]) -> io::Result<()> {
+        Ok(rustix::fs::setxattr(&self.path, name, value, XattrFlags::empty())?)
+    }
+
+    pub(super) fn set_times(&self, read: Option<Time>, modified: Time) -> io::Result<()> {
+        let spec = |time: Time| Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() };
+        let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+        let times = Timestamps { last_access: read.map_or(omit, spec), last_modification: spec(modified) };
+        Ok(rustix::fs::utimensat(CWD, &self.path, &times, AtFlags::empty())?)
+    }
 }
 
 /// What a new file made here belongs to.
@@ -123,4 +164,33 @@ pub(super) fn us() -> (u32, u32) {
 /// The name of a directory's entry as a path.
 pub(super) fn below(dir: &Path, name: &[u8]) -> PathBuf {
     dir.join(std::ffi::OsStr::from_bytes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if attributes of a copy can be led to another file by whoever may write to the directory.
+    #[test]
+    fn attributes_go_to_what_was_made_and_to_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, other) = (dir.path().join("made"), dir.path().join("other"));
+        fs::write(&other, "").unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&other, &made).unwrap();
+        assert!(Made::open(&made, Kind::File).is_err());
+        Made::open(&made, Kind::Symlink).unwrap().set_times(None, Time { sec: 5, nsec: 0 }).unwrap();
+        fs::remove_file(&made).unwrap();
+        fs::hard_link(&other, &made).unwrap();
+        assert!(Made::open(&made, Kind::File).is_err());
+        fs::remove_file(&made).unwrap();
+        fs::write(&made, "").unwrap();
+        let open = Made::open(&made, Kind::File).unwrap();
+        // Replaced after it was opened.
+        fs::rename(&made, dir.path().join("away")).unwrap();
+        std::os::unix::fs::symlink(&other, &made).unwrap();
+        open.set_mode(0o640).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&other), mode(&dir.path().join("away"))), (0o600, 0o640));
+    }
 }
