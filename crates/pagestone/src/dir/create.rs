@@ -5,7 +5,7 @@ use super::names::{self, Name};
 use crate::attr::{Attr, Kind, NewNode, Time};
 use crate::error::{Error, Result};
 use crate::file::write::{Take, write_in_tx};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::pool::Inner;
 use crate::units::Ino;
@@ -20,7 +20,8 @@ impl Inner {
         }
         let _lock = self.locks.write(&[dir]);
         self.frames.transact(false, |tx| {
-            self.create_in_tx(tx, dir, name, |tx, parent, now| new_inode(tx, parent, node, now))?.attr()
+            let made = self.create_in_tx(tx, dir, name, |tx, parent, now| new_inode(tx, parent, node, now))?;
+            Ok(made.attr()?)
         })
     }
 
@@ -30,8 +31,8 @@ impl Inner {
         tx: &mut Tx<'_>,
         dir: Ino,
         name: &Name<'_>,
-        make: impl FnOnce(&mut Tx<'_>, &InodeRec, Time) -> Result<InodeRec>,
-    ) -> Result<InodeRec> {
+        make: impl FnOnce(&mut Tx<'_>, &InodeRec, Time) -> TxResult<InodeRec>,
+    ) -> TxResult<InodeRec> {
         let mut parent = live_directory(tx, dir)?;
         let key = names::free_key(self, tx, &parent, name)?;
         let now = Time::now();
@@ -54,8 +55,8 @@ impl Inner {
             let mut rec = tx.inode(ino)?;
             let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
             match kind {
-                Kind::Dir => return Err(Error::IsDirectory),
-                _ if rec.nlink == 0 => return Err(Error::NotFound),
+                Kind::Dir => return Err(Error::IsDirectory.into()),
+                _ if rec.nlink == 0 => return Err(Error::NotFound.into()),
                 _ => {}
             }
             let now = Time::now();
@@ -65,7 +66,7 @@ impl Inner {
             rec.nlink = checked_links(rec.nlink)?;
             rec.set_ctime(now);
             tx.put_inode(&rec)?;
-            self.attr_of(&rec)
+            Ok(self.attr_of(&rec)?)
         })
     }
 }
@@ -95,7 +96,7 @@ pub(super) fn checked_links(links: u32) -> Result<u32> {
     if links >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(links + 1) }
 }
 
-pub(super) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> Result<InodeRec> {
+pub(super) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> TxResult<InodeRec> {
     let ino = tx.new_ino()?;
     let mut rec = InodeRec::new(ino, node.kind, node.perm, now);
     (rec.uid, rec.gid, rec.rdev) = (node.uid, node.gid, node.rdev);

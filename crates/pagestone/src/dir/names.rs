@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::directory;
 use crate::attr::{DirEntry, Kind};
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::pool::Inner;
 use crate::tree::{self, Entry, Nodes, Spot, TreeId};
@@ -181,7 +181,7 @@ pub(super) fn add(
     name: &Name<'_>,
     ino: Ino,
     kind: Kind,
-) -> Result<()> {
+) -> TxResult<()> {
     let (id, value) = (TreeId::map(rec.ino().place()), value(name, ino, kind));
     rec.set_map(match free.spot {
         None => tree::insert(tx, id, rec.map(), free.key, &value)?,
@@ -192,7 +192,7 @@ pub(super) fn add(
 }
 
 /// Takes a name out, at its spot if that is known. The caller stages `rec`.
-pub(super) fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found, spot: Option<Spot>) -> Result<()> {
+pub(super) fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found, spot: Option<Spot>) -> TxResult<()> {
     let id = TreeId::map(rec.ino().place());
     rec.set_map(match spot {
         Some(spot) => tree::remove_here(tx, id, rec.map(), spot)?,
@@ -210,7 +210,7 @@ pub(super) fn redirect(
     name: &Name<'_>,
     ino: Ino,
     kind: Kind,
-) -> Result<()> {
+) -> TxResult<()> {
     let tree = tree::insert(tx, TreeId::map(rec.ino().place()), rec.map(), found.key, &value(name, ino, kind))?;
     rec.set_map(tree);
     Ok(())

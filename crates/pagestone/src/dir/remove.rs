@@ -13,7 +13,7 @@ use super::names::{self, Name};
 use crate::attr::{Kind, Time};
 use crate::error::{Error, Result};
 use crate::file;
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
 use crate::pool::{Inner, WriteGuards};
 use crate::tree::{self, TreeId};
@@ -64,13 +64,13 @@ impl Inner {
         dir: Ino,
         name: &Name<'_>,
         is_dir: bool,
-    ) -> Result<Removal> {
+    ) -> TxResult<Removal> {
         let mut parent = live_directory(tx, dir)?;
         let (found, spot) = names::find_spot(self, tx, &parent, name)?.ok_or(Error::NotFound)?;
         match (found.kind, is_dir) {
-            (Kind::Dir, false) => return Err(Error::IsDirectory),
+            (Kind::Dir, false) => return Err(Error::IsDirectory.into()),
             (Kind::Dir, true) | (_, false) => {}
-            (_, true) => return Err(Error::NotDirectory),
+            (_, true) => return Err(Error::NotDirectory.into()),
         }
         if !locks.try_also(found.ino) {
             return Ok(Removal::Wants(Inos::from_slice(&[dir, found.ino])));
@@ -93,14 +93,15 @@ impl Inner {
     }
 
     /// The inode has one name less. Returns whether it is an orphan now.
-    pub(super) fn lose_name(&self, tx: &mut Tx<'_>, mut rec: InodeRec, open: bool, now: Time) -> Result<bool> {
+    pub(super) fn lose_name(&self, tx: &mut Tx<'_>, mut rec: InodeRec, open: bool, now: Time) -> TxResult<bool> {
         if rec.kind() == Some(Kind::Dir) {
             if rec.size > 0 {
-                return Err(Error::NotEmpty);
+                return Err(Error::NotEmpty.into());
             }
             // What is left of a directory that once had names is one node without entries.
-            let left =
-                tree::destroy_leaf(tx, TreeId::map(rec.ino().place()), rec.map(), |_, _, _| Err(Error::NotEmpty))?;
+            let left = tree::destroy_leaf(tx, TreeId::map(rec.ino().place()), rec.map(), |_, _, _| {
+                Err(Error::NotEmpty.into())
+            })?;
             rec.set_map(left);
             rec.nlink = 0;
         } else {

@@ -16,7 +16,7 @@ use super::names::{self, Found, Name};
 use super::remove::Inos;
 use crate::attr::{Kind, NewNode, RenameMode, Time};
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::{ORPHANS, ROOT};
 use crate::pool::Inner;
 use crate::units::Ino;
@@ -112,7 +112,7 @@ impl Inner {
     }
 
     /// `None` if a name has changed its meaning; else whether what was replaced is an orphan now.
-    fn rename_in_tx(&self, tx: &mut Tx<'_>, m: &Move<'_>) -> Result<Option<bool>> {
+    fn rename_in_tx(&self, tx: &mut Tx<'_>, m: &Move<'_>) -> TxResult<Option<bool>> {
         let mut old = live_directory(tx, m.from.0)?;
         let target = live_directory(tx, m.to.0)?;
         if names::find(self, tx, &old, m.from.1)? != Some(m.a) || names::find(self, tx, &target, m.to.1)? != m.b {
@@ -120,13 +120,13 @@ impl Inner {
         }
         let now = Time::now();
         match (m.b, m.mode) {
-            (Some(_), RenameMode::NoReplace) => return Err(Error::Exists),
-            (None, RenameMode::Exchange) => return Err(Error::NotFound),
+            (Some(_), RenameMode::NoReplace) => return Err(Error::Exists.into()),
+            (None, RenameMode::Exchange) => return Err(Error::NotFound.into()),
             (Some(b), _) if b.ino == m.a.ino => return Ok(Some(false)), // two names of one file
             (Some(b), RenameMode::Exchange) => return self.exchange(tx, m, &b, now).map(Some),
             (Some(b), _) => match (m.a.kind == Kind::Dir, b.kind == Kind::Dir) {
-                (true, false) => return Err(Error::NotDirectory),
-                (false, true) => return Err(Error::IsDirectory),
+                (true, false) => return Err(Error::NotDirectory.into()),
+                (false, true) => return Err(Error::IsDirectory.into()),
                 _ => {}
             },
             (None, _) => {}
@@ -168,7 +168,7 @@ impl Inner {
         Ok(Some(orphaned))
     }
 
-    fn exchange(&self, tx: &mut Tx<'_>, m: &Move<'_>, b: &Found, now: Time) -> Result<bool> {
+    fn exchange(&self, tx: &mut Tx<'_>, m: &Move<'_>, b: &Found, now: Time) -> TxResult<bool> {
         let mut old = live_directory(tx, m.from.0)?;
         names::redirect(tx, &mut old, &m.a, m.from.1, b.ino, b.kind)?;
         old.nlink = old.nlink + u32::from(b.kind == Kind::Dir) - u32::from(m.a.kind == Kind::Dir).min(old.nlink);
@@ -186,7 +186,7 @@ impl Inner {
 }
 
 /// The inode has another name now; a directory learns its parent.
-fn settle_moved(tx: &mut Tx<'_>, ino: Ino, parent: Ino, now: Time) -> Result<()> {
+fn settle_moved(tx: &mut Tx<'_>, ino: Ino, parent: Ino, now: Time) -> TxResult<()> {
     let mut rec = tx.inode(ino)?;
     if rec.kind() == Some(Kind::Dir) {
         rec.parent = parent.0;

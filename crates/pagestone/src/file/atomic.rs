@@ -22,7 +22,7 @@ use super::write::{Parts, Take, check_end, write_in_tx};
 use super::{MAX_LEN, read};
 use crate::attr::{Kind, Time};
 use crate::error::{Error, Result};
-use crate::frame::{Fresh, Tx};
+use crate::frame::{Fresh, Stop, Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
 use crate::media::Part;
 use crate::pool::Inner;
@@ -192,10 +192,10 @@ impl Inner {
         if stretches.len() <= FEW && bytes <= FEW_BYTES {
             let pages = stretches[0].offset / PAGE_SIZE..stretches[stretches.len() - 1].end();
             let mut replaced = |tx: &mut Tx<'_>| replace(tx, ino, &stretches, (end, zeroed));
-            match self.giving_back(ino, pages, || self.frames.transact(false, &mut replaced)) {
+            match self.giving_back(ino, pages, || self.frames.attempt(false, &mut replaced)) {
                 // Free space lies in so many pieces that it is not one record after all.
-                Err(Error::TooLarge) => {}
-                done => return done.map(|()| After::Nothing),
+                Err(Stop::RecordFull) => {}
+                done => return Ok(done.map(|()| After::Nothing)?),
             }
         }
         let _chain = self.chain(&rec);
@@ -240,15 +240,15 @@ impl Inner {
 }
 
 /// The length after a write up to `end`, and what lies before it made to read as zeros.
-fn lengthen(tx: &mut Tx<'_>, rec: &mut InodeRec, end: u64, zeroed: u64) -> Result<u64> {
+fn lengthen(tx: &mut Tx<'_>, rec: &mut InodeRec, end: u64, zeroed: u64) -> TxResult<u64> {
     if end > rec.size {
         grow(tx, rec, end, zeroed)?;
     }
     Ok(rec.size.max(end))
 }
 
-/// Puts fresh pages in the place of the old ones; [`Error::TooLarge`] if one record is too short.
-fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): (u64, u64)) -> Result<()> {
+/// Puts fresh pages in the place of the old ones; [`Stop::RecordFull`] if one record is too short.
+fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): (u64, u64)) -> TxResult<()> {
     let mut rec = tx.inode(ino)?;
     let size = lengthen(tx, &mut rec, end, zeroed)?;
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
@@ -257,7 +257,7 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
         let mut page = s.first();
         while page < s.end() {
             if !tx.has_room(24 << 10) {
-                return Err(Error::TooLarge);
+                return Err(Stop::RecordFull);
             }
             let f = tx.reserve_data(rec.owner(), page, s.end() - page, false)?;
             let bytes = &s.bytes[((page - s.first()) * PAGE_SIZE) as usize..];
@@ -272,7 +272,7 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
         // What was own and hid the base is replaced by what is own and hides it.
         let borrowed = rec.borrowed().saturating_sub(in_tx(tx, &rec).borrowed_in(s.first(), s.end())?);
         if map::remove(tx, &mut rec, s.first(), s.end())?.is_some() {
-            return Err(Error::TooLarge);
+            return Err(Stop::RecordFull);
         }
         rec.set_borrowed(borrowed);
     }
@@ -282,7 +282,7 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
         rec.set_borrowed(borrowed);
     }
     if !tx.has_room(0) {
-        return Err(Error::TooLarge);
+        return Err(Stop::RecordFull);
     }
     rec.size = size;
     rec.touch(Time::now());
@@ -290,7 +290,7 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
 }
 
 /// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.
-fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -> Result<Option<Ino>> {
+fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -> TxResult<Option<Ino>> {
     let (mut rec, new) = (tx.inode(ino)?, tx.inode(orphan)?);
     // Before the map goes below: what was allocated behind the old end is inside the file now.
     rec.size = lengthen(tx, &mut rec, end, zeroed)?;

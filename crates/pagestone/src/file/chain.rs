@@ -13,7 +13,7 @@
 
 use super::map::{Map, Mapped, Own, in_tx, join};
 use crate::error::{Error, Result};
-use crate::frame::{Frames, Run, Tx};
+use crate::frame::{Frames, Run, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::lock::ReadGuard;
 use crate::pool::Inner;
@@ -113,7 +113,7 @@ fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
 }
 
 /// Hides what the base has in `[from, to)`, where the map says nothing.
-pub(super) fn hide(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> {
+pub(super) fn hide(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     let to = to.min(rec.base_pages);
     let mut at = from;
     while rec.base != 0 && at < to {

@@ -14,7 +14,7 @@ use super::map::{self, Map, in_tx};
 use crate::attr::{Attr, Kind, Time};
 use crate::dir::Name;
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::pool::Inner;
 use crate::units::{Ino, PAGE_SIZE};
@@ -37,7 +37,7 @@ impl Inner {
                 tx.put_inode(&dst)?;
                 Ok(dst)
             })?;
-            made.attr()
+            Ok(made.attr()?)
         })
     }
 
@@ -50,7 +50,7 @@ impl Inner {
         self.with_base_locked(src, &[dst], |tx, src| {
             let mut dst = tx.inode(dst)?;
             if !is_bare(tx, &dst)? {
-                return Err(Error::Invalid("only an empty file can become a clone"));
+                return Err(Error::Invalid("only an empty file can become a clone").into());
             }
             share(tx, src, &mut dst)?;
             dst.touch(Time::now());
@@ -103,7 +103,7 @@ impl Inner {
         &self,
         src: Ino,
         others: &[Ino],
-        mut f: impl FnMut(&mut Tx<'_>, &mut InodeRec) -> Result<R>,
+        mut f: impl FnMut(&mut Tx<'_>, &mut InodeRec) -> TxResult<R>,
     ) -> Result<R> {
         loop {
             let base = self.peek(src)?.base;
@@ -168,7 +168,7 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
 }
 
 /// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
-fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> Result<()> {
+fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
     if src.size > 0 && in_tx(tx, src).at_or_after(0)?.is_some() {
         put_below(tx, src)?;
     }
@@ -180,7 +180,7 @@ fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> Result<()> 
     dst.set_borrowed(src.borrowed());
     let mut base = tx.inode(Ino(src.base))?;
     if base.nlink >= MAX_DEPENDENTS {
-        return Err(Error::TooManyLinks);
+        return Err(Error::TooManyLinks.into());
     }
     base.nlink += 1;
     base.parent ^= dst.ino().0;
@@ -188,7 +188,7 @@ fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> Result<()> 
 }
 
 /// Moves the map of `src` into a new base, on which `src` then stands alone.
-pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> Result<()> {
+pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
     // Nobody would see what was taken ahead of need, or allocated behind the end, in a base. What one
     // record does not give back goes with the base, and so does what private mappings show with the last page.

@@ -13,7 +13,7 @@ use super::chain::Span;
 use super::map::{self, Map, in_tx};
 use super::space::regular;
 use crate::error::{Error, Result};
-use crate::frame::{Frames, Tx};
+use crate::frame::{Frames, Stop, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::Inner;
@@ -48,15 +48,15 @@ impl Inner {
         let mut pieces = u64::MAX;
         loop {
             let all = first..first + PAGES_PER_FRAME;
-            let moved = self.frames.transact(false, |tx| {
+            let moved = self.frames.attempt(false, |tx| {
                 let mut rec = regular(tx, ino)?;
                 let moved = move_into_one(tx, &mut rec, all.clone(), true)?;
                 tx.put_inode(&rec)?;
                 Ok(moved)
             });
             match moved {
-                Err(Error::TooLarge) => {}
-                moved => return moved.map(drop),
+                Err(Stop::RecordFull) => {}
+                moved => return Ok(moved.map(drop)?),
             }
             let before = std::mem::replace(&mut pieces, self.shorten(ino, all)?);
             if pieces >= before {
@@ -114,12 +114,12 @@ fn look(frames: &Frames, rec: &InodeRec, first: u64) -> Result<Chunk> {
 }
 
 /// Moves these pages into one run, a frame if `whole`, or as many of them as there is a run for;
-/// returns how far it came. [`Error::TooLarge`] if they lie in too many places for a record.
-pub(super) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u64>, whole: bool) -> Result<u64> {
+/// returns how far it came. [`Stop::RecordFull`] if they lie in too many places for a record.
+pub(super) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u64>, whole: bool) -> TxResult<u64> {
     let first = pages.start;
     let fresh = tx.reserve_data(rec.owner(), first, pages.end - first, whole)?;
     if whole && (fresh.run.pages != PAGES_PER_FRAME || fresh.run.page.index_in_frame() != 0) {
-        return Err(Error::NoSpace);
+        return Err(Stop::NoSpace);
     }
     let end = first + fresh.run.pages;
     let mut bytes = vec![0; (fresh.run.pages * PAGE_SIZE) as usize];
@@ -137,7 +137,7 @@ pub(super) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u6
     }
     let before = in_tx(tx, rec).borrowed_in(first, end)?;
     if map::remove(tx, rec, first, end)?.is_some() {
-        return Err(Error::TooLarge);
+        return Err(Stop::RecordFull);
     }
     let after = in_tx(tx, rec).borrowed_in(first, end)?;
     rec.set_borrowed((rec.borrowed() + after).saturating_sub(before));

@@ -15,7 +15,7 @@ use super::gather::move_into_one;
 use super::map::Map;
 use super::space::regular;
 use crate::error::{Error, Result};
-use crate::frame::{Frames, Run};
+use crate::frame::{Frames, Run, Stop, TxResult};
 use crate::pool::Inner;
 use crate::units::{Ino, PAGES_PER_FRAME, PageNo};
 
@@ -30,15 +30,15 @@ impl Inner {
         &self,
         ino: Ino,
         pages: Range<u64>,
-        mut change: impl FnMut() -> Result<R>,
-    ) -> Result<R> {
+        mut change: impl FnMut() -> TxResult<R>,
+    ) -> TxResult<R> {
         for _ in 0..TRIES {
             let done = {
                 let _chain = self.chain_of(ino)?;
                 change()
             };
             match done {
-                Err(Error::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages.clone())? => {}
+                Err(Stop::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages.clone())? => {}
                 done => return done,
             }
         }
@@ -58,14 +58,14 @@ impl Inner {
             let replaced = page..page + 1;
             self.opens.watchers(ino).iter().try_for_each(|w| w.leave(replaced.clone()))?;
             let _chain = self.chain_of(ino)?;
-            let done = self.frames.transact(true, |tx| {
+            let done = self.frames.attempt(true, |tx| {
                 let mut rec = regular(tx, ino)?;
                 move_into_one(tx, &mut rec, replaced.clone(), false)?;
                 tx.put_inode(&rec)
             });
             match done {
                 // Another page is chosen then.
-                Err(Error::Lost(_)) => return Ok(true),
+                Err(Stop::LostPage(_)) => return Ok(true),
                 done => done?,
             }
         }

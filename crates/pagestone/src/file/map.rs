@@ -10,7 +10,7 @@
 //! at page 0 is a *void*: a hole that stays one although the base has something there.
 
 use crate::error::{Error, Result};
-use crate::frame::{Durable, Frames, Run, Tx};
+use crate::frame::{Durable, Frames, Run, Tx, TxResult};
 use crate::layout::{INLINE_EXTENTS, InlineExtent, InodeRec, PageUse, TreeRef};
 use crate::tree::{self, Entry, Nodes, TreeId};
 use crate::units::{PAGE_SIZE, PAGES_PER_FRAME, PageNo};
@@ -156,7 +156,7 @@ pub(crate) fn in_tx<'a, 'p>(tx: &'a Tx<'p>, rec: &'a InodeRec) -> Map<'a, Tx<'p>
 
 /// Adds a run whose contents are durable, where the file had no storage of its own. The caller
 /// stages `rec`.
-pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> Result<()> {
+pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> TxResult<()> {
     let (file_page, run) = durable.parts();
     let new = Mapped { file_page, run };
     if rec.base != 0 {
@@ -169,12 +169,12 @@ pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> R
 }
 
 /// Puts a run, or a void, where the map says nothing, and makes it one with its neighbours.
-pub(super) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> Result<()> {
+pub(super) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxResult<()> {
     let left = if new.file_page > 0 { in_tx(tx, rec).at_or_before(new.file_page - 1)? } else { None };
     let right = in_tx(tx, rec).at_or_after(new.file_page)?;
     if let Some(left) = left {
         if left.end() > new.file_page {
-            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap"));
+            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
         }
         if left.runs_on_in(&new) {
             new = Mapped {
@@ -193,10 +193,10 @@ pub(super) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> Resu
 }
 
 /// Takes the void out that lies over `[from, to)`, if one does.
-fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> {
+fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     while let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) {
         if !m.is_void() {
-            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap"));
+            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
         }
         cut(tx, rec, m, m.file_page.max(from), m.end().min(to))?;
     }
@@ -204,7 +204,7 @@ fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> 
 }
 
 /// Takes `[from, to)`, a part of the run `m`, out of the map.
-pub(super) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to: u64) -> Result<()> {
+pub(super) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to: u64) -> TxResult<()> {
     match from > m.file_page {
         true => put(tx, rec, m.part(m.file_page, from))?,
         false => take(tx, rec, m.file_page)?,
@@ -216,7 +216,7 @@ pub(super) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to:
 /// pages back. Stops when the record is full: returns where to go on (the new `to`), or `None`.
 ///
 /// What the base has there comes into view: the caller lowers `base_pages`, or puts voids.
-pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64) -> Result<Option<u64>> {
+pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64) -> TxResult<Option<u64>> {
     // Frames whose descriptors one step may change; a run of many frames is given back in steps.
     const STEP: u64 = 16 * PAGES_PER_FRAME;
     while to > from {
@@ -234,7 +234,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64
 }
 
 /// Gives back all runs of a map that has no tree.
-pub(crate) fn remove_all_inline(tx: &mut Tx<'_>, rec: &mut InodeRec) -> Result<()> {
+pub(crate) fn remove_all_inline(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
     while let Some(m) = in_tx(tx, rec).at_or_before(u64::MAX)? {
         free(tx, rec, m);
         take(tx, rec, m.file_page)?;
@@ -251,7 +251,7 @@ fn free(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) {
 }
 
 /// Inserts or replaces the run that starts at its file page.
-fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) -> Result<()> {
+fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) -> TxResult<()> {
     let id = TreeId::map(rec.owner());
     if rec.map().depth > 0 {
         let tree = tree::insert(tx, id, rec.map(), m.file_page, &m.value())?;
@@ -282,7 +282,7 @@ fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) -> Result<()> {
 }
 
 /// Takes out the run that starts at `file_page`.
-fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, file_page: u64) -> Result<()> {
+fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, file_page: u64) -> TxResult<()> {
     if rec.map().depth > 0 {
         let id = TreeId::map(rec.owner());
         let (tree, _) = tree::remove(tx, id, rec.map(), file_page)?;

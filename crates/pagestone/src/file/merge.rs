@@ -20,7 +20,7 @@ use super::chain::hide;
 use super::map::{self, Mapped, in_tx, join};
 use super::reclaim::{forget_orphan, note_orphan};
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Stop, Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS, PageUse};
 use crate::media::Durability;
 use crate::pool::Inner;
@@ -37,10 +37,10 @@ enum Step {
 
 /// `dependent` stands on `base` no more. Returns the base if it is nobody's or one's only now, for the
 /// caller to reclaim once the record is committed. The base and the orphan index are locked.
-pub(super) fn let_go(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Option<Ino>> {
+pub(super) fn let_go(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
     let mut rec = tx.inode(base)?;
     if !rec.is_base() {
-        return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it"));
+        return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it").into());
     }
     rec.nlink = rec.nlink.saturating_sub(1);
     rec.parent ^= dependent.0;
@@ -129,11 +129,11 @@ impl Inner {
             match self.merge(base) {
                 Ok(()) => {}
                 // A private mapping may still show what would be given back.
-                Err(Error::NoSpace | Error::Pinned) => self.merge_later(&[base]),
+                Err(Stop::NoSpace | Stop::Pinned) => self.merge_later(&[base]),
                 // Damage does not go away, and is for `check` to report.
-                damage @ Err(Error::Corrupt { .. }) => self.failures.note(MERGING, damage),
-                failed => {
-                    self.failures.note(MERGING, failed);
+                Err(Stop::Failed(damage @ Error::Corrupt { .. })) => self.failures.note(MERGING, Err(damage)),
+                Err(failed) => {
+                    self.failures.note(MERGING, Err(failed.into()));
                     self.merge_later(&[base]);
                 }
             }
@@ -141,7 +141,7 @@ impl Inner {
     }
 
     /// Merges `base` into its only dependent, if it has only one.
-    fn merge(&self, base: Ino) -> Result<()> {
+    fn merge(&self, base: Ino) -> TxResult<()> {
         loop {
             let Ok(rec) = self.peek(base) else { return Ok(()) };
             let dependent = Ino(rec.parent);
@@ -151,12 +151,12 @@ impl Inner {
             match self.frames.inode(base) {
                 Ok(now) if now.nlink != 1 => {
                     // Cloned again meanwhile, or given back.
-                    return self.frames.transact(true, |tx| forget_orphan(tx, base));
+                    return self.frames.attempt(true, |tx| forget_orphan(tx, base));
                 }
                 Ok(now) if (now.parent, now.base) != (rec.parent, rec.base) => continue,
                 Ok(_) => {}
                 Err(Error::Stale(_)) => return Ok(()),
-                Err(e) => return Err(e),
+                Err(e) => return Err(e.into()),
             }
             if self.frames.region.granule().is_some_and(|bytes| bytes > PAGE_SIZE) {
                 // A whole frame is mapped there beyond the end of the file, and what lies behind the
@@ -166,7 +166,7 @@ impl Inner {
             }
             // Only now: a mapping reads through its chain as it is frozen, and waits for the fault reader.
             let _chains = self.chains.write();
-            match self.frames.transact(true, |tx| step(tx, base, dependent))? {
+            match self.frames.attempt(true, |tx| step(tx, base, dependent))? {
                 Step::More => {}
                 Step::Done => return Ok(()),
             }
@@ -175,14 +175,14 @@ impl Inner {
 }
 
 /// One record's worth of merging `base` into `dependent`.
-fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Step> {
+fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Step> {
     let mut x = tx.inode(base)?;
     let mut d = match tx.inode(dependent) {
         Ok(d) if d.base == base.0 => d,
         Ok(_) | Err(Error::Stale(_)) => {
-            return Err(Error::corrupt(base.to_string(), "its only dependent does not stand on it"));
+            return Err(Error::corrupt(base.to_string(), "its only dependent does not stand on it").into());
         }
-        Err(e) => return Err(e),
+        Err(e) => return Err(e.into()),
     };
     let done = if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? {
         takes_over(tx, &x, &mut d)?;
@@ -197,7 +197,7 @@ fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Step> {
 
 /// Gives back what the base has behind the part that is seen, and what the dependent took ahead of
 /// need: nothing behind the end of a file may come to lie in a base. False if there is more.
-fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
+fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
     // A base's length says nothing once something has sunk into it.
     if !d.is_base() && map::remove(tx, d, d.size.div_ceil(PAGE_SIZE), u64::MAX)?.is_some() {
         return Ok(false);
@@ -210,7 +210,7 @@ fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
 }
 
 /// Moves what the dependent has into the base, from the back. False if there is more.
-fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
+fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
     while let Some(m) = in_tx(tx, d).at_or_before(u64::MAX)? {
         if !tx.has_room(32 << 10) {
             return Ok(false);
@@ -242,7 +242,7 @@ fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
 }
 
 /// The dependent, which has nothing of its own any more, takes the base's place.
-fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> Result<()> {
+fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<()> {
     let seen = d.borrowed();
     d.adopt_map(x);
     d.set_borrowed(seen.saturating_sub(d.pages));

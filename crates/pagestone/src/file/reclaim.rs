@@ -11,7 +11,7 @@
 
 use crate::attr::Kind;
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
 use crate::pool::Inner;
 use crate::tree::{self, TreeId};
@@ -34,7 +34,7 @@ pub(crate) fn is_small(rec: &InodeRec) -> bool {
 /// The inode has lost its last name. Returns true if it is an orphan now, for the caller to
 /// reclaim once the record is committed (if nobody has it open). The lock of the orphan index is
 /// held if the inode is open or not small.
-pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> Result<bool> {
+pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> TxResult<bool> {
     rec.nlink = 0;
     let ino = rec.ino();
     if !open && is_small(&rec) {
@@ -48,7 +48,7 @@ pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> Resu
 }
 
 /// Enters `ino` into the orphan index, which is locked.
-pub(super) fn note_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
+pub(super) fn note_orphan(tx: &mut Tx<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let tree = tree::insert(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place(), &ino.0.to_le_bytes())?;
     orphans.set_map(tree);
@@ -56,7 +56,7 @@ pub(super) fn note_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
 }
 
 /// Takes `ino` out of the orphan index, which is locked.
-pub(super) fn forget_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
+pub(super) fn forget_orphan(tx: &mut Tx<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let (tree, _) = tree::remove(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place())?;
     orphans.set_map(tree);
@@ -65,7 +65,7 @@ pub(super) fn forget_orphan(tx: &mut Tx<'_>, ino: Ino) -> Result<()> {
 
 /// Gives a small file back, whatever else the record holds: three runs touch six split tables at
 /// most and the attributes one node, for which every record has room besides its names.
-fn give_back_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> Result<()> {
+fn give_back_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
     let id = TreeId::xattrs(rec.ino().place());
     let left = tree::destroy_leaf(tx, id, rec.xattrs(), |_, _, _| Ok(()))?;
     rec.set_xattrs(left);
@@ -78,7 +78,7 @@ fn has_runs(rec: &InodeRec) -> bool {
 }
 
 /// Gives back as much of the file as one record takes; true if there is more.
-fn give_back(tx: &mut Tx<'_>, rec: &mut InodeRec) -> Result<bool> {
+fn give_back(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<bool> {
     let id = TreeId::xattrs(rec.ino().place());
     while rec.xattrs().depth > 0 {
         if !tx.has_room(24 << 10) {

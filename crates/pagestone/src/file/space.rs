@@ -9,7 +9,7 @@ use super::read::stretches;
 use super::write::{Parts, zero_owned};
 use crate::attr::{Extent, Kind, Time};
 use crate::error::{Error, Result};
-use crate::frame::{Frames, Fresh, Tx};
+use crate::frame::{Frames, Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::{Inner, OpenInode};
@@ -64,7 +64,7 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(rest)
             };
-            to = self.giving_back(ino, first..end, || self.frames.transact(shorter, &mut cut))?;
+            to = self.giving_back(ino, first..end, || self.frames.attempt(shorter, &mut cut))?;
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(rest)
             };
-            to = self.giving_back(ino, first..stop, || self.frames.transact(true, &mut punch))?;
+            to = self.giving_back(ino, first..stop, || self.frames.attempt(true, &mut punch))?;
         }
         Ok(())
     }
@@ -280,7 +280,7 @@ pub(super) fn regular(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
 
 /// Zeros what the file has between its end and `len`, before the length passes it; up to `zeroed` that was done
 /// before ([`Inner::zero_ahead`]).
-pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64, zeroed: u64) -> Result<()> {
+pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64, zeroed: u64) -> TxResult<()> {
     copy_up(tx, rec, rec.size, len.min(rec.size.next_multiple_of(PAGE_SIZE)))?;
     zero(tx, rec, rec.size.max(zeroed), len)
 }
@@ -304,14 +304,14 @@ fn after_owned(map: &Map<'_, Frames>, from: u64, to: u64, mut most: u64) -> Resu
 }
 
 /// Zeros what the file owns in `[from, to)`.
-fn zero(tx: &mut Tx<'_>, rec: &InodeRec, from: u64, to: u64) -> Result<()> {
+fn zero(tx: &mut Tx<'_>, rec: &InodeRec, from: u64, to: u64) -> TxResult<()> {
     let mut parts = Parts::new();
     zero_owned(tx, rec, from, to, &mut parts)?;
     tx.fill(SmallVec::new(), &parts).map(drop)
 }
 
 /// Makes the borrowed pages the file's own in which `[from, to)` begins or ends in the middle.
-fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()> {
+fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     for at in [from, to] {
         if from >= to || at.is_multiple_of(PAGE_SIZE) {
             continue;
@@ -327,7 +327,7 @@ fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> Result<()
 }
 
 /// From `first` on the base has nothing to say any more.
-fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> Result<()> {
+fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> TxResult<()> {
     if first < rec.base_pages {
         let gone = if first == 0 { rec.borrowed() } else { in_tx(tx, rec).borrowed_in(first, rec.base_pages)? };
         rec.set_borrowed(rec.borrowed().saturating_sub(gone));
@@ -337,7 +337,7 @@ fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> Result<(
 }
 
 /// Makes holes of the pages in `[first, stop)`, from the back; returns how far it came if not all.
-pub(super) fn take_away(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, stop: u64) -> Result<Option<u64>> {
+pub(super) fn take_away(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, stop: u64) -> TxResult<Option<u64>> {
     let before = in_tx(tx, rec).borrowed_in(first, stop)?;
     let rest = map::remove(tx, rec, first, stop)?;
     let reached = rest.unwrap_or(first);
@@ -355,7 +355,7 @@ fn allocate_pages(
     mut page: u64,
     stop: u64,
     zeros: Option<(u64, u64)>,
-) -> Result<u64> {
+) -> TxResult<u64> {
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
     let mut parts = Parts::new();
     while page < stop && tx.has_room(16 << 10) {

@@ -21,7 +21,7 @@ use super::space::regular;
 use super::write::Parts;
 use crate::attr::Time;
 use crate::error::Result;
-use crate::frame::{Fresh, Tx};
+use crate::frame::{Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::{Inner, Watchers};
@@ -123,7 +123,7 @@ impl Inner {
 }
 
 /// Pages of the file's own in `[page, stop)`, as many as one record takes; returns how far.
-fn own_pages(tx: &mut Tx<'_>, rec: &mut InodeRec, mut page: u64, stop: u64) -> Result<u64> {
+fn own_pages(tx: &mut Tx<'_>, rec: &mut InodeRec, mut page: u64, stop: u64) -> TxResult<u64> {
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
     // What was borrowed, in the order of `fresh`; nothing for a hole.
     let mut copies: SmallVec<[Option<Vec<u8>>; 4]> = SmallVec::new();

@@ -24,7 +24,7 @@ use super::read::Stretch;
 use super::space::take_away;
 use crate::attr::Time;
 use crate::error::{Error, Result};
-use crate::frame::{Fresh, Run, Tx};
+use crate::frame::{Fresh, Run, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
 use crate::pool::{Inner, OpenInode};
@@ -93,7 +93,7 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(written)
             };
-            let written = self.giving_back(ino, pages, || self.frames.transact(false, &mut write))?;
+            let written = self.giving_back(ino, pages, || self.frames.attempt(false, &mut write))?;
             written.ahead.into_iter().for_each(|pages| open.note_ahead(pages));
             done += written.len;
         }
@@ -168,7 +168,7 @@ pub(crate) fn write_in_tx(
     bytes: &[u8],
     zeroed: u64,
     take: Take,
-) -> Result<Written> {
+) -> TxResult<Written> {
     let mut end = offset + bytes.len() as u64;
     let around = Around::read(tx, rec, offset, end)?;
     // What goes in place is stored last: a write that finds no room must not have changed a byte.
@@ -234,10 +234,10 @@ fn before_lost(tx: &Tx<'_>, run: Run) -> Option<Run> {
 
 /// Takes a lost page out of the map, so that a write that covers all that the file has there gives it
 /// other storage.
-fn renew_lost(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64, (from, to): (u64, u64)) -> Result<()> {
+fn renew_lost(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64, (from, to): (u64, u64)) -> TxResult<()> {
     let (start, end) = (page * PAGE_SIZE, ((page + 1) * PAGE_SIZE).min(rec.size));
     if from > start || to < end {
-        return Err(Error::DataLost(start));
+        return Err(Error::DataLost(start).into());
     }
     take_away(tx, rec, page, page + 1).map(drop)
 }
@@ -277,7 +277,7 @@ impl Around {
         rec: &InodeRec,
         fresh: &mut SmallVec<[Fresh; 4]>,
         parts: &mut Parts<'b>,
-    ) -> Result<()> {
+    ) -> TxResult<()> {
         if let Some((page, bytes)) = &self.old_end {
             let f = tx.reserve_data(rec.owner(), *page, 1, false)?;
             parts.push(Part::Bytes { at: f.run.page.byte(), bytes });

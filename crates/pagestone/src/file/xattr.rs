@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 
 use crate::attr::{Time, XattrMode};
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::layout::node::MAX_VALUE;
 use crate::pool::Inner;
@@ -134,8 +134,8 @@ impl Inner {
             let mut rec = tx.inode(ino)?;
             let hash = self.xattr_hash(name);
             match (find(tx, &rec, hash, name)?, mode) {
-                (Some(_), XattrMode::Create) => return Err(Error::Exists),
-                (None, XattrMode::Replace) => return Err(Error::NoAttribute),
+                (Some(_), XattrMode::Create) => return Err(Error::Exists.into()),
+                (None, XattrMode::Replace) => return Err(Error::NoAttribute.into()),
                 (Some(found), _) => take(tx, &mut rec, &found)?,
                 (None, _) => {}
             }
@@ -163,7 +163,7 @@ impl Inner {
     }
 }
 
-fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found) -> Result<()> {
+fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found) -> TxResult<()> {
     let id = TreeId::xattrs(rec.ino().place());
     for chunk in 0..=chunks(found.len, found.name.len()) {
         let (tree, _) = tree::remove(tx, id, rec.xattrs(), found.base | chunk)?;
@@ -172,7 +172,7 @@ fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found) -> Result<()> {
     Ok(())
 }
 
-fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, hash: u64, name: &[u8], value: &[u8]) -> Result<()> {
+fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, hash: u64, name: &[u8], value: &[u8]) -> TxResult<()> {
     let id = TreeId::xattrs(rec.ino().place());
     let mut base = None;
     for which in 0..256u64 {

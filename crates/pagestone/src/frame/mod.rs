@@ -23,8 +23,10 @@ mod publish;
 mod recount;
 mod search;
 mod slots;
+mod stop;
 mod tx;
 
+pub(crate) use stop::{Stop, TxResult};
 pub(crate) use tx::{Durable, Fresh, Tx};
 
 use std::collections::HashMap;
@@ -132,12 +134,17 @@ impl Frames {
         Ok(frames)
     }
 
+    /// Runs `f` as one transaction, as [`Frames::attempt`] does, for a caller that has no answer to what stops it.
+    pub(crate) fn transact<R>(&self, deleting: bool, f: impl FnMut(&mut Tx<'_>) -> TxResult<R>) -> Result<R> {
+        Ok(self.attempt(deleting, f)?)
+    }
+
     /// Runs `f` as one transaction. If space is only waiting for a checkpoint, does that and runs
     /// `f` again; likewise if a page turns out to be lost, which `f` knows then. So `f` must not change anything in
     /// DRAM but through the transaction.
     ///
     /// `deleting` operations may use the last pages.
-    pub(crate) fn transact<R>(&self, deleting: bool, mut f: impl FnMut(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+    pub(crate) fn attempt<R>(&self, deleting: bool, mut f: impl FnMut(&mut Tx<'_>) -> TxResult<R>) -> TxResult<R> {
         let mut waits = 0;
         loop {
             let lost = self.region.lost_pages();
@@ -154,15 +161,15 @@ impl Frames {
                 // What is free in all is enough, but waits for a checkpoint, or for other lanes to
                 // end what they are at (a checkpoint waits for them). Afterwards somebody else may
                 // be quicker than we are.
-                Err(Error::NoSpace) if !tx.is_full() && waits < 16 => {
+                Err(Stop::NoSpace) if !tx.is_full() && waits < 16 => {
                     drop(tx);
                     waits += 1;
                     self.checkpoint()?;
                 }
                 // A page that was free is not handed out again; one that is written over gets new storage. Each time
                 // there is one more that is known.
-                Err(Error::Lost(_)) if self.region.lost_pages() > lost => {}
-                Err(e) => return Err(e),
+                Err(Stop::LostPage(_)) if self.region.lost_pages() > lost => {}
+                Err(stop) => return Err(stop),
             }
         }
     }

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 use super::tx::{Given, Moved, Taken};
-use super::{Frames, Run, by_frame, set_bits};
+use super::{Frames, Run, Stop, TxResult, by_frame, set_bits};
 use crate::error::{Error, Result};
 use crate::journal::Batch;
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse, descriptor_at};
@@ -59,7 +59,7 @@ impl Frames {
         taken: &[Taken],
         given: &[Given],
         left: &[FrameNo],
-    ) -> Result<i64> {
+    ) -> TxResult<i64> {
         let mut pages = 0;
         for t in taken {
             pages += match t.whole {
@@ -138,11 +138,11 @@ impl Frames {
         Ok(i64::from(now) - i64::from(before))
     }
 
-    fn stage_given(&self, batch: &mut Batch, g: &Given, frame: FrameNo, first: usize, count: usize) -> Result<i64> {
+    fn stage_given(&self, batch: &mut Batch, g: &Given, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
         let desc = self.staged_descriptor(batch, frame)?;
         let wrong = || Error::corrupt(frame.page(first).to_string(), "it is given back by another than its owner");
         match desc.state() {
-            FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong()),
+            FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong().into()),
             FrameState::Whole if count as u64 == PAGES_PER_FRAME && self.has_lost(frame) => {
                 self.put_descriptor(batch, frame, &FrameDesc::retired(frame))?;
                 Ok(0)
@@ -159,7 +159,7 @@ impl Frames {
                 for i in first..first + count {
                     let entry = PageEntry(staged.view().u64(i * 8));
                     if entry.parse(frame.page(i))? != Some((g.what, g.owner)) {
-                        return Err(wrong());
+                        return Err(wrong().into());
                     }
                     let left = self.given_entry(frame.page(i));
                     count_free += usize::from(left == PageEntry::FREE);
@@ -170,7 +170,7 @@ impl Frames {
                 self.keep_back(frame, first, count);
                 Ok(-(count_free as i64))
             }
-            _ => Err(wrong()),
+            _ => Err(wrong().into()),
         }
     }
 
@@ -208,8 +208,15 @@ impl Frames {
 
     /// Splits a whole frame of which a part is given back. The table takes the first page of that
     /// part that is not pinned, so this never needs space.
-    fn stage_broken_up(&self, batch: &mut Batch, g: &Given, frame: FrameNo, first: usize, count: usize) -> Result<i64> {
-        let at = self.place_for_table(frame, first..first + count).ok_or(Error::Pinned)?;
+    fn stage_broken_up(
+        &self,
+        batch: &mut Batch,
+        g: &Given,
+        frame: FrameNo,
+        first: usize,
+        count: usize,
+    ) -> TxResult<i64> {
+        let at = self.place_for_table(frame, first..first + count).ok_or(Stop::Pinned)?;
         let table = frame.page(at);
         let staged = batch.stage_blank(table.byte(), PAGE_SIZE as usize)?;
         let mut free = 0;

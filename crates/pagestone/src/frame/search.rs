@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use super::tx::Taken;
-use super::{FrameBits, Frames, Run};
-use crate::error::{Error, Result};
+use super::{FrameBits, Frames, Run, Stop, TxResult};
+use crate::error::Result;
 use crate::layout::{FrameState, Geometry, PageEntry};
 use crate::units::{FRAME_SIZE, FrameNo, LINE, PAGES_PER_FRAME};
 
@@ -71,20 +71,20 @@ impl Search {
 
 impl Frames {
     /// Takes a free frame for one owner; it stays reserved until published or given back.
-    pub(super) fn reserve_frame(&self) -> Result<FrameNo> {
-        let frame = self.find(Want::Free)?.ok_or(Error::NoSpace)?;
+    pub(super) fn reserve_frame(&self) -> TxResult<FrameNo> {
+        let frame = self.find(Want::Free)?.ok_or(Stop::NoSpace)?;
         let descriptor = crate::layout::descriptor_at(&self.geometry, frame);
         let below = self.region.reserve(descriptor, LINE).and_then(|()| self.region.reserve(frame.byte(), FRAME_SIZE));
         if let Err(e) = below {
             self.search.lock().unreserve(frame);
-            return Err(e);
+            return Err(e.into());
         }
         Ok(frame)
     }
 
     /// Gives the lane's cursor another frame: a split one with room, else a free one. What the
     /// running transaction has `taken` in the old one is held for it.
-    pub(super) fn refill(&self, lane: usize, cursor: &mut super::Cursor, taken: &[Taken]) -> Result<()> {
+    pub(super) fn refill(&self, lane: usize, cursor: &mut super::Cursor, taken: &[Taken]) -> TxResult<()> {
         if let Some(frame) = cursor.frame {
             self.hold(frame, taken);
         }

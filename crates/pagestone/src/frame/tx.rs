@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
-use super::{Frames, Run, live};
+use super::{Frames, Run, Stop, TxResult, live};
 use crate::error::{Error, Result};
 use crate::journal::{Lane, MAX_RECORD, Staged};
 use crate::layout::{COUNTERS, Counts, InodeRec, PageUse, inode_at, node};
@@ -148,7 +148,7 @@ impl<'p> Tx<'p> {
     }
 
     /// Stages the record; lines that do not change stay out of the journal.
-    pub(crate) fn put_inode(&mut self, rec: &InodeRec) -> Result<()> {
+    pub(crate) fn put_inode(&mut self, rec: &InodeRec) -> TxResult<()> {
         let sealed = rec.sealed();
         let staged = self.lane.batch.stage(&self.frames.region, inode_at(rec.ino()), 256)?;
         let mut old = InodeRec::free(rec.ino());
@@ -167,7 +167,7 @@ impl<'p> Tx<'p> {
     }
 
     /// A number for a new inode. Its record has to be staged by the caller.
-    pub(crate) fn new_ino(&mut self) -> Result<Ino> {
+    pub(crate) fn new_ino(&mut self) -> TxResult<Ino> {
         let lane = self.lane.index as usize;
         if let Some(ino) = self.frames.known_slot(lane)? {
             self.slots_taken.push(ino);
@@ -186,7 +186,7 @@ impl<'p> Tx<'p> {
     }
 
     /// The inode is no more: its slot is free once this commits.
-    pub(crate) fn free_ino(&mut self, ino: Ino) -> Result<()> {
+    pub(crate) fn free_ino(&mut self, ino: Ino) -> TxResult<()> {
         self.put_inode(&InodeRec::free(ino))?;
         self.slots_freed.push(ino);
         Ok(())
@@ -218,19 +218,19 @@ impl<'p> Tx<'p> {
     }
 
     /// Stages a node for changes.
-    pub(crate) fn node_mut(&mut self, page: PageNo) -> Result<&mut Staged> {
+    pub(crate) fn node_mut(&mut self, page: PageNo) -> TxResult<&mut Staged> {
         self.frames.page(page)?;
         if !self.is_staged(page) {
             self.nodes.push(page);
         }
-        self.lane.batch.stage(&self.frames.region, page.byte(), PAGE_SIZE as usize)
+        Ok(self.lane.batch.stage(&self.frames.region, page.byte(), PAGE_SIZE as usize)?)
     }
 
     /// A new, blank page for a node of `owner`'s trees.
-    pub(crate) fn new_node(&mut self, owner: u64) -> Result<PageNo> {
+    pub(crate) fn new_node(&mut self, owner: u64) -> TxResult<PageNo> {
         let page = self.take_pages(1, PageUse::Node, owner)?.page;
         if self.is_staged(page) {
-            return Err(Error::corrupt(page.to_string(), "it was found free and is in use"));
+            return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
         }
         let staged = self.lane.batch.stage_blank(page.byte(), PAGE_SIZE as usize)?;
         staged.mark(0, node::SLOTS);
@@ -242,13 +242,13 @@ impl<'p> Tx<'p> {
 
     /// Reserves up to `pages` pages for `owner`'s data from `file_page` on: if `whole` and there is
     /// one, a whole frame (`file_page` begins one), else a run out of a split frame.
-    pub(crate) fn reserve_data(&mut self, owner: u64, file_page: u64, pages: u64, whole: bool) -> Result<Fresh> {
+    pub(crate) fn reserve_data(&mut self, owner: u64, file_page: u64, pages: u64, whole: bool) -> TxResult<Fresh> {
         if whole {
             match self.take_frame(owner, file_page) {
                 Ok(frame) => {
                     return Ok(Fresh { file_page, run: Run { page: frame.first_page(), pages: PAGES_PER_FRAME } });
                 }
-                Err(Error::NoSpace) => {}
+                Err(Stop::NoSpace) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -258,7 +258,7 @@ impl<'p> Tx<'p> {
 
     /// Writes the contents of fresh pages, and of older ones that the file is about to reach, with
     /// one fence. `parts` define every byte that lies within the length the caller will set.
-    pub(crate) fn fill(&mut self, fresh: SmallVec<[Fresh; 4]>, parts: &[Part<'_>]) -> Result<SmallVec<[Durable; 4]>> {
+    pub(crate) fn fill(&mut self, fresh: SmallVec<[Fresh; 4]>, parts: &[Part<'_>]) -> TxResult<SmallVec<[Durable; 4]>> {
         if !parts.is_empty() {
             self.publishes = true;
             self.frames.region.persist(parts)?;
@@ -277,18 +277,18 @@ impl<'p> Tx<'p> {
         self.moved.push(Moved { run, what, from, to });
     }
 
-    fn charge(&mut self, pages: u64) -> Result<()> {
+    fn charge(&mut self, pages: u64) -> TxResult<()> {
         let kept = if self.deleting { 0 } else { self.frames.kept } + self.frames.pins.withheld();
         // Never less for a moment than it is: somebody else would find the pool full.
         let take = |free: i64| Some(free - pages as i64).filter(|&left| left >= kept);
         if self.frames.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
-            return Err(Error::NoSpace);
+            return Err(Stop::NoSpace);
         }
         self.reserved += pages as i64;
         Ok(())
     }
 
-    fn take_frame(&mut self, owner: u64, file_page: u64) -> Result<FrameNo> {
+    fn take_frame(&mut self, owner: u64, file_page: u64) -> TxResult<FrameNo> {
         self.charge(PAGES_PER_FRAME)?;
         let frame = match self.frames.reserve_frame() {
             Ok(frame) => frame,
@@ -302,7 +302,7 @@ impl<'p> Tx<'p> {
         Ok(frame)
     }
 
-    fn take_pages(&mut self, want: u64, what: PageUse, owner: u64) -> Result<Run> {
+    fn take_pages(&mut self, want: u64, what: PageUse, owner: u64) -> TxResult<Run> {
         let lane = self.lane.index as usize;
         // One page is charged first; the others once we know how many there are in one run.
         if let Err(e) = self.charge(1) {
@@ -310,7 +310,7 @@ impl<'p> Tx<'p> {
             return Err(e);
         }
         let run = match self.run_of_own(lane, want) {
-            Err(Error::NoSpace) => self.run_of_others(lane, want).ok_or(Error::NoSpace),
+            Err(Stop::NoSpace) => self.run_of_others(lane, want).ok_or(Stop::NoSpace),
             run => run,
         };
         let run = match run {
@@ -330,7 +330,7 @@ impl<'p> Tx<'p> {
         Ok(run)
     }
 
-    fn run_of_own(&mut self, lane: usize, want: u64) -> Result<Run> {
+    fn run_of_own(&mut self, lane: usize, want: u64) -> TxResult<Run> {
         let mut cursor = self.frames.cursors[lane].lock();
         loop {
             if let Some(run) = cursor.take(want) {
@@ -377,7 +377,7 @@ impl<'p> Tx<'p> {
     // ---- commit ------------------------------------------------------------------------------
 
     /// Makes all of it happen, or none. Returns inode pages that have become empty.
-    pub(super) fn commit(&mut self) -> Result<SmallVec<[PageNo; 1]>> {
+    pub(super) fn commit(&mut self) -> TxResult<SmallVec<[PageNo; 1]>> {
         let frames = self.frames;
         let inodes = self.slots_taken.len() as i64 - self.slots_freed.len() as i64;
         if self.taken.is_empty() && self.given.is_empty() && self.lane.batch.is_empty() {
@@ -407,7 +407,7 @@ impl<'p> Tx<'p> {
         Ok(self.slots_freed.iter().filter_map(|&ino| frames.note_free_slot(ino)).collect())
     }
 
-    fn seal_nodes(&mut self) -> Result<()> {
+    fn seal_nodes(&mut self) -> TxResult<()> {
         for &page in &self.nodes {
             let staged = self.lane.batch.stage(&self.frames.region, page.byte(), PAGE_SIZE as usize)?;
             if staged.is_dirty() {
@@ -418,7 +418,7 @@ impl<'p> Tx<'p> {
         Ok(())
     }
 
-    fn stage_counters(&mut self, counts: Counts) -> Result<()> {
+    fn stage_counters(&mut self, counts: Counts) -> TxResult<()> {
         let lane = self.lane.index;
         let mut counters = *self.frames.counters[lane as usize].lock();
         counters.counts = counters.counts.plus(counts);

@@ -10,13 +10,13 @@ use smallvec::SmallVec;
 use super::node::{self, NodeView};
 use super::{Spot, TreeId, locate};
 use crate::error::{Error, Result};
-use crate::frame::Tx;
+use crate::frame::{Tx, TxResult};
 use crate::layout::TreeRef;
 use crate::layout::node::{MAX_DEPTH, MAX_VALUE};
 use crate::units::PageNo;
 
 /// Inserts or replaces; returns the tree as it is then.
-pub(crate) fn insert(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64, value: &[u8]) -> Result<TreeRef> {
+pub(crate) fn insert(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64, value: &[u8]) -> TxResult<TreeRef> {
     let spot = locate(tx, id, tree, key)?.map(|(spot, _)| spot);
     insert_here(tx, id, tree, spot, key, value)
 }
@@ -29,9 +29,9 @@ pub(crate) fn insert_here(
     spot: Option<Spot>,
     key: u64,
     value: &[u8],
-) -> Result<TreeRef> {
+) -> TxResult<TreeRef> {
     if value.len() > MAX_VALUE {
-        return Err(Error::TooLarge);
+        return Err(Error::TooLarge.into());
     }
     let Some(Spot { mut path, leaf, at, .. }) = spot else {
         let root = tx.new_node(id.owner)?;
@@ -76,7 +76,7 @@ fn put(
     at: usize,
     key: u64,
     value: &[u8],
-) -> Result<Option<(u64, PageNo)>> {
+) -> TxResult<Option<(u64, PageNo)>> {
     let view = NodeView::open(tx, page, id, level)?;
     if node::fits(&view, value.len()) {
         node::insert_at(tx.node_mut(page)?, at, key, value);
@@ -87,7 +87,7 @@ fn put(
     let moved = copy_entries(&view, half)?;
     let right = tx.new_node(id.owner)?;
     if right == page {
-        return Err(Error::corrupt(page.to_string(), "it was found free and is in use"));
+        return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
     }
     let staged = tx.node_mut(right)?;
     node::format(staged, right, id, level);
@@ -135,9 +135,9 @@ pub(super) fn copy_entries(view: &NodeView<'_>, from: usize) -> Result<Copied> {
 }
 
 /// The root has split: one more level.
-fn grow(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, separator: u64, right: PageNo) -> Result<TreeRef> {
+fn grow(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, separator: u64, right: PageNo) -> TxResult<TreeRef> {
     if tree.depth >= MAX_DEPTH {
-        return Err(Error::NoSpace);
+        return Err(Error::NoSpace.into());
     }
     let first = NodeView::open(tx, tree.root, id, tree.depth - 1)?.key(0)?.min(separator.saturating_sub(1));
     let root = tx.new_node(id.owner)?;

@@ -8,8 +8,7 @@
 use super::insert::copy_entries;
 use super::node::{self, CAPACITY, NodeView};
 use super::{Path, Spot, TreeId, check_depth, locate};
-use crate::error::Result;
-use crate::frame::{Run, Tx};
+use crate::frame::{Run, Tx, TxResult};
 use crate::layout::{PageUse, TreeRef};
 use crate::units::PageNo;
 
@@ -17,7 +16,7 @@ use crate::units::PageNo;
 ///
 /// The root stays when it has lost its last entry: a directory whose only file comes and goes
 /// would make and free a page each time. Whoever has no use for an empty tree destroys it.
-pub(crate) fn remove(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64) -> Result<(TreeRef, bool)> {
+pub(crate) fn remove(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64) -> TxResult<(TreeRef, bool)> {
     match locate(tx, id, tree, key)? {
         Some((spot, _)) if spot.at.is_ok() => Ok((remove_here(tx, id, tree, spot)?, true)),
         _ => Ok((tree, false)),
@@ -25,14 +24,14 @@ pub(crate) fn remove(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64) -> Re
 }
 
 /// As [`remove`], of the entry at a spot; without one there, the tree stays as it is.
-pub(crate) fn remove_here(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, spot: Spot) -> Result<TreeRef> {
+pub(crate) fn remove_here(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, spot: Spot) -> TxResult<TreeRef> {
     let Spot { path, leaf, at: Ok(at), .. } = spot else { return Ok(tree) };
     node::remove_at(tx.node_mut(leaf)?, at)?;
     tidy(tx, id, tree, path, leaf)
 }
 
 /// After `page` lost an entry: frees or merges it, and its ancestors likewise.
-fn tidy(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, mut path: Path, mut page: PageNo) -> Result<TreeRef> {
+fn tidy(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, mut path: Path, mut page: PageNo) -> TxResult<TreeRef> {
     let mut level = 0;
     while let Some((parent, child)) = path.pop() {
         // A node that has lost its last entry is opened as a leaf would be: it has no children.
@@ -63,7 +62,7 @@ fn staged_fill(tx: &Tx<'_>, page: PageNo) -> (usize, usize) {
 }
 
 /// Merges child `child` of `parent` with a neighbour if the two fit well into one node.
-fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -> Result<bool> {
+fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -> TxResult<bool> {
     let up = NodeView::open(tx, parent, id, level + 1)?;
     if up.count() < 2 {
         return Ok(false);
@@ -91,7 +90,7 @@ fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -
 }
 
 /// A root without entries is no tree; an inner root with one child gives way to it.
-fn shrink_root(tx: &mut Tx<'_>, id: TreeId, mut tree: TreeRef) -> Result<TreeRef> {
+fn shrink_root(tx: &mut Tx<'_>, id: TreeId, mut tree: TreeRef) -> TxResult<TreeRef> {
     loop {
         let (count, _) = staged_fill(tx, tree.root);
         let level = check_depth(tree)?;
@@ -110,7 +109,7 @@ fn shrink_root(tx: &mut Tx<'_>, id: TreeId, mut tree: TreeRef) -> Result<TreeRef
 }
 
 /// Gives back the root of a tree that has no entries.
-pub(crate) fn drop_empty(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef) -> Result<TreeRef> {
+pub(crate) fn drop_empty(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef) -> TxResult<TreeRef> {
     if tree.depth != 1 || NodeView::open(tx, tree.root, id, 0)?.count() > 0 {
         return Ok(tree);
     }
@@ -124,8 +123,8 @@ pub(crate) fn destroy_leaf(
     tx: &mut Tx<'_>,
     id: TreeId,
     tree: TreeRef,
-    mut each: impl FnMut(&mut Tx<'_>, u64, &[u8]) -> Result<()>,
-) -> Result<TreeRef> {
+    mut each: impl FnMut(&mut Tx<'_>, u64, &[u8]) -> TxResult<()>,
+) -> TxResult<TreeRef> {
     let Some((Spot { mut path, leaf, .. }, _)) = locate(tx, id, tree, 0)? else { return Ok(tree) };
     let entries = copy_entries(&NodeView::open(tx, leaf, id, 0)?, 0)?;
     for (key, value) in &entries {
