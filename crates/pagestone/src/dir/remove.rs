@@ -56,7 +56,7 @@ impl Inner {
         }
     }
 
-    /// Holds the directory's lock, so the name keeps its meaning while that is locked, too.
+    /// `locks` has the directory's, so the name keeps its meaning while that is locked, too.
     fn remove_in_tx(
         &self,
         tx: &mut Tx<'_>,
@@ -65,7 +65,7 @@ impl Inner {
         name: &Name<'_>,
         is_dir: bool,
     ) -> TxResult<Removal> {
-        let mut parent = live_directory(tx, dir)?;
+        let mut parent = live_directory(tx, locks.of(dir).ino())?;
         let (found, spot) = names::find_spot(self, tx, &parent, name)?.ok_or(Error::NotFound)?;
         match (found.kind, is_dir) {
             (Kind::Dir, false) => return Err(Error::IsDirectory.into()),
@@ -88,20 +88,27 @@ impl Inner {
         }
         parent.touch(now);
         tx.put_inode(&parent)?;
-        let orphaned = self.lose_name(tx, rec, open, now)?;
+        let orphaned = self.lose_name(tx, locks, rec, open, now)?;
         Ok(if orphaned { Removal::Orphaned(found.ino) } else { Removal::Done })
     }
 
     /// The inode has one name less. Returns whether it is an orphan now.
-    pub(super) fn lose_name(&self, tx: &mut Tx<'_>, mut rec: InodeRec, open: bool, now: Time) -> TxResult<bool> {
+    pub(super) fn lose_name(
+        &self,
+        tx: &mut Tx<'_>,
+        locks: &WriteGuards<'_>,
+        mut rec: InodeRec,
+        open: bool,
+        now: Time,
+    ) -> TxResult<bool> {
+        let ino = locks.of(rec.ino()).ino();
         if rec.kind() == Some(Kind::Dir) {
             if rec.size > 0 {
                 return Err(Error::NotEmpty.into());
             }
             // What is left of a directory that once had names is one node without entries.
-            let left = tree::destroy_leaf(tx, TreeId::map(rec.ino().place()), rec.map(), |_, _, _| {
-                Err(Error::NotEmpty.into())
-            })?;
+            let left =
+                tree::destroy_leaf(tx, TreeId::map(ino.place()), rec.map(), |_, _, _| Err(Error::NotEmpty.into()))?;
             rec.set_map(left);
             rec.nlink = 0;
         } else {
@@ -112,7 +119,7 @@ impl Inner {
             tx.put_inode(&rec)?;
             return Ok(false);
         }
-        file::drop_inode(tx, rec, open)
+        file::drop_inode(tx, locks.orphans_if_held(), rec, open)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::attr::{Kind, NewNode, RenameMode, Time};
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::{ORPHANS, ROOT};
-use crate::pool::Inner;
+use crate::pool::{Inner, WriteGuards};
 use crate::units::Ino;
 
 /// A name and its directory.
@@ -61,12 +61,12 @@ impl Inner {
                 inos.push(ORPHANS);
             }
             let moved = {
-                let _lock = self.locks.write(&inos);
+                let locks = self.locks.write(&inos);
                 if b.is_some_and(|b| self.may_be_orphaned(b.ino)) && !orphanable {
                     continue;
                 }
                 // A whiteout takes space: it must not take what is kept for freeing some.
-                self.frames.transact(leave == Leave::Nothing, |tx| self.rename_in_tx(tx, &m))?
+                self.frames.transact(leave == Leave::Nothing, |tx| self.rename_in_tx(tx, &locks, &m))?
             };
             match (moved, b) {
                 (None, _) => {} // a name means something else by now
@@ -112,7 +112,7 @@ impl Inner {
     }
 
     /// `None` if a name has changed its meaning; else whether what was replaced is an orphan now.
-    fn rename_in_tx(&self, tx: &mut Tx<'_>, m: &Move<'_>) -> TxResult<Option<bool>> {
+    fn rename_in_tx(&self, tx: &mut Tx<'_>, locks: &WriteGuards<'_>, m: &Move<'_>) -> TxResult<Option<bool>> {
         let mut old = live_directory(tx, m.from.0)?;
         let target = live_directory(tx, m.to.0)?;
         if names::find(self, tx, &old, m.from.1)? != Some(m.a) || names::find(self, tx, &target, m.to.1)? != m.b {
@@ -134,7 +134,7 @@ impl Inner {
         let orphaned = match m.b {
             Some(b) => {
                 let rec = tx.inode(b.ino)?;
-                self.lose_name(tx, rec, self.opens.is_open(b.ino), now)?
+                self.lose_name(tx, locks, rec, self.opens.is_open(b.ino), now)?
             }
             None => false,
         };

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use super::chain::ChainRead;
 use super::clone::put_below;
 use super::map::{self, in_tx};
 use super::reclaim::{forget_orphan, note_orphan};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Fresh, Stop, Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
 use crate::media::Part;
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeWrite, OrphansWrite};
 use crate::units::{Ino, PAGE_SIZE};
 
 /// Stretches that one record replaces at most.
@@ -89,15 +90,15 @@ enum After {
 impl Inner {
     /// Writes all `parts` (offset and bytes, in order, without overlap) at once, or nothing.
     pub(crate) fn write_atomic(&self, ino: Ino, parts: &[(u64, &[u8])]) -> Result<()> {
-        self.replace_atomic(ino, parts, |_| Ok(Reach::Lengthens))
+        self.replace_atomic(ino, parts, |_, _| Ok(Reach::Lengthens))
     }
 
-    /// As [`Inner::write_atomic`]; `allow` decides under the inode's lock whether, and how far.
+    /// As [`Inner::write_atomic`]; `allow` decides whether, and how far, with the inode locked.
     pub(crate) fn replace_atomic<'b>(
         &self,
         ino: Ino,
         parts: &[(u64, &'b [u8])],
-        allow: impl Fn(&InodeRec) -> Result<Reach>,
+        allow: impl Fn(InodeWrite<'_>, &InodeRec) -> Result<Reach>,
     ) -> Result<()> {
         if parts.iter().all(|(_, bytes)| bytes.is_empty()) {
             return self.kind(ino).map(drop);
@@ -114,10 +115,11 @@ impl Inner {
             let base = self.peek(ino)?.base;
             let mut inos: SmallVec<[Ino; 3]> = smallvec::smallvec![ino, ORPHANS];
             inos.extend((base != 0).then_some(Ino(base)));
-            let _locks = self.locks.write(&inos);
+            let locks = self.locks.write(&inos);
+            let held = locks.of(ino);
             let rec = self.frames.inode(ino)?;
             if rec.base == base {
-                let within = match allow(&rec)? {
+                let within = match allow(held, &rec)? {
                     Reach::Lengthens => u64::MAX,
                     Reach::StaysWithin => rec.size,
                 };
@@ -130,13 +132,13 @@ impl Inner {
                 // What is replaced is read before: nobody may store to it meanwhile, nor see it after.
                 let watchers = self.opens.watchers(ino);
                 let replaced = pages_of(&parts);
-                watchers.iter().try_for_each(|w| w.freeze(self, &rec, Some(&replaced)))?;
-                let after = self.write_atomic_locked(ino, &parts, end)?;
+                watchers.iter().try_for_each(|w| w.freeze(held, self, &rec, Some(&replaced)))?;
+                let after = self.write_atomic_locked((held, locks.orphans()), &parts, end)?;
                 if !matches!(after, After::GiveBack(..)) {
-                    watchers.iter().for_each(|w| w.changed(&replaced));
+                    watchers.iter().for_each(|w| w.changed(held.shared(), &replaced));
                 }
                 let first = replaced.first().map_or(0, |pages| pages.start);
-                self.tell(&watchers, ino, rec.size, first..end.div_ceil(PAGE_SIZE).max(first))?;
+                self.tell(held, &watchers, rec.size, first..end.div_ceil(PAGE_SIZE).max(first))?;
                 break after;
             }
         };
@@ -153,7 +155,12 @@ impl Inner {
     }
 
     /// The parts as whole pages, with what the file has around them.
-    fn whole_pages<'b>(&self, rec: &InodeRec, parts: &[(u64, &'b [u8])]) -> Result<Vec<Stretch<'b>>> {
+    fn whole_pages<'b>(
+        &self,
+        chain: &ChainRead<'_>,
+        rec: &InodeRec,
+        parts: &[(u64, &'b [u8])],
+    ) -> Result<Vec<Stretch<'b>>> {
         let mut out: Vec<Stretch<'b>> = Vec::with_capacity(parts.len());
         for &(offset, bytes) in parts.iter().filter(|(_, bytes)| !bytes.is_empty()) {
             let end = offset + bytes.len() as u64;
@@ -171,28 +178,34 @@ impl Inner {
             };
             let known = first + whole.len() as u64;
             whole.resize((to - first) as usize, 0);
-            read::read(&self.frames, rec, known, &mut whole[(known - first) as usize..])?;
+            read::read(&self.frames, chain, rec, known, &mut whole[(known - first) as usize..])?;
             whole[(offset - first) as usize..][..bytes.len()].copy_from_slice(bytes);
             out.push(Stretch { offset: first, bytes: whole.into() });
         }
         Ok(out)
     }
 
-    fn write_atomic_locked(&self, ino: Ino, parts: &[(u64, &[u8])], end: u64) -> Result<After> {
+    fn write_atomic_locked(
+        &self,
+        (held, orphans): (InodeWrite<'_>, OrphansWrite<'_>),
+        parts: &[(u64, &[u8])],
+        end: u64,
+    ) -> Result<After> {
+        let ino = held.ino();
         let rec = self.frames.inode(ino)?;
         let stretches = {
-            let _chain = self.chain(&rec);
-            self.whole_pages(&rec, parts)?
+            let chain = self.chain(&rec);
+            self.whole_pages(&chain, &rec, parts)?
         };
         let bytes: usize = stretches.iter().map(|s| s.bytes.len()).sum();
         if bytes == 0 {
             return Ok(After::Nothing);
         }
-        let zeroed = self.zero_ahead(ino, rec.size, end)?;
+        let zeroed = self.zero_ahead(held, rec.size, end)?;
         if stretches.len() <= FEW && bytes <= FEW_BYTES {
             let pages = stretches[0].offset / PAGE_SIZE..stretches[stretches.len() - 1].end();
             let mut replaced = |tx: &mut Tx<'_>| replace(tx, ino, &stretches, (end, zeroed));
-            match self.giving_back(ino, pages, || self.frames.attempt(false, &mut replaced)) {
+            match self.giving_back(held, pages, || self.frames.attempt(false, &mut replaced)) {
                 // Free space lies in so many pieces that it is not one record after all.
                 Err(Stop::RecordFull) => {}
                 done => return Ok(done.map(|()| After::Nothing)?),
@@ -203,12 +216,12 @@ impl Inner {
             let mut rec = InodeRec::new(tx.new_ino()?, Kind::File, 0, Time::now());
             rec.nlink = 0;
             tx.put_inode(&rec)?;
-            note_orphan(tx, rec.ino())?;
+            note_orphan(tx, orphans, rec.ino())?;
             Ok(rec.ino())
         })?;
         let taken = self
             .fill_orphan(orphan, &stretches)
-            .and_then(|()| self.frames.transact(false, |tx| take_map(tx, ino, orphan, (end, zeroed))));
+            .and_then(|()| self.frames.transact(false, |tx| take_map(tx, orphans, (ino, orphan), (end, zeroed))));
         Ok(match taken {
             Ok(base) => base.map_or(After::Nothing, After::Merge),
             Err(error) => After::GiveBack(orphan, error),
@@ -290,14 +303,19 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
 }
 
 /// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.
-fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -> TxResult<Option<Ino>> {
+fn take_map(
+    tx: &mut Tx<'_>,
+    orphans: OrphansWrite<'_>,
+    (ino, orphan): (Ino, Ino),
+    (end, zeroed): (u64, u64),
+) -> TxResult<Option<Ino>> {
     let (mut rec, new) = (tx.inode(ino)?, tx.inode(orphan)?);
     // Before the map goes below: what was allocated behind the old end is inside the file now.
     rec.size = lengthen(tx, &mut rec, end, zeroed)?;
     let own = in_tx(tx, &rec).at_or_after(0)?.is_some();
     if own {
         put_below(tx, &mut rec)?;
-        note_orphan(tx, Ino(rec.base))?;
+        note_orphan(tx, orphans, Ino(rec.base))?;
     }
     let (mut page, mut hidden) = (0, 0);
     while let Some(m) = in_tx(tx, &new).first_after(page)? {
@@ -310,7 +328,7 @@ fn take_map(tx: &mut Tx<'_>, ino: Ino, orphan: Ino, (end, zeroed): (u64, u64)) -
     rec.touch(Time::now());
     tx.put_inode(&rec)?;
     tx.free_ino(orphan)?;
-    forget_orphan(tx, orphan)?;
+    forget_orphan(tx, orphans, orphan)?;
     Ok(own.then_some(Ino(rec.base)))
 }
 
@@ -332,11 +350,11 @@ mod tests {
         file.write_at(0, &[1; 5000]).unwrap();
         let page = [2; 3 * PAGE_SIZE as usize];
         let parts: [(u64, &[u8]); 2] = [(4096, &page), (10 * PAGE_SIZE, &page)];
-        pool.inner().replace_atomic(ino, &parts, |_| Ok(Reach::StaysWithin)).unwrap();
+        pool.inner().replace_atomic(ino, &parts, |_, _| Ok(Reach::StaysWithin)).unwrap();
         let mut bytes = [0; 10_000];
         assert_eq!(file.read_at(0, &mut bytes).unwrap(), 5000);
         assert!(bytes[..4096].iter().all(|&b| b == 1) && bytes[4096..5000].iter().all(|&b| b == 2));
-        pool.inner().replace_atomic(ino, &parts[1..], |_| Ok(Reach::StaysWithin)).unwrap();
+        pool.inner().replace_atomic(ino, &parts[1..], |_, _| Ok(Reach::StaysWithin)).unwrap();
         assert_eq!(file.attr().unwrap().size, 5000);
     }
 }

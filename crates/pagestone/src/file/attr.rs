@@ -4,7 +4,7 @@ use super::xattr::CAPABILITY;
 use crate::attr::{Attr, Kind, Privileges, SetAttr, Time};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
-use crate::pool::{Inner, OpenInode};
+use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::Ino;
 
 impl Inner {
@@ -40,9 +40,9 @@ impl Inner {
 
     fn change_attr(&self, ino: Ino, change: &SetAttr) -> Result<Attr> {
         let now = change.ctime.unwrap_or_else(Time::now);
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
         if let Some(len) = change.size {
-            self.set_len_locked(ino, len, now)?;
+            self.set_len_locked(lock.of(ino), len, now)?;
             self.opens.clear_touched(ino);
         }
         let rest = SetAttr { size: None, ..*change };
@@ -59,7 +59,7 @@ impl Inner {
             self.opens.clear_touched(ino);
         }
         if change.perm.is_some() {
-            self.opens.forget_privileges(ino);
+            self.opens.forget_privileges(lock.of(ino));
         }
         self.frames.inode(ino)?.attr()
     }
@@ -70,13 +70,13 @@ impl Inner {
         if let Some(known) = open.privileges() {
             return Ok(known);
         }
-        let _lock = self.locks.read(ino);
+        let lock = self.locks.read(ino);
         let rec = self.frames.inode(ino)?;
         let found = Privileges {
             set_id: rec.perm & (libc::S_ISUID | libc::S_ISGID) != 0,
-            capability: self.has_xattr(&rec, CAPABILITY)?,
+            capability: self.has_xattr(lock.held(), &rec, CAPABILITY)?,
         };
-        open.remember_privileges(found);
+        open.remember_privileges(lock.held(), found);
         Ok(found)
     }
 
@@ -85,12 +85,13 @@ impl Inner {
         if self.opens.touched(ino).is_none() {
             return Ok(());
         }
-        let _lock = self.locks.write(&[ino]);
-        self.settle_times_locked(ino)
+        let lock = self.locks.write(&[ino]);
+        self.settle_times_locked(lock.of(ino))
     }
 
-    /// As [`Inner::settle_times`]; the caller holds the inode's lock.
-    pub(crate) fn settle_times_locked(&self, ino: Ino) -> Result<()> {
+    /// As [`Inner::settle_times`].
+    pub(crate) fn settle_times_locked(&self, held: InodeWrite<'_>) -> Result<()> {
+        let ino = held.ino();
         let Some(t) = self.opens.touched(ino) else { return Ok(()) };
         self.frames.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;

@@ -15,8 +15,8 @@ use super::map::{Map, Mapped, Own, in_tx, join};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Run, Tx, TxResult};
 use crate::layout::InodeRec;
-use crate::lock::ReadGuard;
-use crate::pool::Inner;
+use crate::lock::{ReadGuard, WriteGuard};
+use crate::pool::{Inner, InodeWrite};
 use crate::tree::Nodes;
 use crate::units::{Ino, PAGE_SIZE};
 
@@ -141,15 +141,38 @@ pub(super) fn borrowed_page(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Resu
     Ok(Some(page))
 }
 
+/// The bases of a file, if it has any, are not merged while this is there.
+pub(crate) struct ChainRead<'a>(Option<ReadGuard<'a, ()>>);
+
+impl ChainRead<'_> {
+    /// Whether `rec` can be read through its bases.
+    pub(crate) fn covers(&self, rec: &InodeRec) -> bool {
+        rec.base == 0 || self.0.is_some()
+    }
+}
+
+/// Nobody reads through a base while this is there.
+pub(super) struct ChainWrite<'a>(#[allow(dead_code)] WriteGuard<'a, ()>);
+
 impl Inner {
     /// Keeps the bases of `rec` from being merged while it is read through them. Taken once, after the
     /// inode's lock.
-    pub(crate) fn chain(&self, rec: &InodeRec) -> Option<ReadGuard<'_, ()>> {
-        (rec.base != 0).then(|| self.chains.read())
+    pub(crate) fn chain(&self, rec: &InodeRec) -> ChainRead<'_> {
+        ChainRead((rec.base != 0).then(|| self.chains.read()))
+    }
+
+    /// As [`Inner::chain`], of two files.
+    pub(super) fn chain_of_both(&self, a: &InodeRec, b: &InodeRec) -> ChainRead<'_> {
+        self.chain(if a.base != 0 { a } else { b })
     }
 
     /// As [`Inner::chain`], for a transaction that is about to begin.
-    pub(crate) fn chain_of(&self, ino: Ino) -> Result<Option<ReadGuard<'_, ()>>> {
-        Ok(self.chain(&self.frames.inode(ino)?))
+    pub(super) fn chain_of(&self, held: InodeWrite<'_>) -> Result<ChainRead<'_>> {
+        Ok(self.chain(&self.frames.inode(held.ino())?))
+    }
+
+    /// Keeps everybody from reading through a base while one is merged.
+    pub(super) fn chain_to_merge(&self) -> ChainWrite<'_> {
+        ChainWrite(self.chains.write())
     }
 }

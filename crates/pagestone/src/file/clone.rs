@@ -110,7 +110,7 @@ impl Inner {
             let mut inos: smallvec::SmallVec<[Ino; 4]> = smallvec::smallvec![src];
             inos.extend_from_slice(others);
             inos.extend((base != 0).then_some(Ino(base)));
-            let _locks = self.locks.write(&inos);
+            let locks = self.locks.write(&inos);
             let rec = self.frames.inode(src)?;
             if rec.base != base {
                 continue;
@@ -122,10 +122,10 @@ impl Inner {
             }
             // What is the file's own will be a base's: nobody may store to it through a mapping. The
             // next touch, once the lock is free, finds what it is then.
-            self.opens.watchers(src).iter().try_for_each(|w| w.freeze(self, &rec, None))?;
+            self.opens.watchers(src).iter().try_for_each(|w| w.freeze(locks.of(src), self, &rec, None))?;
             // What was stored there is the clone's too: no sync of this file would make it durable any more once it is
             // written over here.
-            self.persist_stored_locked(src)?;
+            self.persist_stored_locked(locks.of(src))?;
             let lengths: smallvec::SmallVec<[u64; 2]> =
                 others.iter().map(|&ino| self.frames.inode(ino).map_or(0, |rec| rec.size)).collect();
             let chain = self.chain(&rec);
@@ -137,7 +137,7 @@ impl Inner {
             })?;
             drop(chain);
             for (&ino, &old_len) in others.iter().zip(&lengths) {
-                self.tell(&self.opens.watchers(ino), ino, old_len, 0..0)?;
+                self.tell(locks.of(ino), &self.opens.watchers(ino), old_len, 0..0)?;
             }
             return Ok(value);
         }

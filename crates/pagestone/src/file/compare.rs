@@ -1,6 +1,6 @@
 //! Comparing two files; what they share is not read.
 
-use super::chain::Span;
+use super::chain::{ChainRead, Span};
 use super::map::Map;
 use crate::error::Result;
 use crate::layout::InodeRec;
@@ -12,12 +12,12 @@ impl Inner {
     pub(crate) fn bytes_unlike(&self, a: Ino, b: Ino) -> Result<u64> {
         let _locks = self.locks.read_two(a, b);
         let (a, b) = (self.frames.inode(a)?, self.frames.inode(b)?);
-        let _chain = self.chain(&a).or_else(|| self.chain(&b));
+        let chain = self.chain_of_both(&a, &b);
         let end = a.size.min(b.size);
         let mut unlike = a.size.max(b.size) - end;
         let (mut page, last) = (0, end.div_ceil(PAGE_SIZE));
         while page < last {
-            let (x, y) = (self.span_of(&a, page)?, self.span_of(&b, page)?);
+            let (x, y) = (self.span_of(&chain, &a, page)?, self.span_of(&chain, &b, page)?);
             let pages = x.pages().min(y.pages()).min(last - page);
             unlike += match (x, y) {
                 (Span::Hole(_), Span::Hole(_)) => 0,
@@ -29,7 +29,8 @@ impl Inner {
         Ok(unlike)
     }
 
-    fn span_of(&self, rec: &InodeRec, page: u64) -> Result<Span> {
+    fn span_of(&self, chain: &ChainRead<'_>, rec: &InodeRec, page: u64) -> Result<Span> {
+        debug_assert!(chain.covers(rec));
         Map { nodes: &self.frames, frames: &self.frames, rec }.span(page)
     }
 

@@ -9,29 +9,29 @@
 
 use std::ops::Range;
 
-use super::chain::Span;
+use super::chain::{ChainRead, Span};
 use super::map::{self, Map, in_tx};
 use super::space::regular;
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Stop, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeWrite};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 impl Inner {
     /// Makes the chunk that begins at the file page `first` one whole frame, unless it is that, or
-    /// (without `holes`) is all hole. The caller holds the inode's lock, and nobody shows pages of
-    /// the chunk.
+    /// (without `holes`) is all hole. Mappings are kept from its pages first.
     ///
     /// # Errors
     /// [`Error::NoSpace`] without a free frame; [`Error::NotSupported`] for a chunk that lies in so
     /// many frames that one record cannot name them.
-    pub(crate) fn gather(&self, ino: Ino, first: u64, holes: bool) -> Result<()> {
+    pub(crate) fn gather(&self, held: InodeWrite<'_>, first: u64, holes: bool) -> Result<()> {
+        let ino = held.ino();
         let rec = self.frames.inode(ino)?;
         let chunk = {
-            let _chain = self.chain(&rec);
-            look(&self.frames, &rec, first)?
+            let chain = self.chain(&rec);
+            look(&self.frames, &chain, &rec, first)?
         };
         let needed = match chunk {
             Chunk::Whole => false,
@@ -42,8 +42,8 @@ impl Inner {
             return Ok(());
         }
         // Whoever shows the chunk waits for the lock at the next touch, and finds the frame.
-        self.opens.watchers(ino).iter().try_for_each(|w| w.leave(first..first + PAGES_PER_FRAME))?;
-        let _chain = self.chain(&rec);
+        self.opens.watchers(ino).iter().try_for_each(|w| w.leave(held, first..first + PAGES_PER_FRAME))?;
+        let chain = self.chain(&rec);
         // One record names few places: many pieces become fewer and longer ones first.
         let mut pieces = u64::MAX;
         loop {
@@ -58,7 +58,7 @@ impl Inner {
                 Err(Stop::RecordFull) => {}
                 moved => return Ok(moved.map(drop)?),
             }
-            let before = std::mem::replace(&mut pieces, self.shorten(ino, all)?);
+            let before = std::mem::replace(&mut pieces, self.shorten(&chain, ino, all)?);
             if pieces >= before {
                 return Err(Error::NotSupported("2 MiB of a file in too many pieces to be mapped here"));
             }
@@ -66,7 +66,7 @@ impl Inner {
     }
 
     /// Moves the pages of the chunk into fewer runs, a few at a time; returns how many are left.
-    fn shorten(&self, ino: Ino, all: Range<u64>) -> Result<u64> {
+    fn shorten(&self, _chain: &ChainRead<'_>, ino: Ino, all: Range<u64>) -> Result<u64> {
         let mut page = all.start;
         let mut pieces = 0;
         while page < all.end {
@@ -95,7 +95,8 @@ enum Chunk {
     Pieces,
 }
 
-fn look(frames: &Frames, rec: &InodeRec, first: u64) -> Result<Chunk> {
+fn look(frames: &Frames, chain: &ChainRead<'_>, rec: &InodeRec, first: u64) -> Result<Chunk> {
+    debug_assert!(chain.covers(rec));
     let map = Map { nodes: frames, frames, rec };
     let mut page = first;
     loop {

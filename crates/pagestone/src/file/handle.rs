@@ -38,13 +38,13 @@ impl Drop for Handle {
 impl File {
     pub(crate) fn open(pool: &Pool, ino: Ino) -> Result<File> {
         let inner = pool.inner();
-        let _lock = inner.locks.read(ino);
+        let lock = inner.locks.read(ino);
         match inner.frames.inode(ino)?.kind() {
             Some(Kind::File) => {}
             Some(Kind::Dir) => return Err(Error::IsDirectory),
             _ => return Err(Error::NotSupported("only regular files have bytes")),
         }
-        let open = inner.opens.open(ino);
+        let open = inner.opens.open(lock.held());
         Ok(File(Arc::new(Handle { pool: pool.clone(), ino, open })))
     }
 

@@ -10,13 +10,13 @@
 
 use std::ops::Range;
 
-use super::chain::Span;
+use super::chain::{ChainRead, Span};
 use super::gather::move_into_one;
 use super::map::Map;
 use super::space::regular;
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Run, Stop, TxResult};
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeWrite};
 use crate::units::{Ino, PAGES_PER_FRAME, PageNo};
 
 /// How often a page that was to be moved may turn out to be lost, too.
@@ -24,40 +24,41 @@ const TRIES: usize = 8;
 
 impl Inner {
     /// Runs `change`, which gives back some of these file pages. If no table would have a place in frames of which
-    /// only lost pages are given back, it gets one, and `change` runs again. The caller holds the inode's lock;
-    /// `change` runs with that of the chain.
+    /// only lost pages are given back, it gets one, and `change` runs again.
+    /// `change` runs with the chain locked.
     pub(super) fn giving_back<R>(
         &self,
-        ino: Ino,
+        held: InodeWrite<'_>,
         pages: Range<u64>,
         mut change: impl FnMut() -> TxResult<R>,
     ) -> TxResult<R> {
         for _ in 0..TRIES {
             let done = {
-                let _chain = self.chain_of(ino)?;
+                let _chain = self.chain_of(held)?;
                 change()
             };
             match done {
-                Err(Stop::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(ino, pages.clone())? => {}
+                Err(Stop::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(held, pages.clone())? => {}
                 done => return done,
             }
         }
-        let _chain = self.chain_of(ino)?;
+        let _chain = self.chain_of(held)?;
         change()
     }
 
     /// Moves a page out of each whole frame that has lost pages among these; whether there was such a frame.
-    fn cut_up(&self, ino: Ino, pages: Range<u64>) -> Result<bool> {
+    fn cut_up(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<bool> {
+        let ino = held.ino();
         let moved = {
-            let _chain = self.chain_of(ino)?;
-            self.to_move(ino, pages)?
+            let chain = self.chain_of(held)?;
+            self.to_move(&chain, ino, pages)?
         };
         for &page in &moved {
             // Whoever shows the page waits for the lock at the next touch, and finds its new place; or keeps a copy of
             // his own.
             let replaced = page..page + 1;
-            self.opens.watchers(ino).iter().try_for_each(|w| w.leave(replaced.clone()))?;
-            let _chain = self.chain_of(ino)?;
+            self.opens.watchers(ino).iter().try_for_each(|w| w.leave(held, replaced.clone()))?;
+            let _chain = self.chain_of(held)?;
             let done = self.frames.attempt(true, |tx| {
                 let mut rec = regular(tx, ino)?;
                 move_into_one(tx, &mut rec, replaced.clone(), false)?;
@@ -73,8 +74,9 @@ impl Inner {
     }
 
     /// A file page that is well of each such frame.
-    fn to_move(&self, ino: Ino, pages: Range<u64>) -> Result<Vec<u64>> {
+    fn to_move(&self, chain: &ChainRead<'_>, ino: Ino, pages: Range<u64>) -> Result<Vec<u64>> {
         let rec = self.frames.inode(ino)?;
+        debug_assert!(chain.covers(&rec));
         let map = Map { nodes: &self.frames, frames: &self.frames, rec: &rec };
         let (mut page, mut moved) = (pages.start, Vec::new());
         while page < pages.end {

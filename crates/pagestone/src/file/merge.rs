@@ -16,14 +16,14 @@
 //! Each step is a record and leaves what E reads as it is, so a crash in the middle needs no more than
 //! going on. The cost is that of what E has of its own and of what it hides.
 
-use super::chain::hide;
+use super::chain::{ChainWrite, hide};
 use super::map::{self, Mapped, in_tx, join};
 use super::reclaim::{forget_orphan, note_orphan};
 use crate::error::{Error, Result};
 use crate::frame::{Stop, Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS, PageUse};
 use crate::media::Durability;
-use crate::pool::Inner;
+use crate::pool::{Inner, OrphansWrite, WriteGuards};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// What an error of a merge is noted as.
@@ -36,9 +36,9 @@ enum Step {
 }
 
 /// `dependent` stands on `base` no more. Returns the base if it is nobody's or one's only now, for the
-/// caller to reclaim once the record is committed. The base and the orphan index are locked.
-pub(super) fn let_go(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
-    let mut rec = tx.inode(base)?;
+/// caller to reclaim once the record is committed. Of the `locks`, those of the base and of the orphan index count.
+pub(super) fn let_go(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
+    let mut rec = tx.inode(locks.of(base).ino())?;
     if !rec.is_base() {
         return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it").into());
     }
@@ -48,7 +48,7 @@ pub(super) fn let_go(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Opt
     if rec.nlink > 1 {
         return Ok(None);
     }
-    note_orphan(tx, base)?;
+    note_orphan(tx, locks.orphans(), base)?;
     Ok(Some(base))
 }
 
@@ -62,7 +62,7 @@ impl Inner {
             }
             let base = Ino(rec.base);
             let left = {
-                let _locks = self.locks.write(&[ino, base, ORPHANS]);
+                let locks = self.locks.write(&[ino, base, ORPHANS]);
                 if self.frames.inode(ino)?.base != base.0 {
                     continue;
                 }
@@ -74,7 +74,7 @@ impl Inner {
                     (rec.base, rec.height) = (0, 0);
                     rec.set_borrowed(0);
                     tx.put_inode(&rec)?;
-                    let_go(tx, base, ino)
+                    let_go(tx, &locks, base, ino)
                 })?
             };
             if let Some(base) = left {
@@ -87,12 +87,12 @@ impl Inner {
     /// Gives back a base that nothing stands on, whatever it counts: for `check`.
     pub(crate) fn discard_base(&self, base: Ino) -> Result<()> {
         {
-            let _locks = self.locks.write(&[base, ORPHANS]);
+            let locks = self.locks.write(&[base, ORPHANS]);
             self.frames.transact(true, |tx| {
                 let mut rec = tx.inode(base)?;
                 (rec.nlink, rec.parent) = (0, 0);
                 tx.put_inode(&rec)?;
-                note_orphan(tx, base)
+                note_orphan(tx, locks.orphans(), base)
             })?;
         }
         self.reclaim(base)
@@ -147,11 +147,11 @@ impl Inner {
             let dependent = Ino(rec.parent);
             let mut inos: smallvec::SmallVec<[Ino; 4]> = smallvec::smallvec![base, dependent, ORPHANS];
             inos.extend((rec.base != 0).then_some(Ino(rec.base)));
-            let _locks = self.locks.write(&inos);
+            let locks = self.locks.write(&inos);
             match self.frames.inode(base) {
                 Ok(now) if now.nlink != 1 => {
                     // Cloned again meanwhile, or given back.
-                    return self.frames.attempt(true, |tx| forget_orphan(tx, base));
+                    return self.frames.attempt(true, |tx| forget_orphan(tx, locks.orphans(), base));
                 }
                 Ok(now) if (now.parent, now.base) != (rec.parent, rec.base) => continue,
                 Ok(_) => {}
@@ -162,11 +162,11 @@ impl Inner {
                 // A whole frame is mapped there beyond the end of the file, and what lies behind the
                 // end is given back below.
                 let (rec, watchers) = (self.frames.inode(dependent)?, self.opens.watchers(dependent));
-                watchers.iter().try_for_each(|w| w.freeze(self, &rec, None))?;
+                watchers.iter().try_for_each(|w| w.freeze(locks.of(dependent), self, &rec, None))?;
             }
             // Only now: a mapping reads through its chain as it is frozen, and waits for the fault reader.
-            let _chains = self.chains.write();
-            match self.frames.attempt(true, |tx| step(tx, base, dependent))? {
+            let chain = self.chain_to_merge();
+            match self.frames.attempt(true, |tx| step(tx, (&chain, locks.orphans()), base, dependent))? {
                 Step::More => {}
                 Step::Done => return Ok(()),
             }
@@ -175,7 +175,12 @@ impl Inner {
 }
 
 /// One record's worth of merging `base` into `dependent`.
-fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Step> {
+fn step(
+    tx: &mut Tx<'_>,
+    (_chain, orphans): (&ChainWrite<'_>, OrphansWrite<'_>),
+    base: Ino,
+    dependent: Ino,
+) -> TxResult<Step> {
     let mut x = tx.inode(base)?;
     let mut d = match tx.inode(dependent) {
         Ok(d) if d.base == base.0 => d,
@@ -185,7 +190,7 @@ fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> TxResult<Step> {
         Err(e) => return Err(e.into()),
     };
     let done = if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? {
-        takes_over(tx, &x, &mut d)?;
+        takes_over(tx, orphans, &x, &mut d)?;
         true
     } else {
         tx.put_inode(&x)?;
@@ -242,7 +247,7 @@ fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> 
 }
 
 /// The dependent, which has nothing of its own any more, takes the base's place.
-fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<()> {
+fn takes_over(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<()> {
     let seen = d.borrowed();
     d.adopt_map(x);
     d.set_borrowed(seen.saturating_sub(d.pages));
@@ -253,7 +258,7 @@ fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<()> {
         tx.put_inode(&older)?;
     }
     tx.free_ino(x.ino())?;
-    forget_orphan(tx, x.ino())
+    forget_orphan(tx, orphans, x.ino())
 }
 
 /// The part of a run that lies in the last frame it reaches.

@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::chain::Span;
+use super::chain::{ChainRead, Span};
 use super::map::{Map, Mapped};
 use crate::error::{Error, Result};
 use crate::frame::Frames;
@@ -67,11 +67,13 @@ impl Stretch {
 /// Cuts `[offset, end)` into stretches; returns the last run that one of them lies in.
 pub(crate) fn stretches(
     frames: &Frames,
+    chain: &ChainRead<'_>,
     rec: &InodeRec,
     mut offset: u64,
     end: u64,
     mut each: impl FnMut(Stretch) -> Result<()>,
 ) -> Result<Option<Mapped>> {
+    debug_assert!(chain.covers(rec));
     let map = Map { nodes: frames, frames, rec };
     let mut last = None;
     while offset < end {
@@ -97,9 +99,15 @@ pub(crate) fn stretches(
 }
 
 /// Copies out; returns how much there was before the end of the file.
-pub(crate) fn read(frames: &Frames, rec: &InodeRec, offset: u64, buf: &mut [u8]) -> Result<usize> {
+pub(crate) fn read(
+    frames: &Frames,
+    chain: &ChainRead<'_>,
+    rec: &InodeRec,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<usize> {
     let end = offset.saturating_add(buf.len() as u64).min(rec.size);
-    stretches(frames, rec, offset, end, |s| copy_out(frames, &s, offset, buf))?;
+    stretches(frames, chain, rec, offset, end, |s| copy_out(frames, &s, offset, buf))?;
     Ok(end.saturating_sub(offset) as usize)
 }
 
@@ -116,11 +124,11 @@ fn copy_out(frames: &Frames, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result
 
 impl Inner {
     /// Cuts `len` bytes of an open file into stretches, as far as the file reaches; returns where
-    /// they end. `lock` is the file's. Usually the run that was used last answers.
+    /// they end. Usually the run that was used last answers.
     pub(crate) fn open_stretches(
         &self,
         lock: &ReadGuard<'_>,
-        (ino, open): (Ino, &OpenInode),
+        open: &OpenInode,
         (offset, len): (u64, u64),
         mut each: impl FnMut(Stretch) -> Result<()>,
     ) -> Result<u64> {
@@ -132,10 +140,10 @@ impl Inner {
                 return Ok(end);
             }
         }
-        let rec = self.frames.inode(ino)?;
-        let _chain = self.chain(&rec);
+        let rec = self.frames.inode(lock.held().ino())?;
+        let chain = self.chain(&rec);
         let end = wanted.min(rec.size);
-        if let Some(run) = stretches(&self.frames, &rec, offset, end, each)? {
+        if let Some(run) = stretches(&self.frames, &chain, &rec, offset, end, each)? {
             open.hint.remember(lock, &run, rec.size);
         }
         Ok(end)
@@ -145,7 +153,7 @@ impl Inner {
     pub(crate) fn read_open(&self, file: (Ino, &OpenInode), offset: u64, buf: &mut [u8]) -> Result<usize> {
         let lock = self.locks.read(file.0);
         let len = buf.len() as u64;
-        let end = self.open_stretches(&lock, file, (offset, len), |s| copy_out(&self.frames, &s, offset, buf))?;
+        let end = self.open_stretches(&lock, file.1, (offset, len), |s| copy_out(&self.frames, &s, offset, buf))?;
         Ok(end.saturating_sub(offset) as usize)
     }
 
@@ -158,7 +166,7 @@ impl Inner {
     ) -> Result<R> {
         let lock = self.locks.read(file.0);
         let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
-        self.open_stretches(&lock, file, range, |s| {
+        self.open_stretches(&lock, file.1, range, |s| {
             let len = s.len as usize;
             pieces.push(match s.pool {
                 Some(at) => {

@@ -13,7 +13,7 @@ use crate::attr::Kind;
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
-use crate::pool::Inner;
+use crate::pool::{Inner, OrphansWrite};
 use crate::tree::{self, TreeId};
 use crate::units::{Ino, PAGES_PER_FRAME};
 
@@ -32,9 +32,14 @@ pub(crate) fn is_small(rec: &InodeRec) -> bool {
 }
 
 /// The inode has lost its last name. Returns true if it is an orphan now, for the caller to
-/// reclaim once the record is committed (if nobody has it open). The lock of the orphan index is
-/// held if the inode is open or not small.
-pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> TxResult<bool> {
+/// reclaim once the record is committed (if nobody has it open). `orphans` is needed if the inode is
+/// open or not small.
+pub(crate) fn drop_inode(
+    tx: &mut Tx<'_>,
+    orphans: Option<OrphansWrite<'_>>,
+    mut rec: InodeRec,
+    open: bool,
+) -> TxResult<bool> {
     rec.nlink = 0;
     let ino = rec.ino();
     if !open && is_small(&rec) {
@@ -42,21 +47,22 @@ pub(crate) fn drop_inode(tx: &mut Tx<'_>, mut rec: InodeRec, open: bool) -> TxRe
         tx.free_ino(ino)?;
         return Ok(false);
     }
+    let orphans = orphans.ok_or(Error::NotSupported("an orphan while their index is not locked"))?;
     tx.put_inode(&rec)?;
-    note_orphan(tx, ino)?;
+    note_orphan(tx, orphans, ino)?;
     Ok(true)
 }
 
-/// Enters `ino` into the orphan index, which is locked.
-pub(super) fn note_orphan(tx: &mut Tx<'_>, ino: Ino) -> TxResult<()> {
+/// Enters `ino` into the orphan index.
+pub(super) fn note_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let tree = tree::insert(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place(), &ino.0.to_le_bytes())?;
     orphans.set_map(tree);
     tx.put_inode(&orphans)
 }
 
-/// Takes `ino` out of the orphan index, which is locked.
-pub(super) fn forget_orphan(tx: &mut Tx<'_>, ino: Ino) -> TxResult<()> {
+/// Takes `ino` out of the orphan index.
+pub(super) fn forget_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let (tree, _) = tree::remove(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place())?;
     orphans.set_map(tree);
@@ -132,7 +138,7 @@ impl Inner {
             let base = Ino(peeked.base);
             let mut inos: smallvec::SmallVec<[Ino; 3]> = smallvec::smallvec![ino, ORPHANS];
             inos.extend((peeked.base != 0).then_some(base));
-            let _lock = self.locks.write(&inos);
+            let locks = self.locks.write(&inos);
             if self.opens.is_open(ino) {
                 return Ok(None);
             }
@@ -152,8 +158,9 @@ impl Inner {
                     return Ok(Step::More);
                 }
                 tx.free_ino(ino)?;
-                forget_orphan(tx, ino)?;
-                Ok(Step::Done(if rec.base == 0 { None } else { let_go(tx, base, ino)? }))
+                forget_orphan(tx, locks.orphans(), ino)?;
+                let left = if rec.base == 0 { None } else { let_go(tx, &locks, base, ino)? };
+                Ok(Step::Done(left))
             })?;
             if let Step::Done(base) = step {
                 return Ok(base);

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Frames, Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, OpenInode};
+use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// Bytes behind the end that one transaction zeros at most.
@@ -21,32 +21,34 @@ const ZEROED: u64 = 8 << 20;
 const STEP: u64 = 16 * PAGES_PER_FRAME;
 
 impl Inner {
-    /// Sets the length. The caller holds the inode's lock.
-    pub(crate) fn set_len_locked(&self, ino: Ino, len: u64, now: Time) -> Result<()> {
+    /// Sets the length.
+    pub(crate) fn set_len_locked(&self, held: InodeWrite<'_>, len: u64, now: Time) -> Result<()> {
+        let ino = held.ino();
         if len > MAX_LEN {
             return Err(Error::FileTooLarge);
         }
         let watchers = self.opens.watchers(ino);
         if watchers.is_empty() {
-            return self.set_len_unwatched(ino, len, now);
+            return self.set_len_unwatched(held, len, now);
         }
         let (old, first) = (self.frames.inode(ino)?.size, len.div_ceil(PAGE_SIZE));
         if len < old {
-            self.cutting(&watchers, first..u64::MAX, || self.set_len_unwatched(ino, len, now))?;
-            watchers.iter().for_each(|w| w.shortened(len));
+            self.cutting(held, &watchers, first..u64::MAX, || self.set_len_unwatched(held, len, now))?;
+            watchers.iter().for_each(|w| w.shortened(held, len));
         } else {
-            self.set_len_unwatched(ino, len, now)?;
+            self.set_len_unwatched(held, len, now)?;
         }
-        self.tell(&watchers, ino, old, 0..0)
+        self.tell(held, &watchers, old, 0..0)
     }
 
-    fn set_len_unwatched(&self, ino: Ino, len: u64, now: Time) -> Result<()> {
+    fn set_len_unwatched(&self, held: InodeWrite<'_>, len: u64, now: Time) -> Result<()> {
+        let ino = held.ino();
         let first = len.div_ceil(PAGE_SIZE);
         let mut to = Some(u64::MAX);
         // The first record sets the length; what is freed by later ones lies behind the end.
         let old_len = self.frames.inode(ino)?.size;
         let shorter = len <= old_len;
-        let zeroed = self.zero_ahead(ino, old_len, len)?;
+        let zeroed = self.zero_ahead(held, old_len, len)?;
         if shorter {
             self.opens.claim_ahead(ino, &(first..u64::MAX));
         }
@@ -64,32 +66,32 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(rest)
             };
-            to = self.giving_back(ino, first..end, || self.frames.attempt(shorter, &mut cut))?;
+            to = self.giving_back(held, first..end, || self.frames.attempt(shorter, &mut cut))?;
         }
         Ok(())
     }
 
     /// Zeros what the file owns from its end on, in records of a few MiB, so that no lane is held for as long as it
     /// takes to zero all that was allocated behind the end. The last few MiB before `to` are left to the record that
-    /// lets the length pass them; returns where they begin. The length stays. The caller holds the inode's lock.
-    pub(super) fn zero_ahead(&self, ino: Ino, len: u64, to: u64) -> Result<u64> {
+    /// lets the length pass them; returns where they begin. The length stays.
+    pub(super) fn zero_ahead(&self, held: InodeWrite<'_>, len: u64, to: u64) -> Result<u64> {
         let mut from = len;
         loop {
-            let rec = self.frames.inode(ino)?;
+            let rec = self.frames.inode(held.ino())?;
             let map = Map { nodes: &self.frames, frames: &self.frames, rec: &rec };
             let stop = after_owned(&map, from, to, ZEROED)?;
             if stop >= to {
                 return Ok(from);
             }
-            self.zero_behind_end(ino, from, stop)?;
+            self.zero_behind_end(held, from, stop)?;
             from = stop;
         }
     }
 
     /// Zeros what the file owns in `[from, to)`, which lies behind its end.
-    fn zero_behind_end(&self, ino: Ino, from: u64, to: u64) -> Result<()> {
+    fn zero_behind_end(&self, held: InodeWrite<'_>, from: u64, to: u64) -> Result<()> {
         self.frames.transact(true, |tx| {
-            let mut rec = regular(tx, ino)?;
+            let mut rec = regular(tx, held.ino())?;
             zero(tx, &rec, from, to)?;
             // A record that says that data has changed: the one that sets the length counts only after it.
             rec.touch(Time::now());
@@ -97,10 +99,10 @@ impl Inner {
         })
     }
 
-    /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for. The
-    /// caller holds the inode's lock and the last handle: nobody has the file mapped.
-    pub(crate) fn trim_locked(&self, ino: Ino, open: &OpenInode) -> Result<()> {
-        let ahead = open.take_ahead();
+    /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for.
+    /// `open` is the last handle: nobody has the file mapped.
+    pub(crate) fn trim_locked(&self, held: InodeWrite<'_>, open: &OpenInode) -> Result<()> {
+        let (ino, ahead) = (held.ino(), open.take_ahead(held));
         let first = self.frames.inode(ino)?.size.div_ceil(PAGE_SIZE).max(ahead.start);
         if first >= ahead.end {
             return Ok(());
@@ -125,21 +127,23 @@ impl Inner {
     /// Storage for a range, in one record as long as that is enough; with `zeros` for what is there, too.
     fn provide(&self, ino: Ino, offset: u64, len: u64, keep_size: bool, zeros: bool) -> Result<()> {
         let end = end_of(offset, len)?;
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
+        let held = lock.of(ino);
         let watchers = self.opens.watchers(ino);
         let old_len = self.frames.inode(ino)?.size;
         self.opens.claim_ahead(ino, &(offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE)));
-        let provided = self.provide_locked(ino, offset, end, keep_size, zeros);
+        let provided = self.provide_locked(held, offset, end, keep_size, zeros);
         // Also after a failure: the steps before it have happened.
         let pages = offset / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
         if zeros {
-            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
+            watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(&pages)));
         }
-        self.tell(&watchers, ino, old_len, pages).and(provided)
+        self.tell(held, &watchers, old_len, pages).and(provided)
     }
 
-    fn provide_locked(&self, ino: Ino, offset: u64, end: u64, keep_size: bool, zeros: bool) -> Result<()> {
-        let _chain = self.chain_of(ino)?;
+    fn provide_locked(&self, held: InodeWrite<'_>, offset: u64, end: u64, keep_size: bool, zeros: bool) -> Result<()> {
+        let ino = held.ino();
+        let _chain = self.chain_of(held)?;
         let enough = {
             let (free, kept) = self.frames.space();
             let rec = self.frames.inode(ino)?;
@@ -152,8 +156,8 @@ impl Inner {
         let mut zeroed = old_len;
         if !keep_size && end > old_len {
             // All of it, before this call allocates more: that is zeroed as it is allocated.
-            let from = self.zero_ahead(ino, old_len, end)?;
-            self.zero_behind_end(ino, from, end)?;
+            let from = self.zero_ahead(held, old_len, end)?;
+            self.zero_behind_end(held, from, end)?;
             zeroed = end;
         }
         let (mut page, last) = (offset / PAGE_SIZE, end.div_ceil(PAGE_SIZE));
@@ -185,22 +189,24 @@ impl Inner {
     /// Takes the storage of `[offset, offset + len)` away; whole pages become holes, parts zeros.
     pub(crate) fn punch(&self, ino: Ino, offset: u64, len: u64) -> Result<()> {
         let end = end_of(offset, len)?;
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
+        let held = lock.of(ino);
         let watchers = self.opens.watchers(ino);
         let old_len = self.frames.inode(ino)?.size;
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let whole = first..last.max(first);
-        self.cutting(&watchers, whole, || self.punch_locked(ino, offset, end))?;
+        self.cutting(held, &watchers, whole, || self.punch_locked(held, offset, end))?;
         // Pages that are zeroed in part: those that were borrowed are the file's own now.
         let (head, tail) = (offset / PAGE_SIZE..first.max(offset / PAGE_SIZE), last..end.div_ceil(PAGE_SIZE));
         for part in [&head, &tail] {
-            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(part)));
+            watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(part)));
         }
-        self.tell(&watchers, ino, old_len, head)?;
-        self.tell(&watchers, ino, old_len, tail)
+        self.tell(held, &watchers, old_len, head)?;
+        self.tell(held, &watchers, old_len, tail)
     }
 
-    fn punch_locked(&self, ino: Ino, offset: u64, end: u64) -> Result<()> {
+    fn punch_locked(&self, held: InodeWrite<'_>, offset: u64, end: u64) -> Result<()> {
+        let ino = held.ino();
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let mut to = Some(last);
         while let Some(stop) = to {
@@ -221,7 +227,7 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(rest)
             };
-            to = self.giving_back(ino, first..stop, || self.frames.attempt(true, &mut punch))?;
+            to = self.giving_back(held, first..stop, || self.frames.attempt(true, &mut punch))?;
         }
         Ok(())
     }
@@ -251,10 +257,10 @@ impl Inner {
     pub(crate) fn extents(&self, ino: Ino, offset: u64, len: u64) -> Result<Vec<Extent>> {
         let _lock = self.locks.read(ino);
         let rec = self.frames.inode(ino)?;
-        let _chain = self.chain(&rec);
+        let chain = self.chain(&rec);
         let end = offset.saturating_add(len).min(rec.size);
         let mut out = Vec::new();
-        stretches(&self.frames, &rec, offset, end, |s| {
+        stretches(&self.frames, &chain, &rec, offset, end, |s| {
             out.extend(s.pool.map(|pool| Extent { offset: s.offset, pool, len: s.len, shared: s.borrowed }));
             Ok(())
         })?;

@@ -12,7 +12,7 @@ use super::read::stretches;
 use crate::error::Result;
 use crate::layout::InodeRec;
 use crate::media::Granularity;
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeRead, InodeWrite};
 use crate::units::{Ino, PAGE_SIZE};
 
 impl Inner {
@@ -26,8 +26,8 @@ impl Inner {
         if !self.stores_need_flush() {
             return Ok(());
         }
-        let _lock = self.locks.read(ino);
-        self.flush_range(&self.frames.inode(ino)?, offset, offset.saturating_add(len))
+        let lock = self.locks.read(ino);
+        self.flush_range(lock.held(), &self.frames.inode(ino)?, offset, offset.saturating_add(len))
     }
 
     /// Makes everything durable that was stored through mappings of the file before.
@@ -36,17 +36,17 @@ impl Inner {
             return Ok(());
         }
         // Exclusive: whoever is flushing them has fenced when this is locked.
-        let _lock = self.locks.write(&[ino]);
-        self.persist_stored_locked(ino)
+        let lock = self.locks.write(&[ino]);
+        self.persist_stored_locked(lock.of(ino))
     }
 
-    /// As [`Inner::persist_stored`]; the caller holds the inode's exclusive lock, and not that of its chain.
-    pub(crate) fn persist_stored_locked(&self, ino: Ino) -> Result<()> {
-        let Some((open, stored)) = self.opens.begin_flush(ino) else { return Ok(()) };
-        let flushed = self.frames.inode(ino).and_then(|rec| {
+    /// As [`Inner::persist_stored`]; takes the lock of the chain itself.
+    pub(crate) fn persist_stored_locked(&self, held: InodeWrite<'_>) -> Result<()> {
+        let Some((open, stored)) = self.opens.begin_flush(held) else { return Ok(()) };
+        let flushed = self.frames.inode(held.ino()).and_then(|rec| {
             stored.iter().try_for_each(|pages| {
                 let (from, end) = (pages.start.saturating_mul(PAGE_SIZE), pages.end.saturating_mul(PAGE_SIZE));
-                self.flush_range(&rec, from, end)
+                self.flush_range(held.shared(), &rec, from, end)
             })
         });
         self.frames.region.fence();
@@ -54,10 +54,11 @@ impl Inner {
         flushed
     }
 
-    /// The caller holds the inode's lock. What is borrowed counts: it may have been stored to before it was shared.
-    fn flush_range(&self, rec: &InodeRec, from: u64, end: u64) -> Result<()> {
-        let _chain = self.chain(rec);
-        stretches(&self.frames, rec, from, end, |s| match s.pool {
+    /// What is borrowed counts: it may have been stored to before it was shared.
+    fn flush_range(&self, held: InodeRead<'_>, rec: &InodeRec, from: u64, end: u64) -> Result<()> {
+        debug_assert_eq!(held.ino(), rec.ino());
+        let chain = self.chain(rec);
+        stretches(&self.frames, &chain, rec, from, end, |s| match s.pool {
             Some(at) => self.frames.region.flush(at, s.len),
             None => Ok(()),
         })

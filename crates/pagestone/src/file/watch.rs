@@ -24,18 +24,19 @@ use crate::error::Result;
 use crate::frame::{Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, Watchers};
-use crate::units::{FRAME_SIZE, Ino, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::pool::{Inner, InodeWrite, Watchers};
+use crate::units::{FRAME_SIZE, PAGE_SIZE, PAGES_PER_FRAME};
 
 impl Inner {
     /// Storage of the file's own for these pages: zeros for holes, copies for what is borrowed.
-    /// Every mapping sees it on return. The caller holds the inode's lock; the length stays.
-    pub(crate) fn materialize(&self, ino: Ino, pages: Range<u64>) -> Result<()> {
+    /// Every mapping sees it on return. The length stays.
+    pub(crate) fn materialize(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
+        let ino = held.ino();
         let watchers = self.opens.watchers(ino);
         let mut page = pages.start;
         while page < pages.end {
             let reached = {
-                let _chain = self.chain_of(ino)?;
+                let _chain = self.chain_of(held)?;
                 self.frames.transact(false, |tx| {
                     let mut rec = regular(tx, ino)?;
                     let reached = own_pages(tx, &mut rec, page, pages.end)?;
@@ -45,57 +46,65 @@ impl Inner {
                 })?
             };
             let rec = self.frames.inode(ino)?;
-            watchers.iter().for_each(|w| w.filled(self, &rec, page..reached));
+            watchers.iter().for_each(|w| w.filled(held, self, &rec, page..reached));
             page = reached;
         }
         Ok(())
     }
 
-    /// Tells every mapping that these pages have new storage. The caller holds the inode's lock.
-    pub(crate) fn shown_anew(&self, ino: Ino, pages: Range<u64>) -> Result<()> {
+    /// Tells every mapping that these pages have new storage.
+    pub(crate) fn shown_anew(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
+        let ino = held.ino();
         let rec = self.frames.inode(ino)?;
-        self.opens.watchers(ino).iter().for_each(|w| w.filled(self, &rec, pages.clone()));
+        self.opens.watchers(ino).iter().for_each(|w| w.filled(held, self, &rec, pages.clone()));
         Ok(())
     }
 
     /// Runs `change`, which gives these pages back, with every mapping kept from them.
     pub(super) fn cutting<R>(
         &self,
+        held: InodeWrite<'_>,
         watchers: &Watchers,
         pages: Range<u64>,
         change: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
-        watchers.iter().for_each(|w| w.cut(pages.clone()));
+        watchers.iter().for_each(|w| w.cut(held, pages.clone()));
         let result = change();
         if result.is_err() {
-            watchers.iter().for_each(|w| w.uncut(pages.clone()));
+            watchers.iter().for_each(|w| w.uncut(held, pages.clone()));
         }
         result
     }
 
     /// The inode has changed: its length was `old_len`, and these pages may have new storage.
-    pub(super) fn tell(&self, watchers: &Watchers, ino: Ino, old_len: u64, pages: Range<u64>) -> Result<()> {
+    pub(super) fn tell(
+        &self,
+        held: InodeWrite<'_>,
+        watchers: &Watchers,
+        old_len: u64,
+        pages: Range<u64>,
+    ) -> Result<()> {
+        let ino = held.ino();
         if watchers.is_empty() {
             return Ok(());
         }
         if self.frames.inode(ino)?.size != old_len {
-            self.zero_tail(ino)?;
+            self.zero_tail(held)?;
         }
         let rec = self.frames.inode(ino)?;
         let (before, now) = (old_len.div_ceil(PAGE_SIZE), rec.size.div_ceil(PAGE_SIZE));
         if now > before {
-            watchers.iter().for_each(|w| w.grown(before..now));
+            watchers.iter().for_each(|w| w.grown(held, before..now));
         }
         if !pages.is_empty() {
-            watchers.iter().for_each(|w| w.filled(self, &rec, pages.clone()));
+            watchers.iter().for_each(|w| w.filled(held, self, &rec, pages.clone()));
         }
         Ok(())
     }
 
-    /// Zeros what lies behind the end in the last page: a mapping shows it. The caller holds the
-    /// inode's lock.
-    pub(crate) fn zero_tail(&self, ino: Ino) -> Result<()> {
-        let rec = self.frames.inode(ino)?;
+    /// Zeros what lies behind the end in the last page: a mapping shows it.
+    pub(crate) fn zero_tail(&self, held: InodeWrite<'_>) -> Result<()> {
+        let rec = self.frames.inode(held.ino())?;
         let (last, within) = (rec.size / PAGE_SIZE, rec.size % PAGE_SIZE);
         if within == 0 || self.frames.region.describe().read_only {
             return Ok(());
@@ -116,7 +125,7 @@ impl Inner {
                 Ok(())
             }
             // What lies behind the end there is inside another file.
-            Span::Borrowed(_) => self.materialize(ino, last..last + 1),
+            Span::Borrowed(_) => self.materialize(held, last..last + 1),
             Span::Hole(_) => Ok(()),
         }
     }

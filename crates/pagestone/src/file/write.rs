@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Fresh, Run, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, OpenInode};
+use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// Bytes that one transaction writes at most.
@@ -53,7 +53,8 @@ impl Inner {
                 return Ok(offset);
             }
         }
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
+        let held = lock.of(ino);
         let old_len = self.frames.inode(ino)?.size;
         let start = match target {
             Target::At(offset) => offset,
@@ -64,22 +65,23 @@ impl Inner {
             return Ok(start);
         }
         let watchers = self.opens.watchers(ino);
-        let written = self.write_locked(ino, open, start, bytes);
+        let written = self.write_locked(held, open, start, bytes);
         // Also after a failure: the steps before it have happened. A page with the old end may be
         // the file's own only now.
         let (first, end) = (start.min(old_len) / PAGE_SIZE, start + bytes.len() as u64);
         if first < start / PAGE_SIZE {
-            self.tell(&watchers, ino, old_len, first..first + 1)?;
+            self.tell(held, &watchers, old_len, first..first + 1)?;
         }
         let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
-        watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
-        self.tell(&watchers, ino, old_len, pages)?;
+        watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(&pages)));
+        self.tell(held, &watchers, old_len, pages)?;
         written.map(|()| start)
     }
 
-    fn write_locked(&self, ino: Ino, open: &OpenInode, start: u64, bytes: &[u8]) -> Result<()> {
+    fn write_locked(&self, held: InodeWrite<'_>, open: &OpenInode, start: u64, bytes: &[u8]) -> Result<()> {
+        let ino = held.ino();
         let old_len = self.frames.inode(ino)?.size;
-        let zeroed = self.zero_ahead(ino, old_len, start)?;
+        let zeroed = self.zero_ahead(held, old_len, start)?;
         let mut done = 0u64;
         while done < bytes.len() as u64 {
             let offset = start + done;
@@ -93,8 +95,8 @@ impl Inner {
                 tx.put_inode(&rec)?;
                 Ok(written)
             };
-            let written = self.giving_back(ino, pages, || self.frames.attempt(false, &mut write))?;
-            written.ahead.into_iter().for_each(|pages| open.note_ahead(pages));
+            let written = self.giving_back(held, pages, || self.frames.attempt(false, &mut write))?;
+            written.ahead.into_iter().for_each(|pages| open.note_ahead(held, pages));
             done += written.len;
         }
         open.clear_touched();
@@ -107,7 +109,7 @@ impl Inner {
         let lock = self.locks.read(ino);
         let mut parts = Parts::new();
         let mut hole = false;
-        let reached = self.open_stretches(&lock, (ino, open), (offset, len), |s| {
+        let reached = self.open_stretches(&lock, open, (offset, len), |s| {
             match s.pool.filter(|_| !s.borrowed) {
                 // The long way gives whole pages new storage.
                 Some(at) if self.frames.region.first_lost(at, s.len).is_some() => hole = true,
@@ -125,7 +127,7 @@ impl Inner {
             done => done?,
         }
         open.touch();
-        open.tell_changed(offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE));
+        open.tell_changed(lock.held(), offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE));
         Ok(true)
     }
 }

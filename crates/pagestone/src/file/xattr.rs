@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::layout::node::MAX_VALUE;
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeRead};
 use crate::tree::{self, Entry, Nodes, TreeId};
 use crate::units::Ino;
 
@@ -96,8 +96,9 @@ impl Inner {
         Ok(value)
     }
 
-    /// Whether there is an attribute of this name. The caller holds the inode's lock.
-    pub(super) fn has_xattr(&self, rec: &InodeRec, name: &[u8]) -> Result<bool> {
+    /// Whether there is an attribute of this name.
+    pub(super) fn has_xattr(&self, held: InodeRead<'_>, rec: &InodeRec, name: &[u8]) -> Result<bool> {
+        debug_assert_eq!(held.ino(), rec.ino());
         if rec.xattrs().depth == 0 {
             return Ok(false);
         }
@@ -126,9 +127,9 @@ impl Inner {
         if value.len() > MAX_XATTR {
             return Err(Error::TooLarge);
         }
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
         if name == CAPABILITY {
-            self.opens.forget_privileges(ino);
+            self.opens.forget_privileges(lock.of(ino));
         }
         self.frames.transact(false, |tx| {
             let mut rec = tx.inode(ino)?;
@@ -147,9 +148,9 @@ impl Inner {
 
     /// Takes an attribute away.
     pub(crate) fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
-        let _lock = self.locks.write(&[ino]);
+        let lock = self.locks.write(&[ino]);
         if name == CAPABILITY {
-            self.opens.forget_privileges(ino);
+            self.opens.forget_privileges(lock.of(ino));
         }
         self.frames.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;

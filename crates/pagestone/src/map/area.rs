@@ -14,7 +14,7 @@
 //! ```
 //!
 //! Every step is one system call on the target, so that no store can fall between two of them.
-//! What is done to pages is decided under the inode's lock; the state below is locked inside it.
+//! What is done to pages is decided under the inode's lock ([`InodeWrite`]); the state below is locked inside it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +33,7 @@ use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::lock::{Mutex, StdMutex, StdMutexGuard, rank};
 use crate::media::{Lend, MediaKind, Region};
-use crate::pool::{Inner, WeakPool};
+use crate::pool::{Inner, InodeWrite, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Pieces of storage that are mapped at one fault; a window of more is mapped by frames.
@@ -243,21 +243,22 @@ impl Area {
 
     /// Maps the storage of the file as it is, `most` pieces at most; holes wait for their first
     /// touch (but where stores stay private: nobody has to hear of them).
-    pub(super) fn install_first(&self, inner: &Inner, rec: &InodeRec, most: usize) -> usize {
+    pub(super) fn install_first(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, most: usize) -> usize {
         let inside = self.clip(self.whole(0..rec.size.div_ceil(PAGE_SIZE)));
         let Ok(spans) = spans(inner, rec, inside, most) else { return 0 };
         let pieces = spans.len();
         for (pages, span) in spans {
             let at_once = self.lend == Lend::Private || self.mechanism() == MapMechanism::Signals;
             if !matches!(span, Span::Hole(_)) || at_once {
-                self.install(inner, rec, pages);
+                self.install(held, inner, rec, pages);
             }
         }
         pieces
     }
 
-    /// Maps what these pages are. The caller holds the inode's lock.
-    pub(super) fn install(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+    /// Maps what these pages are.
+    pub(super) fn install(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+        debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
         if self.granule == 1 {
             if let Some(mut state) = self.live() {
@@ -267,7 +268,7 @@ impl Area {
         }
         for first in pages.step_by(self.granule as usize) {
             let chunk = first..first + self.granule;
-            let gathered = self.gather(inner, chunk.clone()).and_then(|()| inner.frames.inode(self.ino));
+            let gathered = self.gather(held, inner, chunk.clone()).and_then(|()| inner.frames.inode(self.ino));
             let Some(mut state) = self.live() else { return };
             match gathered {
                 Ok(rec) => self.show(&mut state, inner, &rec, chunk),
@@ -283,7 +284,7 @@ impl Area {
     }
 
     /// Has storage in these pages moved to where it can be mapped.
-    pub(super) fn gather(&self, inner: &Inner, pages: Range<u64>) -> Result<()> {
+    pub(super) fn gather(&self, held: InodeWrite<'_>, inner: &Inner, pages: Range<u64>) -> Result<()> {
         let end = inner.frames.inode(self.ino)?.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
         let pages = self.clip(self.whole(pages));
         match self.granule {
@@ -291,20 +292,26 @@ impl Area {
             // Also where this mapping shows nothing: a child may show it again.
             step => {
                 let mut chunks = (pages.start..pages.end.min(end)).step_by(step as usize);
-                chunks.try_for_each(|first| inner.gather(self.ino, first, false))
+                chunks.try_for_each(|first| inner.gather(held, first, false))
             }
         }
     }
 
     /// As `install`, of the window around a page that was touched, or less if that is in many
     /// pieces; returns what was done.
-    pub(super) fn install_around(&self, inner: &Inner, rec: &InodeRec, page: u64) -> (Range<u64>, usize) {
+    pub(super) fn install_around(
+        &self,
+        held: InodeWrite<'_>,
+        inner: &Inner,
+        rec: &InodeRec,
+        page: u64,
+    ) -> (Range<u64>, usize) {
         let window = self.window_of(page);
         let pieces = spans(inner, rec, window.clone(), PIECES).map_or(PIECES, |spans| spans.len());
         let few = pieces < PIECES;
         let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
         let pages = if few { window } else { self.clip(start..start + PAGES_PER_FRAME) };
-        self.install(inner, rec, pages.clone());
+        self.install(held, inner, rec, pages.clone());
         (pages, pieces)
     }
 
@@ -376,7 +383,9 @@ impl Area {
     }
 
     /// Takes down what is mapped of these pages as holes, or (`all`) whatever it is; the next touch
-    /// maps them again. Keeps the kernel's page tables, or its mappings, few. The inode is locked.
+    /// maps them again. Keeps the kernel's page tables, or its mappings, few.
+    ///
+    /// No witness: the inode is locked, but not in a child, where nobody maps these pages beside the thread that asks.
     pub(super) fn take_down(&self, pages: Range<u64>, all: bool) -> io::Result<()> {
         let Some(mut state) = self.live() else { return Ok(()) };
         let pages = self.clip(pages);

@@ -84,11 +84,12 @@ impl AtomicMapping {
         let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
         let inner = file.inner();
         if parts.is_empty() {
-            let _lock = self.mapping.lock();
-            area.check_conflict(&pages, inner.frames.inode(file.ino())?.size)?;
+            let lock = self.mapping.lock();
+            let held = lock.as_ref().ok_or(Error::Forked)?.of(area.ino);
+            area.check_conflict(held, &pages, inner.frames.inode(file.ino())?.size)?;
         }
-        inner.replace_atomic(file.ino(), &parts, |rec| {
-            area.check_conflict(&pages, rec.size)?;
+        inner.replace_atomic(file.ino(), &parts, |held, rec| {
+            area.check_conflict(held, &pages, rec.size)?;
             Ok(Reach::StaysWithin)
         })?;
         let syncs = inner.frames.region.describe().durability == Durability::AtSync;
@@ -109,10 +110,11 @@ impl AtomicMapping {
             return self.discard();
         }
         let (area, inner) = (&self.mapping.area, self.mapping.file.inner());
-        let _lock = self.mapping.lock();
+        let lock = self.mapping.lock();
+        let held = lock.as_ref().ok_or(Error::Forked)?.of(area.ino);
         let rec = inner.frames.inode(area.ino)?;
         for range in pages {
-            area.install(inner, &rec, range.clone());
+            area.install(held, inner, &rec, range.clone());
             self.mapping.service.note_window(area, range.clone(), 2);
         }
         area.forget_changes();

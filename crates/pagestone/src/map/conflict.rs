@@ -15,11 +15,13 @@ use super::area::Area;
 use super::pages;
 use super::ranges::Ranges;
 use crate::error::{Error, Result};
+use crate::pool::{InodeRead, InodeWrite};
 use crate::units::PAGE_SIZE;
 
 impl Area {
-    /// The file has other bytes in these pages. The caller holds the inode's lock, shared at least.
-    pub(super) fn note_changed(&self, pages: &[Range<u64>]) {
+    /// The file has other bytes in these pages.
+    pub(super) fn note_changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]) {
+        debug_assert_eq!(held.ino(), self.ino);
         if !self.atomic {
             return;
         }
@@ -37,8 +39,9 @@ impl Area {
         }
     }
 
-    /// The file ends at `len` now, and was longer. The caller holds the inode's lock.
-    pub(super) fn note_shortened(&self, len: u64) {
+    /// The file ends at `len` now, and was longer.
+    pub(super) fn note_shortened(&self, held: InodeWrite<'_>, len: u64) {
+        debug_assert_eq!(held.ino(), self.ino);
         let page = len / PAGE_SIZE;
         let pages = self.clip(page..page + 1);
         if !self.atomic || pages.is_empty() || len.is_multiple_of(PAGE_SIZE) {
@@ -69,9 +72,9 @@ impl Area {
         }
     }
 
-    /// [`Error::Conflict`] if copies of these pages are older than what the file, now `size` bytes long, has there. The
-    /// caller holds the inode's lock.
-    pub(super) fn check_conflict(&self, pages: &[Range<u64>], size: u64) -> Result<()> {
+    /// [`Error::Conflict`] if copies of these pages are older than what the file, now `size` bytes long, has there.
+    pub(super) fn check_conflict(&self, held: InodeWrite<'_>, pages: &[Range<u64>], size: u64) -> Result<()> {
+        debug_assert_eq!(held.ino(), self.ino);
         let Some(state) = self.live() else { return Ok(()) };
         let conflict = |page| Err(Error::Conflict { ino: self.ino, page });
         if let Some(stale) = pages.iter().find_map(|range| state.stale.within(range.clone()).into_iter().next()) {

@@ -18,7 +18,7 @@ use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::lock::rank;
 use crate::media::Lend;
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeWrite};
 use crate::units::PAGE_SIZE;
 
 /// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
@@ -35,13 +35,13 @@ pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) 
     if area.granule > 1 {
         return false;
     }
-    let Some(_lock) = inner.locks.try_write(area.ino) else { return false };
+    let Some(lock) = inner.locks.try_write(area.ino) else { return false };
     let page = area.page_at(fault.addr);
     // A page that was cut, or storage that is not mapped yet, may take a step that waits.
     if area.is_cut(page) {
         return false;
     }
-    let Ok(Some(done)) = store(inner, area, page, true) else { return false };
+    let Ok(Some(done)) = store(lock.of(area.ino), inner, area, page, true) else { return false };
     service.note_window(area, done.clone(), 2);
     uffd.wake(area.addr(&done));
     true
@@ -57,17 +57,18 @@ pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
     let (area, inner) = (&entry.area, entry.file.inner());
     let page = area.page_at(fault.addr);
     let done = {
-        let _lock = inner.locks.write(&[area.ino]);
+        let lock = inner.locks.write(&[area.ino]);
+        let held = lock.of(area.ino);
         let stored = match area.is_cut(page) {
             true => Ok(None),
-            false => store(inner, area, page, fault.write || fault.protected),
+            false => store(held, inner, area, page, fault.write || fault.protected),
         };
         let done = stored.and_then(|stored| match stored {
             Some(pages) => {
                 service.note_window(area, pages.clone(), 1);
                 Ok(pages)
             }
-            None => show(service, inner, area, page),
+            None => show(service, held, inner, area, page),
         });
         done.unwrap_or_else(|e| {
             area.fail(page, &e);
@@ -77,17 +78,24 @@ pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
     uffd.wake(area.addr(&done));
 }
 
-/// Answers a fault of the calling thread, which holds the inode's lock.
-pub(super) fn answer_here(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<()> {
-    store(inner, area, page, write)?;
+/// Answers a fault of the calling thread.
+pub(super) fn answer_here(held: InodeWrite<'_>, inner: &Inner, area: &Area, page: u64, write: bool) -> Result<()> {
+    store(held, inner, area, page, write)?;
     let rec = inner.frames.inode(area.ino)?;
-    area.install_around(inner, &rec, page);
+    area.install_around(held, inner, &rec, page);
     Ok(())
 }
 
 /// Storage of the file's own for `page` and pages around it, if a shared mapping needs it: a hole that is stored
-/// to, or a page that is borrowed. Returns the pages, which are mapped then. The inode is locked.
-pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Result<Option<Range<u64>>> {
+/// to, or a page that is borrowed. Returns the pages, which are mapped then. Who answers for another thread, which
+/// waits in the fault, has locked the inode itself.
+pub(super) fn store(
+    held: InodeWrite<'_>,
+    inner: &Inner,
+    area: &Area,
+    page: u64,
+    write: bool,
+) -> Result<Option<Range<u64>>> {
     let rec = inner.frames.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.granule);
     if area.lend != Lend::Write || page >= end {
@@ -110,20 +118,20 @@ pub(super) fn store(inner: &Inner, area: &Area, page: u64, write: bool) -> Resul
     };
     let around = area.fill_around(page, hole, end);
     if area.granule > 1 {
-        inner.gather(area.ino, around.start, true)?;
-        inner.shown_anew(area.ino, around.clone())?;
+        inner.gather(held, around.start, true)?;
+        inner.shown_anew(held, around.clone())?;
     } else {
-        inner.materialize(area.ino, around.clone())?;
+        inner.materialize(held, around.clone())?;
         // All at once is cheaper than a fault for each.
         area.populate(around.clone());
     }
     Ok(Some(around))
 }
 
-/// Maps the window around `page` as it is; returns what was done. The inode is locked.
-fn show(service: &Service, inner: &Inner, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
+/// Maps the window around `page` as it is; returns what was done.
+fn show(service: &Service, held: InodeWrite<'_>, inner: &Inner, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
     let rec = inner.frames.inode(area.ino)?;
-    let (pages, pieces) = area.install_around(inner, &rec, page);
+    let (pages, pieces) = area.install_around(held, inner, &rec, page);
     service.note_window(area, pages.clone(), pieces);
     Ok(pages)
 }

@@ -135,8 +135,9 @@ fn look(
     link: &Link,
 ) -> crate::error::Result<Vec<(std::ops::Range<u64>, Shown)>> {
     let (area, inner) = (&entry.area, entry.file.inner());
-    let _lock = inner.locks.write(&[area.ino]);
-    fault::store(inner, area, page, write)?;
-    area.gather(inner, area.window_of(page))?;
-    area.describe(inner, &inner.frames.inode(area.ino)?, page, MOST, link)
+    let lock = inner.locks.write(&[area.ino]);
+    let held = lock.of(area.ino);
+    fault::store(held, inner, area, page, write)?;
+    area.gather(held, inner, area.window_of(page))?;
+    area.describe(held, inner, &inner.frames.inode(area.ino)?, page, MOST, link)
 }

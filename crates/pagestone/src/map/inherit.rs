@@ -15,7 +15,7 @@ use crate::file::chain::Span;
 use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::media::{Lend, Region};
-use crate::pool::Inner;
+use crate::pool::{Inner, InodeWrite};
 use crate::units::{PAGE_SIZE, PageNo};
 
 impl Shown {
@@ -43,16 +43,17 @@ impl Shown {
 // ---- the parent ----------------------------------------------------------------------------------
 
 impl Area {
-    /// What the window around `page` is, or less of it if that is in more than `most` pieces. The
-    /// inode is locked.
+    /// What the window around `page` is, or less of it if that is in more than `most` pieces.
     pub(super) fn describe(
         &self,
+        held: InodeWrite<'_>,
         inner: &Inner,
         rec: &InodeRec,
         page: u64,
         most: usize,
         link: &Link,
     ) -> Result<Vec<(Range<u64>, Shown)>> {
+        debug_assert_eq!(held.ino(), self.ino);
         let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
         let mut window = self.window_of(page);
         if spans(inner, rec, window.start..window.end.min(end).max(window.start), most - 1)?.len() >= most - 1 {

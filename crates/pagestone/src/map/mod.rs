@@ -155,13 +155,14 @@ impl Mapping {
     fn start(&self, inner: &Inner) -> Result<()> {
         self.service.keep_few();
         self.service.add(Entry { area: self.area.clone(), file: self.file.clone() });
-        let _lock = inner.locks.write(&[self.area.ino]);
+        let lock = inner.locks.write(&[self.area.ino]);
+        let held = lock.of(self.area.ino);
         self.area.start()?;
-        inner.zero_tail(self.area.ino)?;
+        inner.zero_tail(held)?;
         let rec = inner.frames.inode(self.area.ino)?;
         let watcher: Arc<dyn Watcher> = self.area.clone();
-        inner.opens.watch(self.file.opened(), watcher);
-        let pieces = self.area.install_first(inner, &rec, AT_ONCE);
+        inner.opens.watch(held, self.file.opened(), watcher);
+        let pieces = self.area.install_first(held, inner, &rec, AT_ONCE);
         self.service.note_window(&self.area, self.area.range(), pieces);
         Ok(())
     }
@@ -230,17 +231,18 @@ impl Mapping {
             return Err(Error::Invalid("storage is for a shared mapping with stores"));
         }
         let inner = self.file.inner();
-        let _lock = inner.locks.write(&[self.area.ino]);
+        let lock = inner.locks.write(&[self.area.ino]);
+        let held = lock.of(self.area.ino);
         let rec = inner.frames.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
         if self.area.granule > 1 {
             let whole = self.area.whole(pages.start..end);
             let mut chunks = whole.step_by(self.area.granule as usize);
-            chunks.try_for_each(|first| inner.gather(self.area.ino, first, true))?;
+            chunks.try_for_each(|first| inner.gather(held, first, true))?;
         } else {
-            inner.materialize(self.area.ino, pages.start..end)?;
+            inner.materialize(held, pages.start..end)?;
         }
-        self.area.install(inner, &inner.frames.inode(self.area.ino)?, pages);
+        self.area.install(held, inner, &inner.frames.inode(self.area.ino)?, pages);
         Ok(())
     }
 
@@ -314,12 +316,13 @@ impl Mapping {
             let copy = write && self.area.lend == Lend::Private && self.area.granule > 1;
             return error(if copy { libc::ENOMEM } else { libc::EFAULT });
         }
-        let _lock = self.lock();
+        let lock = self.lock();
         if let Some(e) = self.area.why(page) {
             return Err(e);
         }
         if self.area.mechanism() == MapMechanism::Signals {
-            fault::answer_here(inner, &self.area, page, write)?;
+            let held = lock.as_ref().ok_or(Error::Forked)?.of(self.area.ino);
+            fault::answer_here(held, inner, &self.area, page, write)?;
         }
         Ok(())
     }

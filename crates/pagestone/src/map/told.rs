@@ -5,7 +5,7 @@
 //!   filled   the new storage              freeze, leave  a question, as it will lie elsewhere
 //! ```
 //!
-//! Each is called under the exclusive lock of the inode, and is over when it returns.
+//! Each is over when it returns.
 
 use std::io;
 use std::ops::Range;
@@ -15,17 +15,25 @@ use super::link::News;
 use crate::error::Result;
 use crate::layout::InodeRec;
 use crate::media::Lend;
-use crate::pool::{Inner, Watcher};
+use crate::pool::{Inner, InodeRead, InodeWrite, Watcher};
 
 impl Watcher for Area {
-    fn cut(&self, pages: Range<u64>) {
+    fn cut(&self, held: InodeWrite<'_>, pages: Range<u64>) {
+        debug_assert_eq!(held.ino(), self.ino);
         // Where single pages cannot be mapped, single pages cannot be taken away.
         let pages = self.clip(self.whole(pages));
         self.cut_here(pages.clone());
         self.tell_cut(&pages);
     }
 
-    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) -> Result<()> {
+    fn freeze(
+        &self,
+        held: InodeWrite<'_>,
+        inner: &Inner,
+        rec: &InodeRec,
+        replaced: Option<&[Range<u64>]>,
+    ) -> Result<()> {
+        debug_assert_eq!(held.ino(), self.ino);
         let pages = match (self.lend, replaced) {
             (Lend::Private, None | Some([])) => self.first..self.first,
             (Lend::Private, Some([first, .., last])) => self.clip(self.whole(first.start..last.end)),
@@ -36,7 +44,8 @@ impl Watcher for Area {
         self.ask_again(&pages)
     }
 
-    fn leave(&self, pages: Range<u64>) -> Result<()> {
+    fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
+        debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
         match self.live() {
             Some(mut state) if self.lend == Lend::Private => self.keep_own(&mut state, std::slice::from_ref(&pages)),
@@ -49,33 +58,35 @@ impl Watcher for Area {
         self.ask_again(&pages)
     }
 
-    fn uncut(&self, pages: Range<u64>) {
+    fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>) {
+        debug_assert_eq!(held.ino(), self.ino);
         let pages = self.whole(pages);
         // What cannot be mapped now stays an error until it is refreshed.
         let _ = self.refresh(pages.clone());
         self.tell(News::Grown, &self.clip(pages));
     }
 
-    fn filled(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+    fn filled(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
         if self.lend != Lend::Private {
-            self.install(inner, rec, pages.clone());
+            self.install(held, inner, rec, pages.clone());
             self.tell(News::Again, &self.clip(pages));
         }
     }
 
-    fn changed(&self, pages: &[Range<u64>]) {
-        self.note_changed(pages);
+    fn changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]) {
+        self.note_changed(held, pages);
     }
 
-    fn shortened(&self, len: u64) {
-        self.note_shortened(len);
+    fn shortened(&self, held: InodeWrite<'_>, len: u64) {
+        self.note_shortened(held, len);
     }
 
     fn stores(&self) -> Range<u64> {
         if self.flushed { self.range() } else { self.first..self.first }
     }
 
-    fn grown(&self, pages: Range<u64>) {
+    fn grown(&self, held: InodeWrite<'_>, pages: Range<u64>) {
+        debug_assert_eq!(held.ino(), self.ino);
         let pages = self.whole(pages);
         let _ = self.refresh(pages.clone());
         self.tell(News::Grown, &self.clip(pages));

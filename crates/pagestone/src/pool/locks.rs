@@ -13,6 +13,8 @@
 
 use smallvec::SmallVec;
 
+use super::held::{InodeRead, InodeWrite, OrphansWrite};
+use crate::layout::ORPHANS;
 use crate::lock::{self, RwLock, rank};
 use crate::media::Home;
 use crate::units::Ino;
@@ -35,7 +37,13 @@ pub(crate) struct Locks {
 struct Stripe(RwLock<rank::Inode, u64>);
 
 /// A shared lock: what it covers does not change.
-pub(crate) struct ReadGuard<'a>(lock::ReadGuard<'a, u64>);
+pub(crate) struct ReadGuard<'a> {
+    ino: Ino,
+    guard: lock::ReadGuard<'a, u64>,
+}
+
+/// Shared locks of two inodes, which may have one stripe.
+pub(crate) struct ReadGuards<'a>(#[allow(dead_code)] SmallVec<[lock::ReadGuard<'a, u64>; 2]>);
 
 /// Exclusive locks of several inodes.
 pub(crate) struct WriteGuards<'a> {
@@ -50,7 +58,12 @@ struct WriteGuard<'a>(#[allow(dead_code)] lock::WriteGuard<'a, u64>);
 impl ReadGuard<'_> {
     /// How often the inode's stripe has been held exclusively.
     pub(crate) fn generation(&self) -> u64 {
-        *self.0
+        *self.guard
+    }
+
+    /// That the inode is locked.
+    pub(crate) fn held(&self) -> InodeRead<'_> {
+        InodeRead::new(self.ino)
     }
 }
 
@@ -62,6 +75,29 @@ impl<'a> WriteGuard<'a> {
 }
 
 impl WriteGuards<'_> {
+    /// That `ino`, one of those that were asked for, is locked.
+    pub(crate) fn of(&self, ino: Ino) -> InodeWrite<'_> {
+        debug_assert!(self.covers(ino), "{ino} is not among the inodes that are locked");
+        InodeWrite::new(ino)
+    }
+
+    /// That the orphan index, which was asked for, is locked.
+    pub(crate) fn orphans(&self) -> OrphansWrite<'_> {
+        debug_assert!(self.covers(ORPHANS), "the orphan index is not among what is locked");
+        OrphansWrite::new()
+    }
+
+    /// As [`WriteGuards::orphans`], if it was asked for.
+    pub(crate) fn orphans_if_held(&self) -> Option<OrphansWrite<'_>> {
+        self.covers(ORPHANS).then(OrphansWrite::new)
+    }
+
+    /// A child locks nothing: its operations are refused.
+    fn covers(&self, ino: Ino) -> bool {
+        let stripe = Locks::stripe(ino);
+        !self.locks.home.is_here() || self.held.iter().any(|&(held, _)| held == stripe)
+    }
+
     /// Locks one more inode exclusively unless that would mean to wait: so its place in the order
     /// does not matter. True if it is locked, also if it was before.
     #[must_use]
@@ -85,8 +121,8 @@ impl Stripe {
         Stripe(RwLock::numbered(number, 0))
     }
 
-    fn read(&self) -> ReadGuard<'_> {
-        ReadGuard(self.0.read())
+    fn read(&self) -> lock::ReadGuard<'_, u64> {
+        self.0.read()
     }
 
     fn write(&self) -> WriteGuard<'_> {
@@ -128,14 +164,14 @@ impl Locks {
 
     /// Shared lock of one inode.
     pub(crate) fn read(&self, ino: Ino) -> ReadGuard<'_> {
-        self.at(Self::stripe(ino)).read()
+        ReadGuard { ino, guard: self.at(Self::stripe(ino)).read() }
     }
 
     /// Shared locks of two inodes.
-    pub(crate) fn read_two(&self, a: Ino, b: Ino) -> SmallVec<[ReadGuard<'_>; 2]> {
+    pub(crate) fn read_two(&self, a: Ino, b: Ino) -> ReadGuards<'_> {
         let mut order: SmallVec<[usize; 2]> = [a, b].map(Self::stripe).into_iter().collect();
         self.distinct(&mut order);
-        order.into_iter().map(|i| self.at(i).read()).collect()
+        ReadGuards(order.into_iter().map(|i| self.at(i).read()).collect())
     }
 
     /// Exclusive locks of all of `inos`.
@@ -150,5 +186,38 @@ impl Locks {
         self.distinct(&mut order);
         guards.held.extend(order.into_iter().map(|i| (i, self.at(i).write())));
         guards
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Locks;
+    use crate::units::{Ino, PageNo};
+
+    /// Inodes of stripes of their own.
+    fn two(locks: &Locks) -> (Ino, Ino) {
+        let ino = |slot| Ino::new(PageNo(100), slot, 1);
+        assert_ne!(Locks::stripe(ino(0)), Locks::stripe(ino(1)));
+        assert_eq!(locks.stripes.len(), super::STRIPES);
+        (ino(0), ino(1))
+    }
+
+    #[test]
+    fn a_witness_names_the_inode_that_is_locked() {
+        let locks = Locks::new();
+        let (a, b) = two(&locks);
+        assert_eq!(locks.read(a).held().ino(), a);
+        let guards = locks.write(&[a, b]);
+        assert_eq!((guards.of(a).ino(), guards.of(b).shared().ino()), (a, b));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "is not among the inodes that are locked")]
+    fn there_is_no_witness_of_an_inode_that_is_not_locked() {
+        let locks = Locks::new();
+        let (a, b) = two(&locks);
+        let guards = locks.write(&[a]);
+        let _ = guards.of(b);
     }
 }

@@ -12,6 +12,7 @@
 mod background;
 mod create;
 mod failures;
+mod held;
 mod info;
 mod locks;
 mod node;
@@ -24,6 +25,7 @@ pub use node::Node;
 pub(crate) use open::open_existing;
 pub use open::{OpenOptions, is_pool};
 
+pub(crate) use held::{InodeRead, InodeWrite, OrphansWrite};
 pub(crate) use locks::{ReadGuard, WriteGuards};
 pub(crate) use opens::{OpenInode, Watcher, Watchers};
 
@@ -286,11 +288,12 @@ impl Inner {
         }
         let last = self.opens.close_settled(ino).unwrap_or_else(|| {
             // Nobody opens it, and nobody else closes it, while it is locked: one handle finds that it is the last.
-            let _lock = self.locks.write(&[ino]);
-            if self.opens.is_last(ino) {
-                self.failures.note("stores through mappings of a file at its close", self.persist_stored_locked(ino));
-                self.failures.note("times of a file at its close", self.settle_times_locked(ino));
-                self.failures.note("giving back what was taken ahead", self.trim_locked(ino, open));
+            let lock = self.locks.write(&[ino]);
+            let held = lock.of(ino);
+            if self.opens.is_last(held) {
+                self.failures.note("stores through mappings of a file at its close", self.persist_stored_locked(held));
+                self.failures.note("times of a file at its close", self.settle_times_locked(held));
+                self.failures.note("giving back what was taken ahead", self.trim_locked(held, open));
             }
             self.opens.close(ino)
         });

@@ -50,7 +50,7 @@ impl<'p> Node<'p> {
             return Err(Error::corrupt(self.ino.to_string(), "a symbolic link of impossible length"));
         }
         let mut target = vec![0; rec.size as usize];
-        file::read::read(&inner.frames, &rec, 0, &mut target)?;
+        file::read::read(&inner.frames, &inner.chain(&rec), &rec, 0, &mut target)?;
         Ok(target)
     }
 

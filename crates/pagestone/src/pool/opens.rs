@@ -16,31 +16,38 @@ use crate::pad::Padded;
 use crate::places::PlaceMap;
 use crate::units::Ino;
 
-use super::Inner;
+use super::{Inner, InodeRead, InodeWrite};
 
 const SHARDS: usize = 64;
 
 /// Somebody who shows a file's pages to others (a mapping) and has to hear when they change.
-/// All calls but one come under the exclusive lock of the inode. Pages are the file's.
+/// Most calls come with the inode locked, exclusively but where it says otherwise. Pages are the file's.
 pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     /// These pages are about to be given back: nobody may reach them any more on return.
-    fn cut(&self, pages: Range<u64>);
+    fn cut(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// What was announced by `cut` has not happened: the pages are the file's as before.
-    fn uncut(&self, pages: Range<u64>);
+    fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// These pages have storage now, or other storage.
-    fn filled(&self, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
+    fn filled(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
     /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
     /// by nobody: it must be asked for again. The pages `replaced` are given back.
-    fn freeze(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) -> Result<()>;
+    fn freeze(
+        &self,
+        held: InodeWrite<'_>,
+        inner: &Inner,
+        rec: &InodeRec,
+        replaced: Option<&[Range<u64>]>,
+    ) -> Result<()>;
     /// These pages will lie elsewhere: they must be asked for again.
-    fn leave(&self, pages: Range<u64>) -> Result<()>;
+    fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
-    fn grown(&self, pages: Range<u64>);
-    /// The file has other bytes in these pages than before. Also under the shared lock.
-    fn changed(&self, pages: &[Range<u64>]);
+    fn grown(&self, held: InodeWrite<'_>, pages: Range<u64>);
+    /// The file has other bytes in these pages than before.
+    fn changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]);
     /// The file ends at `len` now, and was longer.
-    fn shortened(&self, len: u64);
-    /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has to.
+    fn shortened(&self, held: InodeWrite<'_>, len: u64);
+    /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has
+    /// to. Nothing need be locked.
     fn stores(&self) -> Range<u64>;
 }
 
@@ -99,11 +106,11 @@ impl OpenInode {
         }
     }
 
-    /// These pages were written in place. The inode's lock is held, which whoever begins to watch holds too.
-    pub(crate) fn tell_changed(&self, pages: Range<u64>) {
+    /// These pages were written in place. Whoever begins to watch locks the inode too.
+    pub(crate) fn tell_changed(&self, held: InodeRead<'_>, pages: Range<u64>) {
         if self.watched.load(Ordering::Acquire) {
             let watchers = self.watchers.lock().clone();
-            watchers.iter().for_each(|w| w.changed(std::slice::from_ref(&pages)));
+            watchers.iter().for_each(|w| w.changed(held, std::slice::from_ref(&pages)));
         }
     }
 
@@ -114,8 +121,9 @@ impl OpenInode {
         (bits & LOOKED_UP != 0).then_some(known)
     }
 
-    /// Remembers what was looked up. The inode's lock is held, shared.
-    pub(crate) fn remember_privileges(&self, found: Privileges) {
+    /// Remembers what was looked up.
+    pub(crate) fn remember_privileges(&self, held: InodeRead<'_>, found: Privileges) {
+        debug_assert_eq!(held.ino(), self.ino);
         let set_id = if found.set_id { SET_ID } else { 0 };
         let capability = if found.capability { CAPABILITY } else { 0 };
         self.privileges.store(LOOKED_UP | set_id | capability, Ordering::Relaxed);
@@ -126,13 +134,15 @@ impl OpenInode {
         self.touched.store(0, Ordering::Relaxed);
     }
 
-    /// These pages were taken ahead of need. The inode's exclusive lock is held.
-    pub(crate) fn note_ahead(&self, pages: Range<u64>) {
+    /// These pages were taken ahead of need.
+    pub(crate) fn note_ahead(&self, held: InodeWrite<'_>, pages: Range<u64>) {
+        debug_assert_eq!(held.ino(), self.ino);
         *self.ahead.lock() = pages;
     }
 
     /// The pages taken ahead of need, which are not remembered any more.
-    pub(crate) fn take_ahead(&self) -> Range<u64> {
+    pub(crate) fn take_ahead(&self, held: InodeWrite<'_>) -> Range<u64> {
+        debug_assert_eq!(held.ino(), self.ino);
         std::mem::take(&mut *self.ahead.lock())
     }
 
@@ -209,8 +219,9 @@ impl Opens {
         &self.shards[ino.place() as usize % SHARDS]
     }
 
-    /// One more handle. The inode's lock is held, so the file cannot go in between.
-    pub(crate) fn open(&self, ino: Ino) -> Arc<OpenInode> {
+    /// One more handle. The file cannot go in between.
+    pub(crate) fn open(&self, held: InodeRead<'_>) -> Arc<OpenInode> {
+        let ino = held.ino();
         let mut shard = self.shard(ino).lock();
         let (open, handles) = shard.entry(ino.place()).or_insert_with(|| (Arc::new(OpenInode::new(ino)), 0));
         *handles += 1;
@@ -229,8 +240,9 @@ impl Opens {
         last
     }
 
-    /// Whether one handle is left. Under the inode's exclusive lock nobody opens it meanwhile.
-    pub(crate) fn is_last(&self, ino: Ino) -> bool {
+    /// Whether one handle is left. Nobody opens it meanwhile.
+    pub(crate) fn is_last(&self, held: InodeWrite<'_>) -> bool {
+        let ino = held.ino();
         self.shard(ino).lock().get(&ino.place()).is_some_and(|(_, handles)| *handles == 1)
     }
 
@@ -279,8 +291,9 @@ impl Opens {
     }
 
     /// Pages that mappings may have stored to since this was asked last, for a flush that [`OpenInode::end_flush`] ends.
-    /// The inode's exclusive lock is held until then.
-    pub(crate) fn begin_flush(&self, ino: Ino) -> Option<(Arc<OpenInode>, Vec<Range<u64>>)> {
+    /// The inode stays locked until then.
+    pub(crate) fn begin_flush(&self, held: InodeWrite<'_>) -> Option<(Arc<OpenInode>, Vec<Range<u64>>)> {
+        let ino = held.ino();
         let open = self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone())?;
         open.flushing.store(true, Ordering::SeqCst);
         let stored = open.take_stored();
@@ -309,9 +322,9 @@ impl Opens {
         }
     }
 
-    /// The privileges of a file change: who wants to know them looks them up again. The inode's
-    /// exclusive lock is held.
-    pub(crate) fn forget_privileges(&self, ino: Ino) {
+    /// The privileges of a file change: who wants to know them looks them up again.
+    pub(crate) fn forget_privileges(&self, held: InodeWrite<'_>) {
+        let ino = held.ino();
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
             open.privileges.store(0, Ordering::Relaxed);
         }
@@ -326,8 +339,9 @@ impl Opens {
         open.map_or_else(Watchers::new, |open| open.watchers.lock().clone())
     }
 
-    /// `watcher` hears of every change from now on. The inode's exclusive lock is held.
-    pub(crate) fn watch(&self, open: &OpenInode, watcher: Arc<dyn Watcher>) {
+    /// `watcher` hears of every change from now on.
+    pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, watcher: Arc<dyn Watcher>) {
+        debug_assert_eq!(held.ino(), open.ino);
         self.watched.fetch_add(1, Ordering::SeqCst);
         let mut watchers = open.watchers.lock();
         watchers.push(watcher);
