@@ -38,8 +38,8 @@ use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Pieces of storage that are mapped at one fault; a window of more is mapped by frames.
 const PIECES: usize = 256;
-/// Pages that the first store to a hole gets storage for.
-const FIRST_FILL: u64 = 16;
+/// Pages of an aligned window that get storage together once one of them has some.
+const FILL_WINDOW: u64 = 16;
 
 /// Why a page cannot be reached.
 #[derive(Debug)]
@@ -316,18 +316,29 @@ impl Area {
     }
 
     /// Which pages to give storage to at a store to `page`, which lies in a hole that reaches over
-    /// `hole`: 16 at first, more each time a program goes on where the last ones end, whole frames
-    /// in the end. Nothing behind the file's last page.
+    /// `hole`. Nothing behind the file's last page.
+    ///
+    /// One page where nothing around it has storage: a single store pays for no more than itself. A second store
+    /// to an aligned window of 16 pages fills the window. A program that goes on where the last fill ended gets twice
+    /// as much each time, whole frames in the end.
     pub(super) fn fill_around(&self, page: u64, hole: Range<u64>, end: u64) -> Range<u64> {
         if self.granule > 1 {
             return self.whole(page..page + 1);
         }
         let Some(mut state) = self.live() else { return page..page + 1 };
+        let hole = self.clip(hole.start..hole.end.min(end));
+        let window = |size: u64| {
+            let start = page / size * size;
+            start.max(hole.start)..(start + size).min(hole.end)
+        };
         let last = state.filled.end - state.filled.start;
-        let goes_on = last > 0 && page >= state.filled.end && page - state.filled.end < FIRST_FILL;
-        let size = if goes_on { (last * 2).next_power_of_two().min(PAGES_PER_FRAME) } else { FIRST_FILL };
-        let start = page / size * size;
-        let around = self.clip(start.max(hole.start)..(start + size).min(hole.end).min(end));
+        let goes_on = last > 0 && page >= state.filled.end && page - state.filled.end < last.min(FILL_WINDOW);
+        let whole = self.clip(page / FILL_WINDOW * FILL_WINDOW..(page / FILL_WINDOW + 1) * FILL_WINDOW);
+        let around = match () {
+            () if goes_on => window((last * 2).next_power_of_two().min(PAGES_PER_FRAME)),
+            () if hole.start <= whole.start && whole.end.min(end) <= hole.end => page..page + 1,
+            () => window(FILL_WINDOW),
+        };
         state.filled = around.clone();
         around
     }

@@ -29,7 +29,7 @@ use super::{
     Description, Durability, Granularity, Lend, Mapping, Media, MediaKind, Part, Persister, Share, Windows, cache,
     nvdimm,
 };
-use crate::units::PAGE_SIZE;
+use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
 /// A pool in byte-addressable memory; see the module's picture.
 #[derive(Debug)]
@@ -214,7 +214,7 @@ impl Media for ByteMedia {
         let sync = self.description.kind == MediaKind::DaxFile;
         // SAFETY: the caller's promise is handed on.
         unsafe { Mapping::lend(self.file.as_fd(), at, len, to, how, sync)? };
-        if self.description.kind == MediaKind::Tmpfs {
+        if self.description.kind == MediaKind::Tmpfs && len >= FRAME_SIZE {
             // SAFETY: changes no byte, only how the kernel backs the range.
             let _ = unsafe { rustix::mm::madvise(to.cast(), len as usize, rustix::mm::Advice::LinuxHugepage) };
         }
