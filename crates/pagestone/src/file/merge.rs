@@ -29,6 +29,15 @@ use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 /// What an error of a merge is noted as.
 const MERGING: &str = "merging what clones shared";
 
+/// Bases that wait to be merged.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// For the next sync or merge.
+    next: Vec<Ino>,
+    /// Until a pin is dropped, and how many were when it was tried: before, it would be tried in vain.
+    pinned: Vec<(Ino, u64)>,
+}
+
 /// What a step of a merge leaves.
 enum Step {
     More,
@@ -110,15 +119,25 @@ impl Inner {
     pub(crate) fn merge_later(&self, bases: &[Ino]) {
         let mut merges = self.merges.lock();
         for &base in bases {
-            if !merges.contains(&base) {
-                merges.push(base);
+            merges.pinned.retain(|&(other, _)| other != base);
+            if !merges.next.contains(&base) {
+                merges.next.push(base);
             }
         }
     }
 
+    /// Takes the bases of which a merge may do something now.
+    pub(crate) fn take_merges(&self) -> Vec<Ino> {
+        let dropped = self.frames.pins_dropped();
+        let mut merges = self.merges.lock();
+        let mut taken = std::mem::take(&mut merges.next);
+        taken.extend(merges.pinned.extract_if(.., |&mut (_, then)| then != dropped).map(|(base, _)| base));
+        taken
+    }
+
     /// Merges the bases whose last but one dependent has gone before the last sync.
     pub(crate) fn merge_what_waits(&self) {
-        let waiting = std::mem::take(&mut *self.merges.lock());
+        let waiting = self.take_merges();
         self.merge_what(&waiting);
     }
 
@@ -126,10 +145,12 @@ impl Inner {
     /// orphan index, for the next open.
     pub(crate) fn merge_what(&self, bases: &[Ino]) {
         for &base in bases {
+            let dropped = self.frames.pins_dropped();
             match self.merge(base) {
                 Ok(()) => {}
+                Err(Error::NoSpace) => self.merge_later(&[base]),
                 // A private mapping may still show what would be given back.
-                Err(Error::NoSpace | Error::Pinned) => self.merge_later(&[base]),
+                Err(Error::Pinned) => self.merges.lock().pinned.push((base, dropped)),
                 // Damage does not go away, and is for `check` to report.
                 damage @ Err(Error::Corrupt { .. }) => self.failures.note(MERGING, damage),
                 failed => {
@@ -262,4 +283,49 @@ fn last_frame_of(m: &Mapped) -> Mapped {
     let in_frame = (last.index_in_frame() as u64 + 1).min(m.run.pages);
     debug_assert!(in_frame <= PAGES_PER_FRAME);
     m.part(m.end() - in_frame, m.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attr::{Kind, NewNode};
+    use crate::map::MapOptions;
+    use crate::media::Memory;
+    use crate::pool::{CreateOptions, Pool};
+
+    #[test]
+    fn a_base_that_stays_pinned_is_left_alone_until_a_pin_is_dropped() -> Result<()> {
+        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+        let root = pool.root();
+        let a = pool.node(root.create(b"a", &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+        a.write_at(0, &[1; 8 << 20])?;
+        let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
+        drop(a);
+        let shows = b.map(0..8 << 20, &MapOptions::private())?;
+        shows.read(0, &mut vec![0; 8 << 20])?;
+        // What this hides in the base is a part of a whole frame, and all of it is shown.
+        b.write_at(6 << 20, &[2; 8192])?;
+        let inner = b.inner();
+        let base = Ino(inner.peek(b.ino())?.base);
+        root.unlink(b"a")?;
+        assert!(inner.peek(base)?.nlink == 1 && inner.merges.lock().pinned.len() == 1, "it waits");
+        let locked = || inner.locks.read(base).generation();
+        let before = locked();
+        for name in [b"c", b"d", b"e"] {
+            // Each of these merges a base of its own.
+            let c = pool.node(root.create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+            c.write_at(0, &[3; 4096])?;
+            root.clone_file(b"copy", c.ino())?;
+            root.unlink(b"copy")?;
+            assert_eq!(inner.peek(c.ino())?.base, 0, "merged");
+            pool.sync()?;
+        }
+        assert_eq!(locked() - before, 0, "nobody looked at it in between");
+        drop(shows);
+        pool.sync()?;
+        assert_eq!(inner.peek(b.ino())?.base, 0, "merged");
+        Ok(())
+    }
 }
