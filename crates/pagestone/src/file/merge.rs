@@ -17,6 +17,7 @@
 //! going on. The cost is that of what E has of its own and of what it hides.
 
 use super::chain::hide;
+use super::clone::{put_behind, take_behind};
 use super::map::{self, Mapped, in_tx, join};
 use super::reclaim::{forget_orphan, note_orphan};
 use crate::error::{Error, Result};
@@ -205,22 +206,26 @@ fn step(tx: &mut Tx<'_>, base: Ino, dependent: Ino) -> Result<Step> {
         }
         Err(e) => return Err(e),
     };
-    let done = if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? {
-        takes_over(tx, &x, &mut d)?;
-        true
-    } else {
+    let done =
+        if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? { takes_over(tx, &x, &mut d)? } else { false };
+    if !done {
         tx.put_inode(&x)?;
-        false
-    };
+    }
     tx.put_inode(&d)?;
     Ok(if done { Step::Done } else { Step::More })
 }
 
-/// Gives back what the base has behind the part that is seen, and what the dependent took ahead of
-/// need: nothing behind the end of a file may come to lie in a base. False if there is more.
+/// Where what the dependent has to itself ends, and what somebody allocated behind its end begins: nothing of that may
+/// come to lie in a base. A base's length says nothing once something has sunk into it.
+fn seen_end(d: &InodeRec) -> u64 {
+    if d.is_base() { u64::MAX } else { d.size.div_ceil(PAGE_SIZE) }
+}
+
+/// Gives back what the base has behind the part that is seen, and what the dependent has behind its end where that
+/// cannot stay: the runs of a map have one owner, and the dependent is about to take the base's. False if there is more.
 fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
-    // A base's length says nothing once something has sunk into it.
-    if !d.is_base() && map::remove(tx, d, d.size.div_ceil(PAGE_SIZE), u64::MAX)?.is_some() {
+    let stays = x.owner() == d.owner() && tx.granule() == 1;
+    if !stays && map::remove(tx, d, seen_end(d), u64::MAX)?.is_some() {
         return Ok(false);
     }
     if map::remove(tx, x, d.base_pages, u64::MAX)?.is_some() {
@@ -232,12 +237,14 @@ fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
 
 /// Moves what the dependent has into the base, from the back. False if there is more.
 fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
-    while let Some(m) = in_tx(tx, d).at_or_before(u64::MAX)? {
+    let Some(last) = seen_end(d).checked_sub(1) else { return Ok(true) };
+    while let Some(m) = in_tx(tx, d).at_or_before(last)? {
         if !tx.has_room(32 << 10) {
             return Ok(false);
         }
+        let inside = m.part(m.file_page, m.end().min(last.saturating_add(1)));
         // A whole frame has one owner: it changes hands in one piece.
-        let piece = if m.is_void() || x.owner() == d.owner() { m } else { last_frame_of(&m) };
+        let piece = if m.is_void() || x.owner() == d.owner() { inside } else { last_frame_of(&inside) };
         if map::remove(tx, x, piece.file_page, piece.end())?.is_some() {
             return Ok(false);
         }
@@ -262,11 +269,18 @@ fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> Result<bool> {
     Ok(true)
 }
 
-/// The dependent, which has nothing of its own any more, takes the base's place.
-fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> Result<()> {
+/// The dependent, which has nothing of its own any more but behind its end, takes the base's place. False if more of
+/// that has to go before.
+fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> Result<bool> {
+    let behind = take_behind(tx, d, seen_end(d))?;
+    if map::remove(tx, d, 0, u64::MAX)?.is_some() {
+        put_behind(tx, d, behind)?;
+        return Ok(false);
+    }
     let seen = d.borrowed();
     d.adopt_map(x);
     d.set_borrowed(seen.saturating_sub(d.pages));
+    put_behind(tx, d, behind)?;
     (d.base, d.base_pages, d.height) = (x.base, x.base_pages, x.height);
     if x.base != 0 {
         let mut older = tx.inode(Ino(x.base))?;
@@ -274,7 +288,8 @@ fn takes_over(tx: &mut Tx<'_>, x: &InodeRec, d: &mut InodeRec) -> Result<()> {
         tx.put_inode(&older)?;
     }
     tx.free_ino(x.ino())?;
-    forget_orphan(tx, x.ino())
+    forget_orphan(tx, x.ino())?;
+    Ok(true)
 }
 
 /// The part of a run that lies in the last frame it reaches.
