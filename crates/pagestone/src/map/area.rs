@@ -407,6 +407,11 @@ impl Area {
         }
     }
 
+    /// Pages of these that are mapped as holes at present.
+    pub(super) fn holes_in(&self, pages: Range<u64>) -> u64 {
+        self.live().map_or(0, |state| state.holes.within(pages).into_iter().map(|part| part.end - part.start).sum())
+    }
+
     /// Pages mapped as holes at present, and pages where nothing can be reached.
     pub(super) fn counts(&self) -> (u64, u64) {
         self.live().map_or((0, 0), |state| (state.holes.pages(), state.nothing.pages()))
