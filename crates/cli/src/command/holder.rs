@@ -141,7 +141,7 @@ mod tests {
         assert!(is_server(&words("/usr/bin/pagestone mount a.pool /mnt")));
         assert!(is_server(&words("pagestone mount --detached --json -- a.pool /mnt")));
         assert!(!is_server(&words("pagestone check mount")));
-        assert!(!is_server(&words("/home/pagestone/other mount")));
+        assert!(!is_server(&words("/opt/pagestone/other mount")));
         assert!(!is_server(&words("mount.cifs //server/share /mnt")));
     }
 
