@@ -160,6 +160,12 @@ pub(crate) struct Mount {
     /// Let no program be started from it
     #[arg(long)]
     pub(crate) no_exec: bool,
+    /// Let device nodes in it be devices (root only)
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Let set-user-id and set-group-id bits of programs in it count (root only)
+    #[arg(long)]
+    pub(crate) suid: bool,
     /// Return when the mount stands; a process of its own serves it
     #[arg(long)]
     pub(crate) background: bool,

@@ -49,7 +49,13 @@ fn mount(rest: &[OsString], unasked: &[&str]) -> Result<Vec<OsString>, WrongUsag
             Some("-o") => {
                 let options = given.next().and_then(|o| o.to_str());
                 let options = options.ok_or_else(|| WrongUsage("-o needs options after it".into()))?;
-                for option in options.split(',').filter(|option| !option.is_empty() && !unasked.contains(option)) {
+                let options: Vec<&str> = options.split(',').collect();
+                // The last one counts, as for mount(8).
+                let undone = |i: usize, option: &str| options[i..].contains(&format!("no{option}").as_str());
+                let wanted = |&(i, option): &(usize, &&str)| {
+                    !option.is_empty() && !unasked.contains(option) && !undone(i, option)
+                };
+                for (_, option) in options.iter().enumerate().filter(wanted) {
                     line.extend(mount_option(option)?);
                 }
             }
@@ -74,6 +80,7 @@ fn mount_option(option: &str) -> Result<Vec<OsString>, WrongUsage> {
         ("ro", None) => words(&["--read-only"]),
         ("allow_other", None) => words(&["--allow-other"]),
         ("noexec", None) => words(&["--no-exec"]),
+        ("dev" | "suid", None) => words(&[&format!("--{name}")]),
         ("threads" | "pin" | "media", Some(value)) => words(&[&format!("--{name}={value}")]),
         ("rw" | "defaults" | "nodev" | "nosuid" | "noatime" | "relatime" | "nodiratime" | "async" | "exec", None)
         | ("auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "nofail" | "_netdev", None)
@@ -84,9 +91,6 @@ fn mount_option(option: &str) -> Result<Vec<OsString>, WrongUsage> {
             return Err(WrongUsage(
                 "a mount that stands takes no other options (mount -i -o remount,ro makes it read-only)".into(),
             ));
-        }
-        ("suid" | "dev", None) => {
-            return Err(WrongUsage(format!("'{option}': a pool is always mounted with nosuid and nodev")));
         }
         _ => return Err(WrongUsage(format!("unknown mount option '{option}'"))),
     })
@@ -135,6 +139,8 @@ mod tests {
                 "pagestone /a.pool /mnt -o ro,dev,suid",
                 "pagestone mount --background --quiet --read-only -- /a.pool /mnt",
             ),
+            ("mount.pagestone a b -o dev,suid,nodev", "pagestone mount --background --quiet --suid -- a b"),
+            ("mount.pagestone a b -o nodev,dev", "pagestone mount --background --quiet --dev -- a b"),
             ("/sbin/umount.fuse.pagestone /mnt -l -t fuse.pagestone", "pagestone umount /mnt --lazy"),
             ("umount.pagestone -n /mnt", "pagestone umount /mnt"),
             ("pagestone ls a.pool:/x", "pagestone ls a.pool:/x"),
@@ -143,7 +149,6 @@ mod tests {
             assert_eq!(translated(given).as_deref(), Ok(meant), "{given}");
         }
         assert!(translated("mount.pagestone a b -o rw,frobnicate").is_err_and(|e| e.contains("'frobnicate'")));
-        assert!(translated("mount.pagestone a b -o suid").is_err_and(|e| e.contains("nosuid")));
         assert!(translated("mount.pagestone a b -o").is_err());
         assert!(translated("mount.pagestone a b -q").is_err());
     }

@@ -4,13 +4,16 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Mount, Place, can_mount, fails, ok, pattern, run};
+use common::{Mount, Place, can_mount, fails, ok, pagestone, pattern, run};
 
 /// Unmounts as umount(8) does: it returns before the server knows.
 fn umount(dir: &Path) {
@@ -214,4 +217,138 @@ fn a_mount_in_the_background_stands_when_the_command_returns() {
     ok(&["umount", &dir]);
     drop(unowned);
     common::check(&pool);
+}
+
+/// Runs the command with paths that may be no text.
+fn done(args: &[&OsStr]) {
+    let output = pagestone().args(args).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "pagestone {args:?} said: {said}");
+}
+
+#[test]
+fn umount_waits_for_the_server_whatever_the_pool_is_called() {
+    if !can_mount() {
+        return;
+    }
+    for name in [&b"a,b.pool"[..], b"back\\slash.pool", b"100%2C.pool", b"no text \xff.pool"] {
+        let place = Place::new();
+        let (pool, dir) = (place.tmp.path().join(OsStr::from_bytes(name)), place.path("mnt"));
+        let unowned = Unowned(dir.clone());
+        let words = ["mount", "--background", "--create", "256M"].map(OsStr::new);
+        done(&[&words[..], &[pool.as_os_str(), dir.as_os_str()]].concat());
+        fs::write(dir.join("file"), pattern(20 << 20, 1)).unwrap();
+        done(&["umount".as_ref(), dir.as_os_str()]);
+        assert_eq!(pagestone::media::holder(&pool), None, "{}: free when umount returns", pool.display());
+        drop(unowned);
+        let pool = pagestone::Pool::open(&pool, &pagestone::OpenOptions::default()).unwrap();
+        assert_eq!(pool.info().unwrap().replayed, 0);
+    }
+}
+
+#[test]
+fn a_helper_that_is_a_file_of_its_own_mounts_too() {
+    if !can_mount() {
+        return;
+    }
+    // A link, and beside the program: nobody may have a program open for writing that is to be run.
+    let program = Path::new(env!("CARGO_BIN_EXE_pagestone"));
+    let helpers = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
+    let helper = helpers.path().join("mount.fuse.pagestone");
+    fs::hard_link(program, &helper).unwrap();
+    let place = Place::in_shm();
+    let (pool, dir) = (place.pool("64M"), place.str("mnt"));
+    let unowned = Unowned(place.path("mnt"));
+    let output = Command::new(&helper).args([&pool, &dir, "-o", "rw"]).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::write(place.path("mnt/file"), pattern(20 << 20, 1)).unwrap();
+    ok(&["umount", &dir]);
+    assert_eq!(pagestone::media::holder(Path::new(&pool)), None, "its server is known as one");
+    drop(unowned);
+}
+
+#[test]
+fn a_server_in_the_background_keeps_nothing_of_its_caller() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::in_shm();
+    let (pool, dir) = (place.pool("64M"), place.str("mnt"));
+    let unowned = Unowned(place.path("mnt"));
+    fs::create_dir(place.path("here")).unwrap();
+    let script = "exec \"$@\" 3>kept 4<&0 5>&1";
+    let mut caller = Command::new("sh");
+    caller.args([
+        "-c",
+        script,
+        "sh",
+        env!("CARGO_BIN_EXE_pagestone"),
+        "mount",
+        "--background",
+        "../test.pool",
+        "../mnt",
+    ]);
+    // It ends when nobody has its standard output open any more.
+    let output = caller.current_dir(place.path("here")).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let server = {
+        let begun = Instant::now();
+        loop {
+            match pagestone::media::holder(Path::new(&pool)).filter(|_| mounted(&place.path("mnt")).is_some()) {
+                Some(server) => break server,
+                None => assert!(begun.elapsed().as_secs() < 20, "it does not mount"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let of = |what: &str| fs::read_link(format!("/proc/{server}/{what}")).unwrap();
+    let begun = Instant::now();
+    while of("fd/1") != Path::new("/dev/null") && begun.elapsed().as_secs() < 20 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let open: Vec<PathBuf> = fs::read_dir(format!("/proc/{server}/fd"))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    let (cwd, kept) = (of("cwd"), open.iter().any(|path| path.ends_with("here/kept")));
+    ok(&["umount", &dir]);
+    assert!(output.wait_with_output().unwrap().status.success());
+    drop(unowned);
+    assert_eq!(cwd, Path::new("/"));
+    assert!(!kept && !open.iter().any(|path| path.to_string_lossy().starts_with("pipe:")), "{open:?}");
+    common::check(&pool);
+}
+
+#[test]
+fn root_may_ask_for_devices_and_set_user_id() {
+    if !can_mount() || !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (place, helpers) = (Place::in_shm(), Helpers::new());
+    let (pool, dir) = (place.pool("64M"), place.str("mnt"));
+    let options = || mounted(&place.path("mnt")).expect("mounted")[3].clone();
+    let has = |option: &str| options().split(',').any(|other| other == option);
+    let null = place.path("mnt/null");
+    let unowned = Unowned(place.path("mnt"));
+    ok(&["mount", &pool, &dir, "--background"]);
+    assert!(has("nodev") && has("nosuid"), "{}", options());
+    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, &null, kind, mode, rustix::fs::makedev(1, 3)).unwrap();
+    assert_eq!(File::open(&null).unwrap_err().raw_os_error(), Some(libc::EACCES));
+    ok(&["umount", &dir]);
+    ok(&["mount", &pool, &dir, "--background", "--dev", "--suid"]);
+    assert!(!has("nodev") && !has("nosuid"), "{}", options());
+    assert_eq!(std::io::read_to_string(File::open(&null).unwrap()).unwrap(), "");
+    ok(&["umount", &dir]);
+    let output = helpers.run("mount.fuse.pagestone", &[&pool, &dir, "-o", "rw,dev"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!has("nodev") && has("nosuid"), "{}", options());
+    ok(&["umount", &dir]);
+    drop(unowned);
+    // Nobody else may.
+    let mut nobody = pagestone();
+    nobody.args(["mount", &pool, &dir, "--dev"]).uid(65_534).stdin(Stdio::null());
+    if let Ok(output) = nobody.output() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains("only root"), "{said}");
+    }
 }

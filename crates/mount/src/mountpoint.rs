@@ -34,6 +34,9 @@ pub enum MountError {
     /// Only root may mount without a helper.
     #[error("only root can mount without the fusermount3 program: install fuse3, or run as root")]
     NoHelper,
+    /// Privileges were asked for.
+    #[error("only root can mount with devices or set-user-id programs")]
+    OnlyRoot,
     /// The directory cannot be used.
     #[error("mount point {}: {source}", dir.display())]
     Dir {

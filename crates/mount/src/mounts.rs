@@ -3,12 +3,15 @@
 //! ```text
 //!   /proc/PID/mountinfo    36 35 0:50 /root /mount/point options [tags] - type source options
 //! ```
+//!
+//! A pool is its path in that table, with what the way there does not carry (a comma and a backslash would end an
+//! option of fusermount, and what is no text is none) written as in an address: `%2C`.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -30,16 +33,37 @@ impl Mount {
     /// Whether this is a mount of the pool at `path`, by whatever name.
     pub fn is_of(&self, path: &Path) -> bool {
         let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
-        let is_same = || number(path).is_some_and(|ours| number(Path::new(&self.source)) == Some(ours));
+        let is_same = || number(path).is_some_and(|ours| number(&self.pool()) == Some(ours));
         KINDS.contains(&self.kind.as_str()) && (self.source.to_str() == Some(&source_name(path)) || is_same())
+    }
+
+    /// The path of the pool that is mounted, if this is a mount of one.
+    pub fn pool(&self) -> PathBuf {
+        PathBuf::from(decode(&self.source))
     }
 }
 
-/// What `mount` and `df` call a pool: its path, from the root where that can be found out. A comma would end
-/// the option in fusermount's eyes.
+/// What `mount` and `df` call a pool: its path, from the root where that can be found out, with what cannot be said
+/// there as [`Mount::pool`] takes it back.
 pub fn source_name(pool: &Path) -> String {
     let path = pool.canonicalize().unwrap_or_else(|_| pool.to_path_buf());
-    path.display().to_string().replace([',', '\\'], "_")
+    let code = |bytes: &[u8]| bytes.iter().map(|byte| format!("%{byte:02X}")).collect::<String>();
+    let mut name = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                ',' | '\\' | '%' => name += &code(&[c as u8]),
+                c => name.push(c),
+            }
+        }
+        name += &code(chunk.invalid());
+    }
+    name
+}
+
+/// Undoes [`source_name`].
+fn decode(name: &OsStr) -> OsString {
+    unescape(name.as_bytes(), b'%', 2, 16)
 }
 
 /// The mounts that process `pid` sees; those of this process if there is none.
@@ -74,22 +98,25 @@ pub fn mounted_elsewhere(pid: u32, pool: &Path) -> Option<(u32, Mount)> {
 
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let dir = PathBuf::from(unescape(fields.nth(4)?));
+    // The kernel writes blanks in paths as `\040` and so on.
+    let octal = |field: &[u8]| unescape(field, b'\\', 3, 8);
+    let dir = PathBuf::from(octal(fields.nth(4)?));
     let mut rest = fields.skip_while(|field| field != b"-").skip(1);
-    let kind = unescape(rest.next()?).to_string_lossy().into_owned();
-    Some(Mount { dir, kind, source: unescape(rest.next()?) })
+    let kind = octal(rest.next()?).to_string_lossy().into_owned();
+    Some(Mount { dir, kind, source: octal(rest.next()?) })
 }
 
-/// The kernel writes blanks in paths as `\040` and so on.
-fn unescape(field: &[u8]) -> OsString {
+/// Bytes of which some are written as `mark` and so many digits of a base.
+fn unescape(field: &[u8], mark: u8, digits: usize, base: u32) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+        let number = after.get(..digits).filter(|d| first == mark && d.iter().all(u8::is_ascii_hexdigit));
+        let number = number.and_then(|d| std::str::from_utf8(d).ok());
+        match number.and_then(|d| u8::from_str_radix(d, base).ok()) {
             Some(byte) => {
                 bytes.push(byte);
-                rest = &after[3..];
+                rest = &after[digits..];
             }
             None => {
                 bytes.push(first);
@@ -117,6 +144,24 @@ mod tests {
 
     #[test]
     fn a_backslash_that_is_none_of_the_kernels_stays() {
-        assert_eq!(unescape(br"a\b\04"), OsString::from(r"a\b\04"));
+        assert_eq!(unescape(br"a\b\04\+12", b'\\', 3, 8), OsString::from(r"a\b\04\+12"));
+    }
+
+    #[test]
+    fn a_source_names_its_pool_whatever_that_is_called() {
+        for (path, name) in [
+            (&b"/a/plain one.pool"[..], "/a/plain one.pool"),
+            (b"/a,b\\c", "/a%2Cb%5Cc"),
+            (b"/100%2C", "/100%252C"),
+            ("/caf\u{e9}".as_bytes(), "/caf\u{e9}"),
+            (b"/\xff\xc3/x", "/%FF%C3/x"),
+        ] {
+            let path = Path::new(OsStr::from_bytes(path));
+            assert_eq!(source_name(path), name);
+            let mount = Mount { dir: "/mnt".into(), kind: "fuse.pagestone".into(), source: name.into() };
+            assert_eq!(mount.pool(), path);
+            assert!(mount.is_of(path));
+        }
+        assert_eq!(decode(OsStr::new("/50% of/%zz%4")), OsString::from("/50% of/%zz%4"));
     }
 }

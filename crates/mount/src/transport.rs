@@ -241,6 +241,10 @@ pub struct Options {
     pub allow_other: bool,
     /// No program can be started from it.
     pub no_exec: bool,
+    /// Device nodes in it are devices. Takes root.
+    pub dev: bool,
+    /// Programs in it may bear set-user-id and set-group-id bits, and capabilities. Takes root.
+    pub suid: bool,
     /// Server threads; `None`: one for each processor this process may use, at least two.
     pub threads: Option<usize>,
     /// Bind each server thread to a processor; `None`: where there are two or more.
@@ -257,10 +261,20 @@ impl Default for Options {
             read_only: false,
             allow_other: false,
             no_exec: false,
+            dev: false,
+            suid: false,
             threads: None,
             pin: None,
             cache: Duration::from_secs(3600),
         }
+    }
+}
+
+impl Options {
+    /// Whether this process may ask for all of this. Who may not would be mounted without it, silently.
+    pub fn permitted(&self) -> Result<(), MountError> {
+        let privileged = self.dev || self.suid;
+        if privileged && !rustix::process::geteuid().is_root() { Err(MountError::OnlyRoot) } else { Ok(()) }
     }
 }
 

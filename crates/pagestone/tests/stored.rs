@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use pagestone::media::{Description, Granularity, Lend, Media, Memory, Part, Windows};
-use pagestone::{CreateOptions, File, Kind, MapOptions, NewNode, PAGE_SIZE, Pool};
+use pagestone::{CreateOptions, File, Kind, MapOptions, Mapping, NewNode, PAGE_SIZE, Pool};
 
 const SIZE: u64 = 64 << 20;
 
@@ -140,14 +140,20 @@ fn a_sync_makes_stores_through_mappings_durable() {
     assert!(!media.has_persisted(place), "nobody could store anything since");
 }
 
-#[test]
-fn the_last_close_makes_stores_through_mappings_durable() {
+/// A file of one page, a mapping of it with a word stored at 16, and where that lies.
+fn stored() -> (Arc<Lines>, Pool, File, Mapping, u64) {
     let media = Lines::new();
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
     let f = file(&pool, "f", &[1; 4096]);
     let place = place_of(&f, 16);
     let map = f.map(0..PAGE_SIZE, &MapOptions::shared()).unwrap();
     map.store(16, 2u64).unwrap();
+    (media, pool, f, map, place)
+}
+
+#[test]
+fn the_last_close_makes_stores_through_mappings_durable() {
+    let (media, _pool, f, map, place) = stored();
     drop(f);
     media.has_persisted(place);
     drop(map);
@@ -157,12 +163,7 @@ fn the_last_close_makes_stores_through_mappings_durable() {
 /// Fails if what a clone shares stays in the processor's cache once its source has other storage there.
 #[test]
 fn a_clone_has_what_was_stored_through_mappings_of_its_source() {
-    let media = Lines::new();
-    let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
-    let f = file(&pool, "f", &[1; 4096]);
-    let place = place_of(&f, 16);
-    let map = f.map(0..PAGE_SIZE, &MapOptions::shared()).unwrap();
-    map.store(16, 2u64).unwrap();
+    let (media, pool, f, _map, place) = stored();
     media.has_persisted(place);
     pool.root().clone_file(b"clone", f.ino()).unwrap();
     assert!(media.has_persisted(place));

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   parent: start the server --> read its one line of JSON --> say so, exit 0
-//!   server: own session          mounted: prints the line      serves until the unmount
+//!   server: leaves its caller    mounted: prints the line      serves until the unmount
 //!                                failed: says why, ends  ----> parent passes that on
 //! ```
 //!
@@ -11,7 +11,8 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -25,6 +26,8 @@ use crate::output;
 pub(crate) fn start(args: &Mount) -> Result<Exit> {
     let said = memory().context("memory for the server's messages")?;
     let mut server = Command::new(std::env::current_exe().context("finding this program")?)
+        // By this name others know it (`holder`), and not by one that mount(8) has for its helpers.
+        .arg0("pagestone")
         .args(arguments(args))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -48,6 +51,31 @@ pub(crate) fn start(args: &Mount) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// The server leaves what it has of its caller: the session, and descriptors, on which others may wait (`$(...)`, a
+/// lock) for as long as it lives. The first thing that it does.
+pub(crate) fn leave_session() -> io::Result<()> {
+    rustix::process::setsid()?;
+    // SAFETY: nothing in this process has opened a descriptor yet, beside the standard ones.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    match io::Error::last_os_error() {
+        // Before Linux 5.9: they stay.
+        e if closed != 0 && e.raw_os_error() != Some(libc::ENOSYS) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// The rest of it, once the mount stands and the paths that the caller gave are open: the working directory, which
+/// could not be unmounted, and the pipe.
+pub(crate) fn leave_place() -> io::Result<()> {
+    std::env::set_current_dir("/")?;
+    let null = File::options().write(true).open("/dev/null")?;
+    // SAFETY: the standard output of a process is nobody's own; whoever prints from now on does so to nothing.
+    match unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 fn memory() -> io::Result<File> {
     let memory: OwnedFd = rustix::fs::memfd_create("messages", rustix::fs::MemfdFlags::CLOEXEC)?;
     Ok(File::from(memory))
@@ -69,6 +97,8 @@ fn arguments(args: &Mount) -> Vec<OsString> {
         (args.read_only, "--read-only"),
         (args.allow_other, "--allow-other"),
         (args.no_exec, "--no-exec"),
+        (args.dev, "--dev"),
+        (args.suid, "--suid"),
         (args.common.json, "--json"),
     ];
     for (given, flag) in flags {

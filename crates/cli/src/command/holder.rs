@@ -6,9 +6,11 @@
 //! ```
 //!
 //! A server whose mount is in no mount namespace is going, or has not mounted yet. Neither takes long,
-//! so a command that comes in between waits. Everybody else who has the pool is an error at once.
+//! so a command that comes in between waits. A process that has ended meanwhile has let go, or will at once. Everybody
+//! else who has the pool is an error at once.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ use pagestone_mount::{mounted_elsewhere, mounts};
 
 /// How long a server that is going is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long what a process left that has ended.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(10);
 
 /// What is known of the process that has a pool in use.
@@ -27,6 +31,8 @@ pub(crate) enum Holder {
     Elsewhere(u32, PathBuf),
     /// It is a server whose mount nobody sees: it is going, or about to mount.
     Going,
+    /// It has ended: the lock is on its way, or with a child of it.
+    Ended,
     /// Some other program, or nothing is known.
     Other,
 }
@@ -34,12 +40,14 @@ pub(crate) enum Holder {
 impl Holder {
     /// Looks at process `pid`, which has `pool` open.
     pub(crate) fn of(pool: &Path, pid: u32) -> Holder {
-        let Ok(seen) = mounts(Some(pid)) else { return Holder::Other };
+        let seen = mounts(Some(pid)).unwrap_or_default();
         if let Some(mount) = seen.into_iter().rfind(|mount| mount.is_of(pool)) {
             return Holder::Mounted(mount.dir);
         }
-        if !is_server(pid) {
-            return Holder::Other;
+        match command_line(pid) {
+            Some(words) if words.is_empty() => return Holder::Ended,
+            Some(words) if is_server(&words) => {}
+            _ => return Holder::Other,
         }
         match mounted_elsewhere(pid, pool) {
             Some((other, mount)) => Holder::Elsewhere(other, mount.dir),
@@ -57,31 +65,106 @@ impl Holder {
                 dir.display()
             ),
             Holder::Going => "its mount is out of sight and ends with its last user".into(),
-            Holder::Other => return None,
+            Holder::Ended | Holder::Other => return None,
         })
     }
 }
 
-/// Whether a process is one that mounts, by its command line.
-fn is_server(pid: u32) -> bool {
-    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    let mut words = line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-    let name = words.next().unwrap_or_default();
-    let name = name.rsplit('/').next().unwrap_or_default();
-    name.starts_with("mount.") || (name.contains("pagestone") && words.next().is_some_and(|word| word == "mount"))
+/// Somebody waits for a holder to let go.
+pub(crate) struct Wait {
+    begun: Instant,
+    patience: Duration,
+    ended: Option<Instant>,
+}
+
+impl Wait {
+    /// A server that is going is waited for until `patience` is over.
+    pub(crate) fn new(patience: Duration) -> Wait {
+        Wait { begun: Instant::now(), patience, ended: None }
+    }
+
+    /// Whether to look once more.
+    pub(crate) fn goes_on(&mut self, holder: &Holder) -> bool {
+        match holder {
+            Holder::Going => self.begun.elapsed() < self.patience,
+            Holder::Ended => self.ended.get_or_insert_with(Instant::now).elapsed() < LAST_MOMENT,
+            Holder::Mounted(_) | Holder::Elsewhere(..) | Holder::Other => false,
+        }
+    }
+}
+
+/// The words of a process's command line: none if it has ended. `None` if nobody tells.
+fn command_line(pid: u32) -> Option<Vec<String>> {
+    match fs::read(format!("/proc/{pid}/cmdline")) {
+        Ok(line) if line.is_empty() => Some(Vec::new()),
+        Ok(line) => Some(line.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect()),
+        // No process has the number 0: it is one that cannot be seen from here.
+        Err(e) if pid != 0 && (e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH)) => {
+            Some(Vec::new())
+        }
+        Err(_) => None,
+    }
+}
+
+/// Whether a process is one that mounts. No option comes before the command, and a helper of mount(8) starts a server
+/// that is called like this.
+fn is_server(words: &[String]) -> bool {
+    let [name, command, ..] = words else { return false };
+    name.rsplit('/').next().is_some_and(|name| name.contains("pagestone")) && command == "mount"
 }
 
 /// Does `open`, again and again while the pool is in use by a server that is going.
 pub(crate) fn patiently<T>(pool: &Path, mut open: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    let begun = Instant::now();
+    let mut wait = Wait::new(PATIENCE);
     loop {
         match open() {
-            Err(Error::InUse { pid, .. })
-                if begun.elapsed() < PATIENCE && matches!(Holder::of(pool, pid), Holder::Going) =>
-            {
+            Err(Error::InUse { pid, .. }) if wait.goes_on(&Holder::of(pool, pid)) => {
                 std::thread::sleep(STEP);
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_command_line() {
+        assert!(is_server(&words("/usr/bin/pagestone mount a.pool /mnt")));
+        assert!(is_server(&words("pagestone mount --detached --json -- a.pool /mnt")));
+        assert!(!is_server(&words("pagestone check mount")));
+        assert!(!is_server(&words("/opt/pagestone/other mount")));
+        assert!(!is_server(&words("mount.cifs //server/share /mnt")));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_waited_for_a_moment_only() -> std::io::Result<()> {
+        let mut child = Command::new("true").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().map(std::io::read_to_string).transpose()?;
+        assert_eq!(stdout.as_deref(), Some(""));
+        let pool = Path::new("/none.pool");
+        let begun = Instant::now();
+        // It is not waited for yet: that comes with what a parent has of it.
+        while !matches!(Holder::of(pool, child.id()), Holder::Ended) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(STEP);
+        }
+        child.wait()?;
+        let ended = Holder::of(pool, child.id());
+        assert!(matches!(ended, Holder::Ended) && ended.hint().is_none());
+        // Also at the end of a long wait, but not for long.
+        let mut wait = Wait::new(Duration::ZERO);
+        assert!(wait.goes_on(&ended) && !wait.goes_on(&Holder::Going));
+        wait.ended = wait.ended.and_then(|since| since.checked_sub(LAST_MOMENT));
+        assert!(wait.ended.is_none() || !wait.goes_on(&ended));
+        assert!(matches!(Holder::of(pool, 0), Holder::Other) && matches!(Holder::of(pool, 1), Holder::Other));
+        Ok(())
     }
 }

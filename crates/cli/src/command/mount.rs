@@ -8,6 +8,7 @@
 //!                                     server threads end -> pool closed -> exit 0
 //! ```
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,8 +30,8 @@ use crate::size::show;
 /// What `--json` prints once the mount stands.
 #[derive(Serialize)]
 struct Standing<'a> {
-    mounted: &'a Path,
-    pool: &'a Path,
+    mounted: Cow<'a, str>,
+    pool: Cow<'a, str>,
     created: bool,
     pid: u32,
     threads: usize,
@@ -42,16 +43,19 @@ pub(crate) fn mount(args: &Mount) -> Result<Exit> {
         return background::start(args);
     }
     if args.detached {
-        rustix::process::setsid().context("a session of its own")?;
+        background::leave_session().context("a session of its own")?;
     }
     can_mount()?;
+    let options = options(args);
+    options.permitted()?;
     let prepared = prepare(&args.dir)?;
     let signals = Signals::hold().context("signals")?;
     let (pool, created) = open_or_create(args).inspect_err(|_| undo(&prepared))?;
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
-    let served = serve(args, &prepared, pool.clone()).inspect_err(|_| undo(&prepared))?;
+    let served = serve(&options, &prepared, pool.clone()).inspect_err(|_| undo(&prepared))?;
     let kept = Kept::new(pool.clone());
     let ended = announce(args, &prepared, &served, &info, created)
+        .and_then(|()| if args.detached { Ok(background::leave_place()?) } else { Ok(()) })
         .and_then(|()| end_on_signal(signals, served.dir().to_path_buf(), kept.clone()))
         .and_then(|()| served.wait().context("serving the mount"));
     finish(args, ended, &kept, pool)?;
@@ -109,17 +113,22 @@ fn open_or_create(args: &Mount) -> Result<(Pool, bool)> {
     }
 }
 
-fn serve(args: &Mount, prepared: &Prepared, pool: Pool) -> Result<Mounted> {
-    let options = Options {
+fn options(args: &Mount) -> Options {
+    Options {
         source: source_name(&args.pool),
         read_only: args.read_only,
         allow_other: args.allow_other,
         no_exec: args.no_exec,
+        dev: args.dev,
+        suid: args.suid,
         threads: args.threads.map(usize::from),
         pin: args.pin,
         ..Options::default()
-    };
-    Ok(FuseTransport.serve(Arc::new(PoolFs::new(pool)), &prepared.dir, &options)?)
+    }
+}
+
+fn serve(options: &Options, prepared: &Prepared, pool: Pool) -> Result<Mounted> {
+    Ok(FuseTransport.serve(Arc::new(PoolFs::new(pool)), &prepared.dir, options)?)
 }
 
 fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, created: bool) -> Result<()> {
@@ -134,7 +143,8 @@ fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, cr
         eprintln!("pagestone: {}: lost {lost}", args.pool.display());
     }
     if args.common.json || args.detached {
-        let (mounted, pool, pid) = (served.dir(), args.pool.as_path(), std::process::id());
+        let (mounted, pool) = (served.dir().to_string_lossy(), args.pool.to_string_lossy());
+        let pid = std::process::id();
         return output::json(&Standing { mounted, pool, created, pid, threads: served.threads(), info });
     }
     let pool = args.pool.display();

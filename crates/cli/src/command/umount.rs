@@ -3,16 +3,17 @@
 //! umount(8) returns before the server has heard of it, unless it finds this command under the name
 //! `umount.fuse.pagestone`, which it then runs instead.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pagestone_mount::{mount_at, unmount, unmount_lazily};
 use serde::Serialize;
 
 use crate::args::Umount;
-use crate::command::holder::Holder;
+use crate::command::holder::{Holder, Wait};
 use crate::exit::Exit;
 use crate::output;
 
@@ -21,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Serialize)]
 struct Unmounted<'a> {
-    unmounted: &'a Path,
-    pool: &'a Path,
+    unmounted: Cow<'a, str>,
+    pool: Cow<'a, str>,
 }
 
 pub(crate) fn umount(args: &Umount) -> Result<Exit> {
@@ -32,7 +33,7 @@ pub(crate) fn umount(args: &Umount) -> Result<Exit> {
     if mount.kind != "fuse.pagestone" {
         bail!("{}: not a mount of a pool, but {} ({})", shown(), mount.source.display(), mount.kind);
     }
-    let pool = PathBuf::from(&mount.source);
+    let pool = mount.pool();
     let server = pagestone::media::holder(&pool);
     match if args.lazy { unmount_lazily(&dir) } else { unmount(&dir) } {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
@@ -45,21 +46,21 @@ pub(crate) fn umount(args: &Umount) -> Result<Exit> {
         wait_for(server, &pool)?;
     }
     if args.common.json {
-        output::json(&Unmounted { unmounted: &dir, pool: &pool })?;
+        output::json(&Unmounted { unmounted: dir.to_string_lossy(), pool: pool.to_string_lossy() })?;
     }
     Ok(Exit::Ok)
 }
 
 /// Waits until the server has let go of the pool, which it does when all is durable.
 fn wait_for(server: u32, pool: &Path) -> Result<()> {
-    let begun = Instant::now();
+    let mut wait = Wait::new(PATIENCE);
     while pagestone::media::holder(pool) == Some(server) {
         match Holder::of(pool, server) {
-            Holder::Going if begun.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(2)),
+            holder if wait.goes_on(&holder) => thread::sleep(Duration::from_millis(2)),
             // Mounted on a second directory, or in another namespace: unmounted is what was asked for.
             holder => {
-                let hint = holder.hint().unwrap_or_default();
-                eprintln!("pagestone: {} stays in use by process {server} ({hint})", pool.display());
+                let hint = holder.hint().map_or(String::new(), |hint| format!(" ({hint})"));
+                eprintln!("pagestone: {} stays in use by process {server}{hint}", pool.display());
                 return Ok(());
             }
         }

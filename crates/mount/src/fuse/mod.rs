@@ -55,6 +55,7 @@ pub struct FuseTransport;
 impl Transport for FuseTransport {
     fn serve<F: FileSystem>(&self, fs: Arc<F>, dir: &Path, options: &Options) -> Result<Mounted, MountError> {
         can_mount()?;
+        options.permitted()?;
         let dir = dir.canonicalize().map_err(|source| MountError::Dir { dir: dir.to_path_buf(), source })?;
         let processors = usable().len().max(1);
         let threads = options.threads.unwrap_or(processors.max(2)).max(1);
@@ -80,9 +81,9 @@ fn config(options: &Options, threads: usize) -> Config {
         // The crate tells its own `Subtype` to fusermount only; so it reaches mount(2) as well.
         MountOption::CUSTOM("subtype=pagestone".into()),
         MountOption::DefaultPermissions,
-        // What a pool brings along from elsewhere gets no privileges here.
-        MountOption::NoSuid,
-        MountOption::NoDev,
+        // What a pool brings along from elsewhere gets no privileges here, but on demand.
+        if options.suid { MountOption::Suid } else { MountOption::NoSuid },
+        if options.dev { MountOption::Dev } else { MountOption::NoDev },
     ];
     if options.read_only {
         config.mount_options.push(MountOption::RO);

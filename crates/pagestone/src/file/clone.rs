@@ -10,7 +10,9 @@
 //! is touched: those of X go on naming `src` as their owner. Where `src` has nothing of its own
 //! since it was cloned last, `dst` joins it on its base.
 
-use super::map::{self, Map, in_tx};
+use smallvec::SmallVec;
+
+use super::map::{self, Map, Mapped, in_tx};
 use crate::attr::{Attr, Kind, Time};
 use crate::dir::Name;
 use crate::error::{Error, Result};
@@ -19,6 +21,8 @@ use crate::layout::InodeRec;
 use crate::pool::Inner;
 use crate::units::{Ino, PAGE_SIZE};
 
+/// Pieces that a file keeps of what was allocated behind its end when its map becomes a base, or a base's map its own.
+const MOST_BEHIND: usize = 64;
 /// Most dependents of a base.
 const MAX_DEPENDENTS: u32 = 1 << 30;
 
@@ -107,7 +111,7 @@ impl Inner {
     ) -> Result<R> {
         loop {
             let base = self.peek(src)?.base;
-            let mut inos: smallvec::SmallVec<[Ino; 4]> = smallvec::smallvec![src];
+            let mut inos: SmallVec<[Ino; 4]> = smallvec::smallvec![src];
             inos.extend_from_slice(others);
             inos.extend((base != 0).then_some(Ino(base)));
             let locks = self.locks.write(&inos);
@@ -115,6 +119,11 @@ impl Inner {
             if rec.base != base {
                 continue;
             }
+            // What is left behind the end then was asked for, and stays the file's.
+            if let Some(open) = self.opens.get(src) {
+                self.trim_locked(locks.of(src), &open)?;
+            }
+            let rec = self.frames.inode(src)?;
             match rec.kind() {
                 Some(Kind::File) => {}
                 Some(Kind::Dir) => return Err(Error::IsDirectory),
@@ -126,7 +135,7 @@ impl Inner {
             // What was stored there is the clone's too: no sync of this file would make it durable any more once it is
             // written over here.
             self.persist_stored_locked(locks.of(src))?;
-            let lengths: smallvec::SmallVec<[u64; 2]> =
+            let lengths: SmallVec<[u64; 2]> =
                 others.iter().map(|&ino| self.frames.inode(ino).map_or(0, |rec| rec.size)).collect();
             let chain = self.chain(&rec);
             let value = self.frames.transact(false, |tx| {
@@ -169,8 +178,12 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
 
 /// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
 fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
-    if src.size > 0 && in_tx(tx, src).at_or_after(0)?.is_some() {
+    let end = src.size.div_ceil(PAGE_SIZE);
+    if in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
+        let from = end.next_multiple_of(tx.granule());
+        let behind = take_behind(tx, src, from)?;
         put_below(tx, src)?;
+        put_behind(tx, src, behind)?;
     }
     dst.size = src.size;
     if src.base == 0 || src.base_pages == 0 {
@@ -187,11 +200,37 @@ fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()
     tx.put_inode(&base)
 }
 
+/// Takes out of a map what it has from `page` on, as many pieces as are kept; each has an owner still.
+pub(super) fn take_behind(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64) -> TxResult<SmallVec<[Mapped; 4]>> {
+    let mut taken: SmallVec<[Mapped; 4]> = SmallVec::new();
+    while let Some(m) = in_tx(tx, rec).first_after(page)? {
+        if taken.len() == MOST_BEHIND || !tx.has_room(32 << 10) {
+            break;
+        }
+        let piece = m.part(m.file_page.max(page), m.end());
+        map::cut(tx, rec, m, piece.file_page, piece.end())?;
+        if !m.is_void() {
+            rec.pages = rec.pages.saturating_sub(piece.run.pages);
+            taken.push(piece);
+        }
+    }
+    Ok(taken)
+}
+
+/// Gives a map, which has the same owner, what [`take_behind`] has taken.
+pub(super) fn put_behind(tx: &mut Tx<'_>, rec: &mut InodeRec, taken: SmallVec<[Mapped; 4]>) -> TxResult<()> {
+    for piece in taken {
+        rec.pages += piece.run.pages;
+        map::join(tx, rec, piece)?;
+    }
+    Ok(())
+}
+
 /// Moves the map of `src` into a new base, on which `src` then stands alone.
 pub(super) fn put_below(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
-    // Nobody would see what was taken ahead of need, or allocated behind the end, in a base. What one
-    // record does not give back goes with the base, and so does what private mappings show with the last page.
+    // Nobody would see in a base what lies behind the end. What one record does not give back goes with the base, and
+    // so does what private mappings show with the last page.
     map::remove(tx, src, end.next_multiple_of(tx.granule()), u64::MAX)?;
     let behind = pages_from(&in_tx(tx, src), end)?;
     let mut base = InodeRec::base_of(tx.new_ino()?, src);

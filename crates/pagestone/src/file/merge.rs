@@ -17,6 +17,7 @@
 //! going on. The cost is that of what E has of its own and of what it hides.
 
 use super::chain::{ChainWrite, hide};
+use super::clone::{put_behind, take_behind};
 use super::map::{self, Mapped, in_tx, join};
 use super::reclaim::{forget_orphan, note_orphan};
 use crate::error::{Error, Result};
@@ -28,6 +29,15 @@ use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// What an error of a merge is noted as.
 const MERGING: &str = "merging what clones shared";
+
+/// Bases that wait to be merged.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// For the next sync or merge.
+    next: Vec<Ino>,
+    /// Until a pin is dropped, and how many were when it was tried: before, it would be tried in vain.
+    pinned: Vec<(Ino, u64)>,
+}
 
 /// What a step of a merge leaves.
 enum Step {
@@ -110,15 +120,25 @@ impl Inner {
     pub(crate) fn merge_later(&self, bases: &[Ino]) {
         let mut merges = self.merges.lock();
         for &base in bases {
-            if !merges.contains(&base) {
-                merges.push(base);
+            merges.pinned.retain(|&(other, _)| other != base);
+            if !merges.next.contains(&base) {
+                merges.next.push(base);
             }
         }
     }
 
+    /// Takes the bases of which a merge may do something now.
+    pub(crate) fn take_merges(&self) -> Vec<Ino> {
+        let dropped = self.frames.pins_dropped();
+        let mut merges = self.merges.lock();
+        let mut taken = std::mem::take(&mut merges.next);
+        taken.extend(merges.pinned.extract_if(.., |&mut (_, then)| then != dropped).map(|(base, _)| base));
+        taken
+    }
+
     /// Merges the bases whose last but one dependent has gone before the last sync.
     pub(crate) fn merge_what_waits(&self) {
-        let waiting = std::mem::take(&mut *self.merges.lock());
+        let waiting = self.take_merges();
         self.merge_what(&waiting);
     }
 
@@ -126,10 +146,12 @@ impl Inner {
     /// orphan index, for the next open.
     pub(crate) fn merge_what(&self, bases: &[Ino]) {
         for &base in bases {
+            let dropped = self.frames.pins_dropped();
             match self.merge(base) {
                 Ok(()) => {}
+                Err(Stop::NoSpace) => self.merge_later(&[base]),
                 // A private mapping may still show what would be given back.
-                Err(Stop::NoSpace | Stop::Pinned) => self.merge_later(&[base]),
+                Err(Stop::Pinned) => self.merges.lock().pinned.push((base, dropped)),
                 // Damage does not go away, and is for `check` to report.
                 Err(Stop::Failed(damage @ Error::Corrupt { .. })) => self.failures.note(MERGING, Err(damage)),
                 Err(failed) => {
@@ -190,21 +212,28 @@ fn step(
         Err(e) => return Err(e.into()),
     };
     let done = if fits(tx, &mut x, &mut d)? && sinks(tx, &mut x, &mut d)? {
-        takes_over(tx, orphans, &x, &mut d)?;
-        true
+        takes_over(tx, orphans, &x, &mut d)?
     } else {
-        tx.put_inode(&x)?;
         false
     };
+    if !done {
+        tx.put_inode(&x)?;
+    }
     tx.put_inode(&d)?;
     Ok(if done { Step::Done } else { Step::More })
 }
 
-/// Gives back what the base has behind the part that is seen, and what the dependent took ahead of
-/// need: nothing behind the end of a file may come to lie in a base. False if there is more.
+/// Where what the dependent has to itself ends, and what somebody allocated behind its end begins: nothing of that may
+/// come to lie in a base. A base's length says nothing once something has sunk into it.
+fn seen_end(d: &InodeRec) -> u64 {
+    if d.is_base() { u64::MAX } else { d.size.div_ceil(PAGE_SIZE) }
+}
+
+/// Gives back what the base has behind the part that is seen, and what the dependent has behind its end where that
+/// cannot stay: the runs of a map have one owner, and the dependent is about to take the base's. False if there is more.
 fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
-    // A base's length says nothing once something has sunk into it.
-    if !d.is_base() && map::remove(tx, d, d.size.div_ceil(PAGE_SIZE), u64::MAX)?.is_some() {
+    let stays = x.owner() == d.owner() && tx.granule() == 1;
+    if !stays && map::remove(tx, d, seen_end(d), u64::MAX)?.is_some() {
         return Ok(false);
     }
     if map::remove(tx, x, d.base_pages, u64::MAX)?.is_some() {
@@ -216,12 +245,14 @@ fn fits(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
 
 /// Moves what the dependent has into the base, from the back. False if there is more.
 fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
-    while let Some(m) = in_tx(tx, d).at_or_before(u64::MAX)? {
+    let Some(last) = seen_end(d).checked_sub(1) else { return Ok(true) };
+    while let Some(m) = in_tx(tx, d).at_or_before(last)? {
         if !tx.has_room(32 << 10) {
             return Ok(false);
         }
+        let inside = m.part(m.file_page, m.end().min(last.saturating_add(1)));
         // A whole frame has one owner: it changes hands in one piece.
-        let piece = if m.is_void() || x.owner() == d.owner() { m } else { last_frame_of(&m) };
+        let piece = if m.is_void() || x.owner() == d.owner() { inside } else { last_frame_of(&inside) };
         if map::remove(tx, x, piece.file_page, piece.end())?.is_some() {
             return Ok(false);
         }
@@ -246,11 +277,18 @@ fn sinks(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> 
     Ok(true)
 }
 
-/// The dependent, which has nothing of its own any more, takes the base's place.
-fn takes_over(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<()> {
+/// The dependent, which has nothing of its own any more but behind its end, takes the base's place. False if more of
+/// that has to go before.
+fn takes_over(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<bool> {
+    let behind = take_behind(tx, d, seen_end(d))?;
+    if map::remove(tx, d, 0, u64::MAX)?.is_some() {
+        put_behind(tx, d, behind)?;
+        return Ok(false);
+    }
     let seen = d.borrowed();
     d.adopt_map(x);
     d.set_borrowed(seen.saturating_sub(d.pages));
+    put_behind(tx, d, behind)?;
     (d.base, d.base_pages, d.height) = (x.base, x.base_pages, x.height);
     if x.base != 0 {
         let mut older = tx.inode(Ino(x.base))?;
@@ -258,7 +296,8 @@ fn takes_over(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mut 
         tx.put_inode(&older)?;
     }
     tx.free_ino(x.ino())?;
-    forget_orphan(tx, orphans, x.ino())
+    forget_orphan(tx, orphans, x.ino())?;
+    Ok(true)
 }
 
 /// The part of a run that lies in the last frame it reaches.
@@ -267,4 +306,49 @@ fn last_frame_of(m: &Mapped) -> Mapped {
     let in_frame = (last.index_in_frame() as u64 + 1).min(m.run.pages);
     debug_assert!(in_frame <= PAGES_PER_FRAME);
     m.part(m.end() - in_frame, m.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::attr::{Kind, NewNode};
+    use crate::map::MapOptions;
+    use crate::media::Memory;
+    use crate::pool::{CreateOptions, Pool};
+
+    #[test]
+    fn a_base_that_stays_pinned_is_left_alone_until_a_pin_is_dropped() -> Result<()> {
+        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+        let root = pool.root();
+        let a = pool.node(root.create(b"a", &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+        a.write_at(0, &[1; 8 << 20])?;
+        let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
+        drop(a);
+        let shows = b.map(0..8 << 20, &MapOptions::private())?;
+        shows.read(0, &mut vec![0; 8 << 20])?;
+        // What this hides in the base is a part of a whole frame, and all of it is shown.
+        b.write_at(6 << 20, &[2; 8192])?;
+        let inner = b.inner();
+        let base = Ino(inner.peek(b.ino())?.base);
+        root.unlink(b"a")?;
+        assert!(inner.peek(base)?.nlink == 1 && inner.merges.lock().pinned.len() == 1, "it waits");
+        let locked = || inner.locks.read(base).generation();
+        let before = locked();
+        for name in [b"c", b"d", b"e"] {
+            // Each of these merges a base of its own.
+            let c = pool.node(root.create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+            c.write_at(0, &[3; 4096])?;
+            root.clone_file(b"copy", c.ino())?;
+            root.unlink(b"copy")?;
+            assert_eq!(inner.peek(c.ino())?.base, 0, "merged");
+            pool.sync()?;
+        }
+        assert_eq!(locked() - before, 0, "nobody looked at it in between");
+        drop(shows);
+        pool.sync()?;
+        assert_eq!(inner.peek(b.ino())?.base, 0, "merged");
+        Ok(())
+    }
 }

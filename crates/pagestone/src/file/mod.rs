@@ -42,6 +42,7 @@ pub(crate) mod xattr;
 pub(crate) use atomic::Reach;
 pub use handle::File;
 pub(crate) use hint::Hint;
+pub(crate) use merge::Waiting;
 pub use read::Piece;
 
 pub(crate) use reclaim::{drop_inode, is_small};

@@ -10,7 +10,7 @@
 //! The table is empty when nothing is pinned, and then costs one load at a checkpoint.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use super::{FrameBits, Frames, Run, bit, by_frame};
 use crate::lock::{Mutex, rank};
@@ -21,6 +21,8 @@ use crate::units::FrameNo;
 pub(super) struct Pins {
     frames: Mutex<rank::Leaf, HashMap<FrameNo, HashMap<usize, u32>>>,
     count: AtomicUsize,
+    /// How often a page came to be pinned no more.
+    dropped: AtomicU64,
     /// Pages that were free at the last checkpoint but for a pin in their frame.
     withheld: AtomicI64,
 }
@@ -72,6 +74,12 @@ impl Frames {
         }
     }
 
+    /// Changes whenever a page comes to be pinned no more: until then, what was [`Error::Pinned`](crate::Error::Pinned)
+    /// stays so.
+    pub(crate) fn pins_dropped(&self) -> u64 {
+        self.pins.dropped.load(Ordering::SeqCst)
+    }
+
     /// Undoes one `pin` of the same run.
     pub(crate) fn unpin(&self, run: Run) {
         let mut frames = self.pins.frames.lock();
@@ -83,6 +91,7 @@ impl Frames {
                 self.pins.count.fetch_sub(1, Ordering::SeqCst);
                 if *count == 0 {
                     counts.remove(&page);
+                    self.pins.dropped.fetch_add(1, Ordering::SeqCst);
                 }
             }
             if counts.is_empty() {

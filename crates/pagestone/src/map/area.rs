@@ -120,8 +120,9 @@ pub(super) struct State {
     pub(super) lost: Ranges,
     /// Copies in which the file came to end, and the shortest that it was then.
     pub(super) shortened: BTreeMap<u64, u64>,
-    /// Storage that a private mapping shows and that is not, or may not stay, the file's own.
-    pinned: Vec<Run>,
+    /// Pages of the pool that a private mapping shows and that are not, or may not stay, the file's own; each is pinned
+    /// once.
+    pinned: Ranges,
     failed: BTreeMap<u64, Failure>,
     /// The pages that the last store to a hole got.
     filled: Range<u64>,
@@ -220,7 +221,15 @@ impl Area {
 
     /// Lets go of what a private mapping showed.
     pub(super) fn unpin(&self, inner: &Inner) {
-        self.locked().pinned.drain(..).for_each(|run| inner.frames.unpin(run));
+        let pinned = std::mem::take(&mut self.locked().pinned);
+        pinned.within(0..u64::MAX).into_iter().for_each(|pages| inner.frames.unpin(run_of(pages)));
+    }
+
+    /// Keeps what a private mapping shows from reuse until [`Area::unpin`].
+    fn pin(state: &mut State, inner: &Inner, run: Run) {
+        let pages = run.page.0..run.page.0 + run.pages;
+        state.pinned.without(pages.clone()).into_iter().for_each(|part| inner.frames.pin(run_of(part)));
+        state.pinned.insert(pages);
     }
 
     /// Everything is a question.
@@ -418,6 +427,11 @@ impl Area {
         }
     }
 
+    /// Pages of these that are mapped as holes at present.
+    pub(super) fn holes_in(&self, pages: Range<u64>) -> u64 {
+        self.live().map_or(0, |state| state.holes.within(pages).into_iter().map(|part| part.end - part.start).sum())
+    }
+
     /// Pages mapped as holes at present, and pages where nothing can be reached.
     pub(super) fn counts(&self) -> (u64, u64) {
         self.live().map_or((0, 0), |state| (state.holes.pages(), state.nothing.pages()))
@@ -452,8 +466,7 @@ impl Area {
             Lend::Private if let Some(replaced) = replaced => self.keep_own(&mut state, replaced),
             Lend::Private => {
                 let runs = runs(inner, rec, self.range()).unwrap_or_default();
-                runs.iter().for_each(|&run| inner.frames.pin(run));
-                state.pinned.extend(runs);
+                runs.into_iter().for_each(|run| Area::pin(&mut state, inner, run));
             }
             Lend::Read | Lend::Write => {
                 for part in Area::data(&state, self.range()) {
@@ -485,8 +498,7 @@ impl Area {
                         // makes the pages the file's own.
                         Span::Borrowed(_) if self.lend == Lend::Write => self.put_absent(state, pages)?,
                         Span::Borrowed(run) if self.lend == Lend::Private => {
-                            inner.frames.pin(run);
-                            state.pinned.push(run);
+                            Area::pin(state, inner, run);
                             self.put_data(state, region, pages, run)?;
                         }
                         Span::Borrowed(run) | Span::Data(run) => {
@@ -563,6 +575,11 @@ impl Area {
         }
         Ok(())
     }
+}
+
+/// These pages of the pool.
+fn run_of(pages: Range<u64>) -> Run {
+    Run { page: PageNo(pages.start), pages: pages.end - pages.start }
 }
 
 /// The storage of these pages.

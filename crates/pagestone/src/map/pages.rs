@@ -10,11 +10,18 @@
 //!
 //! The second question is for older kernels, which do not tell zeros from copies in the pagemap, and for DAX: its
 //! pages are called a file's only since those kernels that count references to them.
+//!
+//! The pagemap is opened once in a process. An open one goes on telling of the process that opened it, so a child opens
+//! its own.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::media::Home;
 
 const PAGE: usize = 4096;
 const FILE: u64 = 1 << 2;
@@ -22,6 +29,27 @@ const PRESENT: u64 = 1 << 3;
 const SWAPPED: u64 = 1 << 4;
 const ZERO: u64 = 1 << 5;
 const HUGE: u64 = 1 << 6;
+
+/// This process's pagemap.
+fn pagemap() -> io::Result<&'static File> {
+    // No lock: a child would wait for ever for one that was held at the fork.
+    static OPEN: AtomicPtr<(Home, File)> = AtomicPtr::new(std::ptr::null_mut());
+    loop {
+        let found = OPEN.load(Ordering::Acquire);
+        // SAFETY: null, or a value that was leaked below.
+        if let Some((home, file)) = unsafe { found.as_ref() }
+            && home.is_here()
+        {
+            return Ok(file);
+        }
+        let new = Box::into_raw(Box::new((Home::here(), File::open("/proc/self/pagemap")?)));
+        if OPEN.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // Another thread was first.
+            // SAFETY: made above, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(new) });
+        }
+    }
+}
 
 /// Page ranges that PAGEMAP_SCAN answers.
 #[repr(C)]
@@ -90,7 +118,7 @@ pub(super) fn present(range: Range<usize>) -> io::Result<(u64, u64)> {
 /// Calls `each` for the pages of the range that are `any` of these, and none of `without`.
 fn scan(range: Range<usize>, without: u64, any: u64, each: &mut dyn FnMut(&PageRegion)) -> io::Result<()> {
     const PAGEMAP_SCAN: u64 = 0xc060_6610;
-    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    let pagemap = pagemap()?;
     let mut regions = [PageRegion::default(); 512];
     let mut from = range.start as u64;
     while from < range.end as u64 {
@@ -122,7 +150,7 @@ fn scan(range: Range<usize>, without: u64, any: u64, each: &mut dyn FnMut(&PageR
 
 /// Pages that the pagemap does not call a file's, and whether they are swapped out.
 fn listed(range: Range<usize>) -> io::Result<Vec<(Range<usize>, u64)>> {
-    let pagemap = std::fs::File::open("/proc/self/pagemap")?;
+    let pagemap = pagemap()?;
     let mut found: Vec<(Range<usize>, u64)> = Vec::new();
     let mut words = [0u8; 8 * 1024];
     let mut at = range.start;
@@ -189,4 +217,43 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a page of new memory is a copy once it is stored to, and only then.
+    fn tells() -> io::Result<bool> {
+        // SAFETY: new memory, which is ours until it is given back.
+        unsafe {
+            let (all, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let memory = libc::mmap(std::ptr::null_mut(), PAGE, all, how, -1, 0).cast::<u8>();
+            let range = memory.addr()..memory.addr() + PAGE;
+            let before = private_copies(range.clone(), false)?;
+            memory.write_volatile(1);
+            let after = private_copies(range.clone(), false)?;
+            libc::munmap(memory.cast(), PAGE);
+            // `None`: it may not be asked here.
+            Ok(before.is_none_or(|copies| copies.is_empty()) && after.is_none_or(|copies| copies == [range]))
+        }
+    }
+
+    #[test]
+    fn the_pagemap_is_opened_once_and_a_child_has_its_own() -> io::Result<()> {
+        assert!(tells()?);
+        assert_eq!(pagemap()?.as_raw_fd(), pagemap()?.as_raw_fd());
+        // SAFETY: the child uses no locks of ours, and ends without cleaning up.
+        let status = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(i32::from(!tells().is_ok_and(|told| told)));
+            }
+            let mut status = -1;
+            assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+            status
+        };
+        assert_eq!(status, 0, "the child sees its own pages");
+        Ok(())
+    }
 }

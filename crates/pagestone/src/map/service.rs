@@ -106,6 +106,15 @@ impl Entry {
 
 pub(super) type Entries = BTreeMap<usize, Entry>;
 
+/// A part of a mapping that was mapped at one fault.
+#[derive(Debug)]
+struct Window {
+    area: Arc<Area>,
+    pages: Range<u64>,
+    /// Those of them that were holes.
+    holes: u64,
+}
+
 /// The process's service; made with the first mapping, for good.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -114,7 +123,7 @@ pub(super) struct Service {
     queue: Mutex<VecDeque<Fault>>,
     waiting: Condvar,
     /// What is mapped, in the order in which it was.
-    windows: Mutex<VecDeque<(Arc<Area>, Range<u64>)>>,
+    windows: Mutex<VecDeque<Window>>,
     /// Kernel mappings of the process: as many as were counted last, and what was mapped since.
     pieces: AtomicUsize,
     most_pieces: usize,
@@ -243,7 +252,7 @@ impl Service {
             // A child: the lock may be held by a thread that it does not have.
             return;
         }
-        self.windows.lock().retain(|(other, _)| !Arc::ptr_eq(other, area));
+        self.windows.lock().retain(|window| !Arc::ptr_eq(&window.area, area));
     }
 
     fn read(&self, uffd: &Userfault) {
@@ -290,7 +299,8 @@ impl Service {
     pub(super) fn note_window(&self, area: &Arc<Area>, window: Range<u64>, pieces: usize) {
         self.pieces.fetch_add(pieces, Ordering::Relaxed);
         if area.lend != Lend::Private {
-            self.windows.lock().push_back((area.clone(), window));
+            let holes = area.holes_in(window.clone());
+            self.windows.lock().push_back(Window { area: area.clone(), pages: window, holes });
         }
     }
 
@@ -299,23 +309,22 @@ impl Service {
     pub(super) fn keep_few(&self) {
         let mut all = self.too_many_pieces();
         loop {
-            let oldest = {
+            let oldest: Vec<Window> = {
                 let mut windows = self.windows.lock();
-                let pages: u64 = windows.iter().map(|(_, window)| window.end - window.start).sum();
-                let keep = if all { windows.len() * 3 / 4 } else { windows.len() };
-                all &= keep > 0;
-                match windows.len() {
-                    0 => return,
-                    len if pages <= MOST_HOLES && len <= MOST_WINDOWS && !all => return,
-                    len => windows.drain(..(len - keep).max(1)).collect::<Vec<_>>(),
+                let len = windows.len();
+                all &= len > 1;
+                match surplus(windows.iter().map(|window| window.holes)) {
+                    _ if all => windows.drain(..len - len * 3 / 4).collect(),
+                    Some(at) => windows.remove(at).into_iter().collect(),
+                    None => return,
                 }
             };
             let entries = self.entries();
-            for (area, window) in oldest {
+            for Window { area, pages, .. } in oldest {
                 if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
                     let _lock = entry.file.inner().locks.write(&[area.ino]);
                     // What stays mapped is taken down another time.
-                    let _ = area.take_down(window, all);
+                    let _ = area.take_down(pages, all);
                 }
             }
             drop(entries);
@@ -332,6 +341,15 @@ impl Service {
         let count = std::fs::read("/proc/self/maps").map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
         self.pieces.store(count, Ordering::Relaxed);
         count > self.most_pieces
+    }
+}
+
+/// Which window to take down if there are too many, or too many holes in them: pages with storage have none to take
+/// down, and their windows are needed where the kernel has too many mappings.
+fn surplus(holes: impl ExactSizeIterator<Item = u64> + Clone) -> Option<usize> {
+    match () {
+        () if holes.clone().sum::<u64>() > MOST_HOLES => holes.clone().position(|holes| holes > 0),
+        () => (holes.len() > MOST_WINDOWS).then_some(0),
     }
 }
 
@@ -403,4 +421,20 @@ fn half_of_limit() -> usize {
 pub(super) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
     let (&base, entry) = entries.range(..=addr).next_back()?;
     (addr - base < (entry.area.pages * crate::units::PAGE_SIZE) as usize).then_some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_HOLES, MOST_WINDOWS, surplus};
+
+    #[test]
+    fn windows_of_storage_do_not_count_as_holes() {
+        let storage = vec![0; MOST_WINDOWS - 2];
+        let with = |more: &[u64]| surplus(storage.iter().chain(more).copied().collect::<Vec<_>>().into_iter());
+        assert_eq!(with(&[]), None);
+        assert_eq!(with(&[MOST_HOLES]), None);
+        assert_eq!(with(&[0, MOST_HOLES + 1]), Some(MOST_WINDOWS - 1), "the first that has holes");
+        assert_eq!(with(&[0, 0, 0]), Some(0), "too many to remember");
+        assert_eq!(surplus([].into_iter()), None);
+    }
 }

@@ -35,6 +35,7 @@ use std::sync::{Arc, Weak};
 use crate::attr::{Kind, StatFs};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
+use crate::file::Waiting;
 use crate::frame::Frames;
 use crate::layout::{ORPHANS, ROOT, Superblock};
 use crate::lock::{Mutex, RwLock, rank};
@@ -99,7 +100,7 @@ pub(crate) struct Inner {
     /// Held while a tree is made, removed or restored.
     pub(crate) trees: Mutex<rank::Trees, ()>,
     /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
-    pub(crate) merges: Mutex<rank::Leaf, Vec<Ino>>,
+    pub(crate) merges: Mutex<rank::Leaf, Waiting>,
     /// Errors of work that no caller waits for.
     pub(crate) failures: Failures,
     superblock: Superblock,
@@ -259,7 +260,7 @@ impl Inner {
                 Err(e) => settled = settled.and(Err(e)),
             }
         }
-        let merges = std::mem::take(&mut *self.merges.lock());
+        let merges = self.take_merges();
         let synced = self.frames.journal.sync();
         match &synced {
             Ok(()) => self.merge_what(&merges),

@@ -274,6 +274,11 @@ impl Opens {
         }
     }
 
+    /// The inode, if anybody has it open.
+    pub(crate) fn get(&self, ino: Ino) -> Option<Arc<OpenInode>> {
+        self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone())
+    }
+
     /// Whether anybody has it open.
     pub(crate) fn is_open(&self, ino: Ino) -> bool {
         self.shard(ino).lock().contains_key(&ino.place())

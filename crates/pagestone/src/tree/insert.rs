@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::node::{self, NodeView};
 use super::{Spot, TreeId, locate};
 use crate::error::{Error, Result};
-use crate::frame::{Tx, TxResult};
+use crate::frame::{Stop, Tx, TxResult};
 use crate::layout::TreeRef;
 use crate::layout::node::{MAX_DEPTH, MAX_VALUE};
 use crate::units::PageNo;
@@ -137,7 +137,7 @@ pub(super) fn copy_entries(view: &NodeView<'_>, from: usize) -> Result<Copied> {
 /// The root has split: one more level.
 fn grow(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, separator: u64, right: PageNo) -> TxResult<TreeRef> {
     if tree.depth >= MAX_DEPTH {
-        return Err(Error::NoSpace.into());
+        return Err(Stop::Failed(Error::NoSpace));
     }
     let first = NodeView::open(tx, tree.root, id, tree.depth - 1)?.key(0)?.min(separator.saturating_sub(1));
     let root = tx.new_node(id.owner)?;

@@ -66,6 +66,34 @@ fn a_chain_whose_members_go_in_any_order_survives() {
     }
 }
 
+/// What is allocated behind the end stays with the file, below which its map goes and comes back, and in no base.
+#[test]
+fn what_is_allocated_behind_the_end_survives_clones_and_merges() {
+    let before = [
+        Op::Create("f"),
+        Op::Write("f", At::Offset(0), 10_000, 1),
+        Op::AllocateBehind("f", 8192, 40_960),
+        Op::AllocateBehind("f", 2 << 20, 3 << 20),
+    ];
+    let ops = [
+        Op::Clone("f", "g"),
+        Op::AllocateBehind("g", 16_384, 8192),
+        Op::Write("f", At::Offset(0), 5000, 2),
+        Op::Clone("f", "h"),
+        Op::Write("f", At::Offset(4096), 100, 3),
+        Op::Unlink("h"),
+        Op::Unlink("g"),
+        Op::Sync,
+        Op::Truncate("f", 60_000),
+    ];
+    let budget = Budget { exhaustive_up_to: 8, sampled: 6, points: 60, ..Budget::default() };
+    for flavour in BOTH {
+        assert!(survive(flavour, &before, &ops, &Care { budget, ..thorough() }) > 0);
+        let stays = [ops[0], ops[1], ops[2], Op::Unlink("f"), Op::Sync, Op::Truncate("g", 60_000)];
+        assert!(survive(flavour, &before, &stays, &Care { budget, ..thorough() }) > 0);
+    }
+}
+
 /// A whole frame changes its owner in one piece, and keeps its contents.
 #[test]
 fn whole_frames_survive_a_merge_into_another_files_base() {

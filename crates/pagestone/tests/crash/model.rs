@@ -145,6 +145,8 @@ impl World {
                 self.file(path)?.allocate(at, len, clock);
                 Ok(())
             }
+            // Nobody sees it.
+            Op::AllocateBehind(..) => Ok(()),
             Op::Punch(path, at, len) => {
                 self.file(path)?.punch(at, len, clock);
                 Ok(())

@@ -50,6 +50,8 @@ pub(crate) enum Op {
     WriteAtomic(Path, Parts, u8),
     Truncate(Path, u64),
     Allocate(Path, u64, u64),
+    /// As that, and the length stays.
+    AllocateBehind(Path, u64, u64),
     Punch(Path, u64, u64),
     Zero(Path, u64, u64),
     /// Path, name, length of the value and what it is filled with.
@@ -183,6 +185,7 @@ impl Driver {
             }
             Op::Truncate(path, len) => open(path)?.set_len(len),
             Op::Allocate(path, at, len) => open(path)?.allocate(at, len, false),
+            Op::AllocateBehind(path, at, len) => open(path)?.allocate(at, len, true),
             Op::Punch(path, at, len) => open(path)?.punch(at, len),
             Op::Zero(path, at, len) => open(path)?.zero(at, len, false),
             Op::SetXattr(path, name, len, fill) => {

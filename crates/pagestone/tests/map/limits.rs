@@ -107,3 +107,25 @@ fn an_atomic_write_is_seen_by_every_mapping() {
         assert!([1, 2, 7].contains(&private.load::<u8>(3 << 20).unwrap()), "never another file's");
     });
 }
+
+/// Fails if a private mapping pins what it shows once more with each clone of its file.
+#[test]
+fn a_private_mapping_pins_what_it_shows_once_however_often_its_file_is_cloned() {
+    Place::each(|place| {
+        let file = place.file("a");
+        file.write_at(0, &[1; 1 << 20]).unwrap();
+        let map = file.map(0..1 << 20, &MapOptions::private()).unwrap();
+        map.read(0, &mut vec![0; 1 << 20]).unwrap();
+        let root = place.pool.root();
+        let clone = |name: &str| assert!(root.clone_file(name.as_bytes(), file.ino()).is_ok());
+        let held = || place.pool.info().unwrap().dram_bytes;
+        clone("first");
+        let first = held();
+        for n in 0..50 {
+            clone(&format!("clone {n}"));
+        }
+        assert!(held() < first + 100_000, "{} bytes, and {first} after the first clone", held());
+        drop(map);
+        assert!(held() < first, "the pins are gone");
+    });
+}
