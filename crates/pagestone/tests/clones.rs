@@ -234,6 +234,21 @@ fn merging_waits_for_the_sync_where_that_is_when_things_are_durable() {
 }
 
 #[test]
+fn a_sync_of_one_file_merges_too() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let options = CreateOptions { size: Some(32 << 20), ..Default::default() };
+    let pool = Pool::create(&dir.path().join("pool"), &options).unwrap();
+    let bytes = vec![7; 2 << 20];
+    let source = file(&pool, "source", &bytes);
+    for round in 0..40 {
+        let _ = pool.root().unlink(b"clone");
+        clone(&pool, &source, "clone");
+        source.write_at(0, &bytes).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        source.sync().unwrap();
+    }
+}
+
+#[test]
 fn what_a_killed_session_left_is_given_back_beside_the_next_one() {
     let (place, pool) = pool(64);
     let free = pool.statfs().free;

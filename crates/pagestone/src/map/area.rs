@@ -24,15 +24,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::link::Links;
 use super::ranges::Ranges;
 use super::service::{MapMechanism, Mechanism};
+use super::steps::{run_of, runs, spans};
 use super::{child, sys};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::file::chain::Span;
-use crate::file::map::Map;
 use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::lock::{Mutex, StdMutex, StdMutexGuard, rank};
-use crate::media::{Lend, MediaKind, Region};
+use crate::media::{Lend, MediaKind};
 use crate::pool::{Inner, InodeWrite, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -122,7 +122,7 @@ pub(super) struct State {
     pub(super) shortened: BTreeMap<u64, u64>,
     /// Pages of the pool that a private mapping shows and that are not, or may not stay, the file's own; each is pinned
     /// once.
-    pinned: Ranges,
+    pub(super) pinned: Ranges,
     failed: BTreeMap<u64, Failure>,
     /// The pages that the last store to a hole got.
     filled: Range<u64>,
@@ -163,7 +163,7 @@ impl Area {
         self.state.lock()
     }
 
-    fn uffd(&self) -> &Mechanism {
+    pub(super) fn uffd(&self) -> &Mechanism {
         child::mechanism().unwrap_or(self.mechanism)
     }
 
@@ -225,8 +225,13 @@ impl Area {
         pinned.within(0..u64::MAX).into_iter().for_each(|pages| inner.frames.unpin(run_of(pages)));
     }
 
+    /// Pages that are pinned for a private mapping.
+    pub(super) fn pinned(&self) -> u64 {
+        self.locked().pinned.pages()
+    }
+
     /// Keeps what a private mapping shows from reuse until [`Area::unpin`].
-    fn pin(state: &mut State, inner: &Inner, run: Run) {
+    pub(super) fn pin(state: &mut State, inner: &Inner, run: Run) {
         let pages = run.page.0..run.page.0 + run.pages;
         state.pinned.without(pages.clone()).into_iter().for_each(|part| inner.frames.pin(run_of(part)));
         state.pinned.insert(pages);
@@ -320,8 +325,17 @@ impl Area {
         let few = pieces < PIECES;
         let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
         let pages = if few { window } else { self.clip(start..start + PAGES_PER_FRAME) };
-        self.install(held, inner, rec, pages.clone());
+        self.unresolved(&pages).into_iter().for_each(|part| self.install(held, inner, rec, part));
         (pages, pieces)
+    }
+
+    /// The pages of these that a fault has to map. A shared mapping shows the same storage again; what a private one
+    /// shows may have stores in it, which only the kernel has.
+    fn unresolved(&self, pages: &Range<u64>) -> Vec<Range<u64>> {
+        match (self.lend, self.live()) {
+            (Lend::Private, Some(state)) => state.absent.within(pages.clone()),
+            _ => vec![pages.clone()],
+        }
     }
 
     /// Which pages to give storage to at a store to `page`, which lies in a hole that reaches over
@@ -478,135 +492,4 @@ impl Area {
             }
         }
     }
-
-    // ---- the steps ---------------------------------------------------------------------------
-
-    fn show(&self, state: &mut State, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
-        let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
-        let region = &inner.frames.region;
-        let inside = pages.start..pages.end.min(end).max(pages.start);
-        let mut put = || -> Result<()> {
-            self.put_nothing(state, inside.end..pages.end)?;
-            for part in state.cut.within(inside.clone()) {
-                self.put_nothing(state, part)?;
-            }
-            for part in state.cut.without(inside.clone()) {
-                for (pages, span) in spans(inner, rec, part, usize::MAX)? {
-                    match span {
-                        Span::Hole(_) => self.put_hole(state, pages)?,
-                        // A store would change what others have borrowed too, so the first touch
-                        // makes the pages the file's own.
-                        Span::Borrowed(_) if self.lend == Lend::Write => self.put_absent(state, pages)?,
-                        Span::Borrowed(run) if self.lend == Lend::Private => {
-                            Area::pin(state, inner, run);
-                            self.put_data(state, region, pages, run)?;
-                        }
-                        Span::Borrowed(run) | Span::Data(run) => {
-                            region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
-                            self.put_data(state, region, pages, run)?;
-                        }
-                    }
-                }
-            }
-            Ok(())
-        };
-        if let Err(e) = put() {
-            // Better an error than pages that are not the file's; each is tried again once told.
-            pages.for_each(|page| self.fail_locked(state, page, &e));
-        }
-    }
-
-    pub(super) fn put_data(&self, state: &mut State, region: &Region, pages: Range<u64>, run: Run) -> Result<()> {
-        let whole = [pages.start, pages.end, run.page.0].iter().all(|page| page.is_multiple_of(self.granule));
-        if !whole {
-            // The kernel would round up, over pages that are not the file's.
-            return Err(Error::NotSupported("a piece of storage that these media cannot map"));
-        }
-        let addr = self.addr(&pages);
-        // SAFETY: the range is address space of this mapping, which hands out no references.
-        unsafe { region.map_at(run.page.byte(), addr.len() as u64, addr.start as *mut u8, self.lend)? };
-        state.nothing.remove(pages.clone());
-        state.absent.remove(pages.clone());
-        state.holes.remove(pages);
-        Ok(())
-    }
-
-    pub(super) fn put_hole(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
-        for part in state.holes.without(pages) {
-            let addr = self.addr(&part);
-            match (self.lend, self.uffd()) {
-                (Lend::Private, _) => sys::put_zeros(addr, true)?,
-                (Lend::Write, Mechanism::Userfault(uffd)) => {
-                    rank::check_remap(child::is_one());
-                    uffd.put_hole(addr)?;
-                }
-                _ => sys::put_zeros(addr, false)?,
-            }
-            state.nothing.remove(part.clone());
-            state.absent.remove(part.clone());
-            state.holes.insert(part);
-        }
-        Ok(())
-    }
-
-    pub(super) fn put_absent(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
-        for part in state.absent.without(pages) {
-            match self.uffd() {
-                Mechanism::Userfault(uffd) => {
-                    rank::check_remap(child::is_one());
-                    uffd.put_absent(self.addr(&part))?;
-                }
-                Mechanism::Signals => sys::put_nothing(self.addr(&part), 0)?,
-            }
-            state.nothing.remove(part.clone());
-            state.holes.remove(part.clone());
-            state.absent.insert(part);
-        }
-        Ok(())
-    }
-
-    pub(super) fn put_nothing(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
-        for part in state.nothing.without(pages) {
-            let addr = self.addr(&part);
-            sys::put_nothing(addr, (part.start - self.first) * PAGE_SIZE)?;
-            state.holes.remove(part.clone());
-            state.absent.remove(part.clone());
-            state.nothing.insert(part);
-        }
-        Ok(())
-    }
-}
-
-/// These pages of the pool.
-fn run_of(pages: Range<u64>) -> Run {
-    Run { page: PageNo(pages.start), pages: pages.end - pages.start }
-}
-
-/// The storage of these pages.
-pub(super) fn runs(inner: &Inner, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
-    let run = |(pages, span): (Range<u64>, Span)| match span {
-        Span::Data(run) | Span::Borrowed(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
-        Span::Hole(_) => None,
-    };
-    Ok(spans(inner, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
-}
-
-/// What these pages are, in at most `most` pieces.
-pub(super) fn spans(inner: &Inner, rec: &InodeRec, pages: Range<u64>, most: usize) -> Result<Vec<(Range<u64>, Span)>> {
-    let _chain = inner.chain(rec);
-    let map = Map { nodes: &inner.frames, frames: &inner.frames, rec };
-    let mut out = Vec::new();
-    let mut page = pages.start;
-    while page < pages.end && out.len() < most {
-        let span = map.span(page)?;
-        let end = page.saturating_add(span.pages()).min(pages.end);
-        let span = match span {
-            Span::Data(run) => Span::Data(Run { pages: end - page, ..run }),
-            Span::Borrowed(run) => Span::Borrowed(Run { pages: end - page, ..run }),
-            Span::Hole(_) => Span::Hole(end - page),
-        };
-        out.push((page..end, span));
-        page = end;
-    }
-    Ok(out)
 }

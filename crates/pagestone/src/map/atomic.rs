@@ -32,6 +32,8 @@ pub struct AtomicMapping {
 
 /// Pieces that commits map one by one, before everything is taken down.
 const MOST_PIECES: usize = 1000;
+/// Pages that are pinned for a mapping, before everything is taken down.
+const MOST_PINNED: u64 = 256;
 
 impl File {
     /// Maps a range so that stores to it become the file's all at once, at a commit.
@@ -106,7 +108,7 @@ impl AtomicMapping {
     /// may be a mapping of its own to the kernel.
     fn show_committed(&mut self, pages: &[Range<u64>]) -> Result<()> {
         self.pieces += pages.len();
-        if self.pieces > MOST_PIECES {
+        if self.pieces > MOST_PIECES || self.mapping.area.pinned() > MOST_PINNED {
             return self.discard();
         }
         let (area, inner) = (&self.mapping.area, self.mapping.file.inner());
@@ -126,6 +128,10 @@ impl AtomicMapping {
         let _lock = self.mapping.lock();
         self.mapping.area.take_down(self.mapping.area.range(), true)?;
         self.mapping.area.forget_changes();
+        // A child may go on showing what is pinned.
+        if self.mapping.area.links.lock().is_empty() {
+            self.mapping.area.unpin(self.mapping.file.inner());
+        }
         self.pieces = 0;
         Ok(())
     }

@@ -57,6 +57,9 @@ fn get() -> Option<&'static Child> {
     unsafe { CHILD.load(Ordering::Acquire).as_ref() }
 }
 
+/// How often the parent is asked again because something has changed, before its failure is taken.
+const MOST_TRIES: usize = 4;
+
 /// Takes up the mappings in a new child; `sockets` lead to the parent.
 pub(super) fn begin(service: &'static Service, areas: &[Arc<Area>], sockets: Option<(OwnedFd, OwnedFd)>) {
     // Before anything else is mapped: the kernel would be free to put it into the gaps.
@@ -118,10 +121,12 @@ impl Child {
             };
             let (area, page) = (&entry.area, entry.area.page_at(fault.addr));
             let region = &entry.file.inner().frames.region;
-            loop {
+            for tries in 0.. {
                 let changes = area.changes();
                 let done = match self.ask(area, page, fault.write || fault.protected) {
                     Ok(spans) => area.take_up(region, changes, &spans),
+                    // Each try of the parent may tell of a change and fail: in the end it is the failure that counts.
+                    Err(failure) if tries >= MOST_TRIES => area.take_failure(area.changes(), page, failure),
                     Err(failure) => area.take_failure(changes, page, failure),
                 };
                 if done {

@@ -36,6 +36,9 @@ pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) 
         return false;
     }
     let Some(lock) = inner.locks.try_write(area.ino) else { return false };
+    if !inner.opens.watchers(area.ino).iter().all(|w| w.fills_in_place()) {
+        return false;
+    }
     let page = area.page_at(fault.addr);
     // A page that was cut, or storage that is not mapped yet, may take a step that waits.
     if area.is_cut(page) {

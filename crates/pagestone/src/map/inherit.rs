@@ -8,8 +8,9 @@
 use std::io;
 use std::ops::Range;
 
-use super::area::{Area, Failure, Shown, State, spans};
+use super::area::{Area, Failure, Shown, State};
 use super::link::{Link, News};
+use super::steps::spans;
 use crate::error::{Error, Result};
 use crate::file::chain::Span;
 use crate::frame::Run;
@@ -99,7 +100,7 @@ impl Area {
             }
             let Some(pool) = self.pool.upgrade() else { continue };
             let inner = pool.inner();
-            let runs = inner.frames.inode(self.ino).and_then(|rec| super::area::runs(inner, &rec, pages.clone()));
+            let runs = inner.frames.inode(self.ino).and_then(|rec| super::steps::runs(inner, &rec, pages.clone()));
             link.pin(&self.pool, &runs.unwrap_or_default());
         }
     }
@@ -150,7 +151,12 @@ impl Area {
     pub(super) fn take_up(&self, region: &Region, changes: u64, spans: &[(Range<u64>, Shown)]) -> bool {
         self.unless_changed(changes, |area, state| {
             for (pages, shown) in spans {
-                for part in state.cut.without(area.clip(pages.clone())) {
+                let mut parts = state.cut.without(area.clip(pages.clone()));
+                // What a private mapping shows may have stores in it, which only the kernel has.
+                if area.lend == Lend::Private {
+                    parts = parts.into_iter().flat_map(|part| state.absent.within(part)).collect();
+                }
+                for part in parts {
                     if let Err(e) = area.take_up_part(state, region, pages.start, part.clone(), *shown) {
                         area.fail_locked(state, part.start, &e);
                     }

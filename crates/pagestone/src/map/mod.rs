@@ -25,6 +25,7 @@ mod pages;
 mod ranges;
 mod report;
 mod service;
+mod steps;
 mod sys;
 mod told;
 mod view;
@@ -259,7 +260,7 @@ impl Mapping {
         let _lock = inner.locks.read(self.area.ino);
         let rec = inner.frames.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
-        let runs: Vec<Run> = area::runs(inner, &rec, pages.start..end)?;
+        let runs: Vec<Run> = steps::runs(inner, &rec, pages.start..end)?;
         runs.iter().for_each(|&run| inner.frames.pin(run));
         Ok(Pin { file: self.file.clone(), runs })
     }

@@ -32,7 +32,7 @@ impl Area {
     }
 
     /// Takes down what of these mapped pages is no private copy: the next touch maps the file's new pages.
-    fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
+    pub(super) fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
         // One look at the page tables, however many parts there are.
         let copies = pages::private_copies(self.addr(&(first.start..last.end)), self.dax);
@@ -42,7 +42,13 @@ impl Area {
         let mut rest = Ranges::default();
         parts.into_iter().for_each(|part| rest.insert(part));
         for copy in copies {
-            rest.remove(self.pages_at(copy));
+            let copy = self.pages_at(copy);
+            let piece = self.whole(copy.clone());
+            rest.remove(copy);
+            // What cannot be mapped by itself goes on to be shown as it was: a store there is a conflict.
+            let beside = rest.within(piece.clone());
+            beside.into_iter().for_each(|pages| state.stale.insert(pages));
+            rest.remove(piece);
         }
         for part in rest.within(self.range()) {
             if self.put_absent(state, part.clone()).is_err() {

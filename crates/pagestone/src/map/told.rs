@@ -70,7 +70,14 @@ impl Watcher for Area {
         if self.lend != Lend::Private {
             self.install(held, inner, rec, pages.clone());
             self.tell(News::Again, &self.clip(pages));
+        } else if let Some(mut state) = self.live() {
+            let holes = state.holes.within(self.clip(self.whole(pages)));
+            self.show_anew(&mut state, holes);
         }
+    }
+
+    fn fills_in_place(&self) -> bool {
+        self.lend != Lend::Private
     }
 
     fn changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]) {

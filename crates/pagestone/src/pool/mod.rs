@@ -260,13 +260,18 @@ impl Inner {
                 Err(e) => settled = settled.and(Err(e)),
             }
         }
+        settled.and(self.sync_and_merge())
+    }
+
+    /// Makes durable what was done so far, and merges the bases that wait for that.
+    fn sync_and_merge(&self) -> Result<()> {
         let merges = self.take_merges();
         let synced = self.frames.journal.sync();
         match &synced {
             Ok(()) => self.merge_what(&merges),
             Err(_) => self.merge_later(&merges),
         }
-        settled.and(synced)
+        synced
     }
 
     pub(crate) fn sync_inode(&self, ino: Ino) -> Result<()> {
@@ -275,7 +280,7 @@ impl Inner {
             return Ok(());
         }
         let settled = self.persist_stored(ino).and(self.settle_times(ino));
-        settled.and(self.frames.journal.sync())
+        settled.and(self.sync_and_merge())
     }
 
     /// A handle of a file has gone. Errors of what the last one leaves to do are noted: nobody waits for them.

@@ -29,6 +29,8 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// These pages have storage now, or other storage.
     fn filled(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
+    /// Whether `filled` moves no memory, so that the thread that reads faults may call it.
+    fn fills_in_place(&self) -> bool;
     /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
     /// by nobody: it must be asked for again. The pages `replaced` are given back.
     fn freeze(

@@ -367,3 +367,32 @@ fn a_private_mapping_of_a_child_never_shows_another_files_bytes() {
     Place::each_alone(test);
     hugetlbfs(&test);
 }
+
+#[test]
+fn a_child_is_answered_or_hears_an_error_while_another_one_is_stopped() {
+    let place = match Place::hugetlbfs() {
+        Ok(place) => place,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    alone(|| {
+        Place::with(place, |place| {
+            let file = place.file("a");
+            file.write_at(0, &[1; PAGE as usize]).unwrap();
+            file.write_at(8 << 20, &[2; 2 * PAGE as usize]).unwrap();
+            let map = file.map(0..16 << 20, &MapOptions::shared()).unwrap();
+            place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
+            let mut stopped = Child::fork(Parent::step);
+            stopped.done();
+            stopped.signal(libc::SIGSTOP);
+            // Its piece has to be moved, which the stopped one would have to hear of.
+            let other = Child::fork(|_| match map.load::<u8>(8 << 20) {
+                Ok(byte) => assert_eq!(byte, 2),
+                Err(e) => assert!(e.to_string().contains("could not answer"), "{e}"),
+            });
+            other.join_within(Duration::from_secs(60));
+            stopped.signal(libc::SIGCONT);
+            stopped.go_on();
+            stopped.join();
+        });
+    });
+}

@@ -6,6 +6,7 @@
 //!   rows.rs     the rows of the table           away.rs   truncate, punch, unlink under a mapping
 //!   atomic.rs   commits: all stores or none
 //!   fork.rs     a child process with the same mappings
+//!   kept.rs     stores that wait for a commit, and what goes on around them
 //!   huge.rs     huge pages, wished for and forced
 //!   limits.rs   what it costs, and what is left without userfaultfd
 //!   start.rs   what if the threads that answer faults cannot be started
@@ -21,6 +22,7 @@ mod common;
 mod fork;
 mod hammer;
 mod huge;
+mod kept;
 mod limits;
 mod place;
 mod rows;

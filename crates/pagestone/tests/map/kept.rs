@@ -1,0 +1,149 @@
+//! Stores of private and atomic mappings, and everything that goes on around them. How they could be lost, and which
+//! test would show it: a fault maps its window again over pages with stores (`a_fault_leaves_...`,
+//! `threads_that_fault_in_one_window_...`); a hole that got bytes is still zeros, and a commit writes those zeros
+//! (`what_others_put_into_a_hole_...`); what commits replaced stays pinned until the pool is full (`commits_of_...`).
+
+use std::sync::Barrier;
+
+use pagestone::{MapOptions, Mapping};
+
+use crate::place::{PAGE, Place};
+
+/// Runs `test` on every kind of media that can be had here.
+fn every(test: impl Fn(&Place)) {
+    Place::each(&test);
+    for place in [Place::huge_tmpfs(), Place::hugetlbfs()] {
+        match place {
+            Ok(place) => Place::with(place, &test),
+            Err(e) => println!("skipped: {e}"),
+        }
+    }
+}
+
+/// A fault behind the end, a fault in a page that others have replaced, and faults of a file in many pieces.
+fn faults_around_stores(place: &Place, file: &pagestone::File, map: &Mapping) {
+    map.write(0, &[171; 100]).unwrap();
+    assert!(map.write(5000 * PAGE, &[7]).is_err(), "{}: behind the end", place.name);
+    assert_eq!(map.load::<u8>(50).unwrap(), 171, "{}: after a fault behind the end", place.name);
+    file.write_atomic(&[(9 * PAGE, &[3; PAGE as usize])]).unwrap();
+    map.load::<u8>(9 * PAGE).unwrap();
+    map.load::<u8>(10 * PAGE).unwrap();
+    assert_eq!(map.load::<u8>(50).unwrap(), 171, "{}: after a page was replaced", place.name);
+    for page in (20..1500).step_by(2) {
+        map.store(page * PAGE, 5u64).unwrap();
+    }
+    for page in (20..1500).step_by(2) {
+        assert_eq!(map.load::<u64>(page * PAGE).unwrap(), 5, "{}: page {page}", place.name);
+    }
+}
+
+#[test]
+fn a_fault_leaves_the_stores_around_it_alone() {
+    every(|place| {
+        let file = place.file("pieces");
+        for page in (0..1500).step_by(2) {
+            file.write_at(page * PAGE, &[65; PAGE as usize]).unwrap();
+        }
+        let private = file.map(0..5120 * PAGE, &MapOptions::private()).unwrap();
+        faults_around_stores(place, &file, &private);
+        drop(private);
+        let mut atomic = file.map_atomic(0..5120 * PAGE).unwrap();
+        faults_around_stores(place, &file, &atomic);
+        // Where pieces of 2 MiB are mapped, the page that was replaced lies in one that was stored to.
+        if place.granule == 1 {
+            assert_eq!(atomic.commit().unwrap(), 741, "{}", place.name);
+        }
+    });
+}
+
+#[test]
+fn threads_that_fault_in_one_window_lose_no_store() {
+    const THREADS: u64 = 4;
+    every(|place| {
+        let len = 4 * 512 * PAGE;
+        let file = place.file("race");
+        file.write_at(0, &vec![65; len as usize]).unwrap();
+        let mut map = file.map_atomic(0..len).unwrap();
+        for round in 1..if place.granule == 1 { 40u64 } else { 4 } {
+            map.discard().unwrap();
+            let together = Barrier::new(THREADS as usize);
+            std::thread::scope(|scope| {
+                for thread in 0..THREADS {
+                    let (map, together) = (&map, &together);
+                    scope.spawn(move || {
+                        for window in 0..4 {
+                            together.wait();
+                            map.store((window * 512 + thread * 7) * PAGE, round).unwrap();
+                        }
+                    });
+                }
+            });
+            for page in (0..4).flat_map(|window| (0..THREADS).map(move |thread| window * 512 + thread * 7)) {
+                assert_eq!(map.load::<u64>(page * PAGE).unwrap(), round, "{}: page {page}", place.name);
+            }
+            let pages = map.commit().unwrap();
+            assert!(place.granule > 1 || pages == 4 * THREADS, "{}: {pages} pages", place.name);
+        }
+    });
+}
+
+#[test]
+fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
+    type Put = fn(&pagestone::File, &Mapping);
+    let puts: [(&str, Put); 3] = [
+        ("write", |file, _| file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap()),
+        ("allocate and write", |file, _| {
+            file.allocate(3 * PAGE, PAGE, false).unwrap();
+            file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap();
+        }),
+        ("a shared mapping", |_, shared| shared.write(3 * PAGE, &[121; PAGE as usize]).unwrap()),
+    ];
+    every(|place| {
+        for touched in [false, true] {
+            for (how, put) in puts {
+                let file = place.sparse(&format!("{how} {touched}"), 64 * PAGE);
+                let shared = file.map(0..64 * PAGE, &MapOptions::shared()).unwrap();
+                let private = file.map(0..64 * PAGE, &MapOptions::private()).unwrap();
+                let mut atomic = file.map_atomic(0..64 * PAGE).unwrap();
+                if touched {
+                    assert_eq!(atomic.load::<u8>(3 * PAGE).unwrap(), 0);
+                    assert_eq!(private.load::<u8>(3 * PAGE).unwrap(), 0);
+                    atomic.store(20 * PAGE, 1u8).unwrap();
+                }
+                put(&file, &shared);
+                let context = format!("{}, {how}, touched before: {touched}", place.name);
+                assert_eq!(private.load::<u8>(3 * PAGE).unwrap(), 121, "private, {context}");
+                // Pieces of 2 MiB are copied, and replaced, as a whole.
+                if place.granule == 1 || !touched {
+                    assert_eq!(atomic.load::<u8>(3 * PAGE).unwrap(), 121, "atomic, {context}");
+                    atomic.store(3 * PAGE + 100, 7u8).unwrap();
+                    atomic.commit().unwrap();
+                } else {
+                    let _conflict = atomic.store(3 * PAGE + 100, 7u8).and_then(|()| atomic.commit());
+                }
+                let mut byte = [0];
+                file.read_at(3 * PAGE, &mut byte).unwrap();
+                assert_eq!(byte, [121], "the file, {context}");
+            }
+        }
+    });
+}
+
+#[test]
+fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
+    every(|place| {
+        let len = 4 * 512 * PAGE;
+        let file = place.file("cloned");
+        file.write_at(0, &vec![65; len as usize]).unwrap();
+        let ino = file.attr().unwrap().ino;
+        let mut map = file.map_atomic(0..len).unwrap();
+        for round in 0..40u64 {
+            let _ = place.pool.root().unlink(b"clone");
+            place.pool.root().clone_file(b"clone", ino).unwrap();
+            for page in 0..len / PAGE {
+                map.store(page * PAGE, round).unwrap();
+            }
+            map.commit().unwrap_or_else(|e| panic!("{}, round {round}: {e}", place.name));
+        }
+    });
+}
