@@ -211,6 +211,8 @@ fn extended_attributes() {
         assert_eq!(names, [b"user.one".as_slice(), b"user.two"]);
         rustix::fs::removexattr(&path, "user.one").unwrap();
         assert_eq!(rustix::fs::removexattr(&path, "user.one"), Err(rustix::io::Errno::NODATA));
+        // Of no namespace, as on the kernel's own filesystems.
+        assert_eq!(set("other.one", b"x", XattrFlags::empty()), Err(rustix::io::Errno::OPNOTSUPP));
         // Version 2; owner rw-, group r--, others r--.
         let list = [
             2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255,

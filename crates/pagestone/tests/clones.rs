@@ -385,3 +385,20 @@ fn a_tree_cannot_be_cloned_into_itself_and_names_are_checked() {
         assert!(matches!(pool.snapshots().create(name), Err(Error::Invalid(_))), "{name:?}");
     }
 }
+
+#[test]
+fn snapshots_go_only_where_nobody_else_can_change_them() {
+    let (_place, pool) = pool(16);
+    let root = pool.root();
+    root.create(b".snapshots", &NewNode::new(Kind::File, 0o644)).unwrap();
+    let e = pool.snapshots().create(b"one").unwrap_err().to_string();
+    assert!(e.contains("/.snapshots") && e.contains("no directory"), "{e}");
+    root.unlink(b".snapshots").unwrap();
+    for node in [NewNode::new(Kind::Dir, 0o777), NewNode { uid: 1000, ..NewNode::new(Kind::Dir, 0o700) }] {
+        root.create(b".snapshots", &node).unwrap();
+        let e = pool.snapshots().create(b"one").unwrap_err().to_string();
+        assert!(e.contains("/.snapshots") && e.contains("others"), "{e}");
+        root.rmdir(b".snapshots").unwrap();
+    }
+    pool.snapshots().create(b"one").unwrap();
+}

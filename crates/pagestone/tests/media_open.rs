@@ -247,3 +247,24 @@ fn what_is_no_pool_is_called_that_whatever_its_size() {
     File::options().write(true).open(&path).and_then(|file| file.set_len(100)).expect("cut off");
     assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::Size(_))));
 }
+
+#[test]
+fn a_pool_without_its_root_inodes_is_damaged_and_the_error_names_the_page() {
+    let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "." }).expect("a directory");
+    let (path, copy) = (dir.path().join("pool"), dir.path().join("copy"));
+    let pool = Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).expect("makes");
+    pool.root().create(b"a", &pagestone::NewNode::new(pagestone::Kind::Dir, 0o755)).expect("makes");
+    // With records in the journal, as after a kill, and without.
+    for closed in [false, true] {
+        if closed {
+            pool.clone().close().expect("closes");
+        }
+        let mut bytes = fs::read(&path).expect("reads");
+        bytes[3 * 4096..4 * 4096].fill(0);
+        fs::write(&copy, &bytes).expect("writes");
+        let e = Pool::open(&copy, &OpenOptions::default()).expect_err("is damaged");
+        assert!(matches!(&e, Error::Corrupt { .. }) && e.to_string().contains("page 0x3"), "{e}");
+        let report = check(&copy, &CheckOptions::default(), &mut |_, _| {});
+        assert!(!report.is_ok_and(|report| report.is_clean()), "check, closed: {closed}");
+    }
+}

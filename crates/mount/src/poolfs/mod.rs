@@ -74,9 +74,10 @@ impl PoolFs {
     }
 }
 
-/// Access control lists, and whatever else the system would interpret, are not kept.
-fn is_system(name: &[u8]) -> bool {
-    name.starts_with(b"system.")
+/// Attributes of the namespaces that the kernel's filesystems keep. Access control lists and whatever else the system
+/// would interpret (`system.`) are not among them.
+fn is_kept(name: &[u8]) -> bool {
+    [&b"user."[..], b"trusted.", b"security."].iter().any(|space| name.starts_with(space))
 }
 
 const NOT_SUPPORTED: Errno = Errno(libc::EOPNOTSUPP);
@@ -197,14 +198,14 @@ impl FileSystem for PoolFs {
     }
 
     fn xattr(&self, node: NodeId, name: &[u8]) -> Reply<Vec<u8>> {
-        if is_system(name) {
+        if !is_kept(name) {
             return Err(NOT_SUPPORTED);
         }
         Ok(self.node(node)?.xattr(name)?)
     }
 
     fn set_xattr(&self, node: NodeId, name: &[u8], value: &[u8], mode: XattrMode) -> Reply<()> {
-        if is_system(name) {
+        if !is_kept(name) {
             return Err(NOT_SUPPORTED);
         }
         match self.node(node)?.set_xattr(name, value, mode) {
@@ -215,7 +216,7 @@ impl FileSystem for PoolFs {
     }
 
     fn remove_xattr(&self, node: NodeId, name: &[u8]) -> Reply<()> {
-        if is_system(name) {
+        if !is_kept(name) {
             return Err(NOT_SUPPORTED);
         }
         Ok(self.node(node)?.remove_xattr(name)?)

@@ -36,7 +36,9 @@ use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
 use crate::journal::{Journal, Lane};
-use crate::layout::{COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, descriptor_at, inode_at};
+use crate::layout::{
+    COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, ROOT, descriptor_at, inode_at,
+};
 use crate::lock::{Mutex, MutexGuard, rank};
 use crate::media::{Home, PageRef, Region};
 use crate::pad::Padded;
@@ -322,6 +324,10 @@ impl Frames {
 /// Whether the record is that of the inode that `ino` names.
 fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
     if rec.is_free() || rec.generation != ino.generation() {
+        // Every pool has these two.
+        if ino == ROOT || ino == ORPHANS {
+            return Err(Error::corrupt(format!("inode {:#x} in {}", ino.0, ino.page()), "is free or another one"));
+        }
         return Err(Error::Stale(ino.0));
     }
     Ok(())

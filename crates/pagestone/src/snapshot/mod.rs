@@ -23,7 +23,7 @@ pub use diff::{Change, What};
 
 use serde::Serialize;
 
-use crate::attr::{Kind, NewNode, RenameMode, SetAttr, Time, XattrMode};
+use crate::attr::{Attr, Kind, NewNode, RenameMode, SetAttr, Time, XattrMode};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::lock::MutexGuard;
@@ -202,7 +202,7 @@ impl<'p> Snapshots<'p> {
         let root = self.pool.root();
         let ino = match root.lookup(SNAPSHOTS) {
             Err(Error::NotFound) => root.create(SNAPSHOTS, &NewNode::new(Kind::Dir, 0o700))?.ino,
-            found => found?.ino,
+            found => self.check_owner(&found?)?,
         };
         let place = Place { dir: self.pool.node(ino)?.dir()?, _one: one };
         if place.dir.lookup(PARTIAL).is_ok() {
@@ -210,6 +210,18 @@ impl<'p> Snapshots<'p> {
         }
         self.finish_restore(&place.dir)?;
         Ok(place)
+    }
+
+    /// A directory that somebody else may change is no place for snapshots: he could put other trees there.
+    fn check_owner(&self, dir: &Attr) -> Result<Ino> {
+        let root = self.pool.node(self.pool.root().ino())?.attr()?;
+        if dir.kind != Kind::Dir {
+            return Err(Error::Invalid("/.snapshots of the pool is no directory: it is where snapshots are kept"));
+        }
+        if dir.uid != root.uid || dir.perm & 0o022 != 0 {
+            return Err(Error::Invalid("/.snapshots of the pool can be changed by others than its owner"));
+        }
+        Ok(dir.ino)
     }
 
     /// Takes the directory away again if it holds no snapshot.
