@@ -103,12 +103,12 @@ impl Bed {
     }
 
     /// The directory in the pool.
-    pub(crate) fn root(&self) -> Result<Dir<'_>> {
+    pub(crate) fn root(&self) -> Result<Dir> {
         Ok(self.pool.resolve(&self.root)?.dir()?)
     }
 
     /// A directory below it.
-    pub(crate) fn make_dir(&self, name: &str) -> Result<Dir<'_>> {
+    pub(crate) fn make_dir(&self, name: &str) -> Result<Dir> {
         let attr = self.root()?.create(name.as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
         Ok(self.pool.node(attr.ino)?.dir()?)
     }
@@ -148,11 +148,11 @@ impl Bed {
 impl Drop for Bed {
     fn drop(&mut self) {
         // A pool of our own goes with its directory; in a user's pool nothing may stay behind.
-        let _ = remove(&self.pool, self.pool.root(), &self.root);
+        let _ = remove(&self.pool, &self.pool.root(), &self.root);
     }
 }
 
-fn remove(pool: &Pool, parent: Dir<'_>, name: &[u8]) -> Result<()> {
+fn remove(pool: &Pool, parent: &Dir, name: &[u8]) -> Result<()> {
     let attr = parent.lookup(name)?;
     if attr.kind != Kind::Dir {
         return Ok(parent.unlink(name)?);
@@ -164,7 +164,7 @@ fn remove(pool: &Pool, parent: Dir<'_>, name: &[u8]) -> Result<()> {
         true
     })?;
     for name in names {
-        remove(pool, dir, &name)?;
+        remove(pool, &dir, &name)?;
     }
     Ok(parent.rmdir(name)?)
 }

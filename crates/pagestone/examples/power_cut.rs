@@ -115,7 +115,7 @@ fn name(file: u64) -> Vec<u8> {
     format!("f{file}").into_bytes()
 }
 
-fn perform(step: &Step, pool: &Pool, dir: Dir<'_>) -> Result<()> {
+fn perform(step: &Step, pool: &Pool, dir: &Dir) -> Result<()> {
     let open = |file: u64| -> Result<File> { pool.node(dir.lookup(&name(file))?.ino)?.open() };
     match step {
         Step::Create(file) => dir.create(&name(*file), &NewNode::new(Kind::File, 0o600)).map(drop),
@@ -140,12 +140,12 @@ fn chance(seed: u64, thread: u64) -> Chance {
     Chance(seed.wrapping_mul(THREADS).wrapping_add(thread))
 }
 
-fn dir<'p>(pool: &'p Pool, seed: u64, thread: u64) -> Result<Dir<'p>> {
+fn dir<'p>(pool: &'p Pool, seed: u64, thread: u64) -> Result<Dir> {
     pool.resolve(format!("/run-{seed}-{thread}").as_bytes())?.dir()
 }
 
 /// Takes away what earlier runs left.
-fn clear(pool: &Pool, top: Dir<'_>) -> Result<()> {
+fn clear(pool: &Pool, top: &Dir) -> Result<()> {
     let mut entries = Vec::new();
     top.entries(0, &mut |entry| {
         entries.push((entry.name.to_vec(), entry.kind, entry.ino));
@@ -153,7 +153,7 @@ fn clear(pool: &Pool, top: Dir<'_>) -> Result<()> {
     })?;
     for (name, kind, ino) in entries {
         if kind == Kind::Dir {
-            clear(pool, pool.node(ino)?.dir()?)?;
+            clear(pool, &pool.node(ino)?.dir()?)?;
             top.rmdir(&name)?;
         } else {
             top.unlink(&name)?;
@@ -164,7 +164,7 @@ fn clear(pool: &Pool, top: Dir<'_>) -> Result<()> {
 
 fn work(path: &Path, seed: u64) -> Result<()> {
     let pool = Pool::open(path, &OpenOptions::default())?;
-    clear(&pool, pool.root())?;
+    clear(&pool, &pool.root())?;
     let at_sync = pool.info()?.media.durability == Durability::AtSync;
     for thread in 0..THREADS {
         pool.root().create(format!("run-{seed}-{thread}").as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
@@ -173,7 +173,7 @@ fn work(path: &Path, seed: u64) -> Result<()> {
         let (mut chance, mut model, dir) = (chance(seed, thread), Model::new(), dir(&pool, seed, thread)?);
         for n in 1u64.. {
             let step = chance.step(&model);
-            perform(&step, &pool, dir)?;
+            perform(&step, &pool, &dir)?;
             if at_sync {
                 pool.sync()?;
             }
@@ -189,7 +189,7 @@ fn work(path: &Path, seed: u64) -> Result<()> {
 }
 
 /// What a thread's directory has.
-fn there(pool: &Pool, dir: Dir<'_>) -> Result<Model> {
+fn there(pool: &Pool, dir: &Dir) -> Result<Model> {
     let (mut model, mut names) = (Model::new(), Vec::new());
     dir.entries(0, &mut |entry| {
         names.push((entry.name.to_vec(), entry.ino));
@@ -239,7 +239,7 @@ fn look(path: &Path, seed: u64, done: &[u64]) -> Result<bool> {
         for _ in 0..done {
             apply(&chance.step(&old), &mut old);
         }
-        let is = there(&pool, dir(&pool, seed, thread)?)?;
+        let is = there(&pool, &dir(&pool, seed, thread)?)?;
         match (0..ON_THE_WAY).find(|_| is_next(&is, &mut old, &mut chance)) {
             Some(n) => more += n,
             None => {

@@ -11,14 +11,14 @@ fn pool(len: u64) -> Pool {
     Pool::create_on(Arc::new(Memory::new(len).unwrap()), &CreateOptions::default()).unwrap()
 }
 
-fn file(dir: Dir<'_>, name: &str) -> pagestone::Ino {
+fn file(dir: &Dir, name: &str) -> pagestone::Ino {
     dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
 }
 
 #[test]
 fn bytes_come_back() {
     let pool = pool(16 << 20);
-    let f = pool.node(file(pool.root(), "a")).unwrap().open().unwrap();
+    let f = pool.node(file(&pool.root(), "a")).unwrap().open().unwrap();
     f.write_at(0, b"hello").unwrap();
     f.write_at(10_000, b"world").unwrap();
     let mut buf = vec![1; 20_000];
@@ -37,7 +37,7 @@ fn a_directory_of_many_names_fills_and_empties() {
     let dir = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
     let dir = pool.node(dir).unwrap().dir().unwrap();
     for i in 0..20_000 {
-        file(dir, &format!("name-{i}"));
+        file(&dir, &format!("name-{i}"));
     }
     let mut seen = 0;
     let mut cookie = 0;
@@ -66,7 +66,7 @@ fn a_directory_of_many_names_fills_and_empties() {
 #[test]
 fn a_full_pool_says_so_and_can_be_emptied() {
     let pool = pool(16 << 20);
-    let f = pool.node(file(pool.root(), "big")).unwrap().open().unwrap();
+    let f = pool.node(file(&pool.root(), "big")).unwrap().open().unwrap();
     let chunk = vec![7; 100_000];
     let mut at = 0;
     let full = loop {
@@ -79,7 +79,7 @@ fn a_full_pool_says_so_and_can_be_emptied() {
     assert!(at > 8 << 20, "{at}");
     drop(f);
     pool.root().unlink(b"big").unwrap();
-    let f = pool.node(file(pool.root(), "again")).unwrap().open().unwrap();
+    let f = pool.node(file(&pool.root(), "again")).unwrap().open().unwrap();
     f.write_at(0, &vec![1; 8 << 20]).unwrap();
 }
 
@@ -87,7 +87,7 @@ fn a_full_pool_says_so_and_can_be_emptied() {
 fn it_is_all_there_after_a_reopen() {
     let media = Arc::new(Memory::new(32 << 20).unwrap());
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
-    let f = pool.node(file(pool.root(), "f")).unwrap();
+    let f = pool.node(file(&pool.root(), "f")).unwrap();
     f.open().unwrap().write_at(1 << 20, &vec![9; 3 << 20]).unwrap();
     f.set_xattr(b"user.k", &vec![3; 5000], XattrMode::Set).unwrap();
     f.set_attr(&SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
@@ -111,7 +111,7 @@ fn it_is_all_there_after_a_reopen() {
 fn an_unnamed_file_lives_as_long_as_it_is_open() {
     let pool = pool(16 << 20);
     let before = pool.statfs().free;
-    let f = pool.node(file(pool.root(), "t")).unwrap().open().unwrap();
+    let f = pool.node(file(&pool.root(), "t")).unwrap().open().unwrap();
     f.write_at(0, &vec![5; 3 << 20]).unwrap();
     pool.root().unlink(b"t").unwrap();
     let mut buf = [0; 10];
@@ -130,7 +130,7 @@ fn a_file_in_a_directory_survives_on_an_ordinary_file() {
     let pool = Pool::create(&path, &options).unwrap();
     assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::InUse { .. })));
     for i in 0..2000 {
-        file(pool.root(), &format!("f{i}"));
+        file(&pool.root(), &format!("f{i}"));
     }
     pool.close().unwrap();
     assert!(matches!(Pool::create(&path, &options), Err(Error::Exists)));
@@ -145,7 +145,7 @@ fn furnish(pool: &Pool) {
         let d = pool.root().create(format!("d{i}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
         let d = pool.node(d).unwrap().dir().unwrap();
         for j in 0..40 {
-            let f = pool.node(file(d, &format!("f{j}"))).unwrap();
+            let f = pool.node(file(&d, &format!("f{j}"))).unwrap();
             f.open().unwrap().write_at(j * 3000, &vec![j as u8; 5000]).unwrap();
             f.set_xattr(b"user.x", &vec![1; 100 * j as usize], XattrMode::Set).unwrap();
         }
@@ -153,7 +153,7 @@ fn furnish(pool: &Pool) {
         d.link(b"hard", d.lookup(b"f1").unwrap().ino).unwrap();
         d.unlink(b"f2").unwrap();
     }
-    let f = pool.node(file(pool.root(), "big")).unwrap().open().unwrap();
+    let f = pool.node(file(&pool.root(), "big")).unwrap().open().unwrap();
     for i in 0..60 {
         f.append(&vec![i as u8; 100_000]).unwrap();
     }
@@ -204,7 +204,7 @@ fn a_name_can_go_while_its_file_is_being_read_and_waits_for_the_reader() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let pool = pool(16 << 20);
     for again in 0..2 {
-        let ino = file(pool.root(), "a");
+        let ino = file(&pool.root(), "a");
         let f = pool.node(ino).unwrap().open().unwrap();
         f.write_at(0, &[7; 10_000]).unwrap();
         let gone = AtomicBool::new(false);
@@ -239,7 +239,7 @@ fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
     ];
     for write_nothing in nothing {
         let pool = pool(16 << 20);
-        let ino = file(pool.root(), "a");
+        let ino = file(&pool.root(), "a");
         let f = pool.node(ino).unwrap().open().unwrap();
         f.write_at(0, b"hello").unwrap();
         let long_ago = pagestone::Time { sec: 1, nsec: 0 };
@@ -256,8 +256,8 @@ fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
 fn a_rename_can_leave_a_whiteout() {
     let media = Arc::new(Memory::new(16 << 20).unwrap());
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
-    let (root, a) = (pool.root(), file(pool.root(), "a"));
-    file(root, "b");
+    let (root, a) = (pool.root(), file(&pool.root(), "a"));
+    file(&root, "b");
     let d = root.create(b"d", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
     root.rename_with_whiteout(b"a", root.ino(), b"b").unwrap();
     root.rename_with_whiteout(b"d", root.ino(), b"e").unwrap();
@@ -278,7 +278,7 @@ fn a_rename_can_leave_a_whiteout() {
 #[test]
 fn what_is_known_of_an_open_files_privileges_follows_their_changes() {
     let pool = pool(16 << 20);
-    let node = pool.node(file(pool.root(), "f")).unwrap();
+    let node = pool.node(file(&pool.root(), "f")).unwrap();
     let open = node.open().unwrap();
     assert!(!open.privileges().unwrap().any());
     let perm = |perm| SetAttr { perm: Some(perm), ..SetAttr::default() };

@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use pagestone::{CreateOptions, Error, File, Kind, NewNode, OpenOptions, Pool, What, XattrMode, check};
+use pagestone::{CreateOptions, Error, File, Kind, NewNode, OpenOptions, Pool, SetAttr, What, XattrMode, check};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -401,4 +401,13 @@ fn snapshots_go_only_where_nobody_else_can_change_them() {
         root.rmdir(b".snapshots").unwrap();
     }
     pool.snapshots().create(b"one").unwrap();
+    // The owner of the pool's root changes, by hand and by a restore.
+    let owner = |uid| SetAttr { uid: Some(uid), ..SetAttr::default() };
+    root.node().set_attr(&owner(1000)).unwrap();
+    pool.snapshots().create(b"two").unwrap();
+    pool.snapshots().restore(b"one").unwrap();
+    assert_eq!(root.node().attr().unwrap().uid, 0);
+    pool.snapshots().restore(b"two").unwrap();
+    assert_eq!(root.node().attr().unwrap().uid, 1000);
+    pool.snapshots().create(b"three").unwrap();
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   every .rs file    opens with `//!`, has at most 600 lines, leaves nothing to do later
+//!   layers            use only what lies below them, in the order of `docs/architecture.md`
 //!   unsafe            on the media floor and at the C boundary only, each with its SAFETY line
 //!   documents         their links lead somewhere; the format's sizes are those of the code
 //! ```
@@ -226,4 +227,60 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
         }
     }
     report(&wrong);
+}
+
+/// The layers of the library from below; the modules before `media` belong to none.
+const LAYERS: [&str; 18] = [
+    "units", "error", "lock", "attr", "pad", "places", "media", "layout", "journal", "frame", "tree", "engine", "file",
+    "dir", "map", "snapshot", "pool", "check",
+];
+
+/// The layers that the code of a file (without its tests) names as `crate::NAME`.
+fn layers_used(text: &str) -> BTreeSet<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut used = BTreeSet::new();
+    for line in text.lines() {
+        for part in code(line).split("crate::").skip(1) {
+            used.insert(part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    used
+}
+
+/// Where a layer uses one that does not lie below it.
+fn upward(name: &str, text: &str) -> Vec<String> {
+    let rank = |layer: &str| LAYERS.iter().position(|&known| known == layer);
+    let own = name.split('/').next().unwrap_or_default().trim_end_matches(".rs");
+    let used = layers_used(text);
+    let wrong = used.iter().filter(|used| *used != own && rank(used).is_some_and(|used| Some(used) >= rank(own)));
+    wrong.map(|used| format!("src/{name}: uses `{used}`, which does not lie below `{own}`")).collect()
+}
+
+#[test]
+fn each_layer_uses_only_what_lies_below_it() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".rs") {
+        let Some(name) = name.strip_prefix("crates/pagestone/src/") else { continue };
+        if name == "lib.rs" {
+            continue;
+        }
+        let own = name.split('/').next().unwrap().trim_end_matches(".rs");
+        if !LAYERS.contains(&own) {
+            wrong.push(format!("src/{name}: `{own}` is no layer of LAYERS"));
+        }
+        wrong.extend(upward(name, &text));
+    }
+    report(&wrong);
+    // The check itself: a forbidden `use` is found, one of a test and one in a comment are not.
+    assert_eq!(upward("frame/tx.rs", "use crate::file::File;").len(), 1);
+    assert_eq!(
+        upward("frame/tx.rs", "use crate::layout::X; // crate::file\n#[cfg(test)]\nuse crate::pool::Pool;").len(),
+        0
+    );
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let picture = text.split("## Layers").nth(1).unwrap().split("DAX device").next().unwrap();
+    let drawn: Vec<&str> =
+        picture.lines().filter_map(|line| line.trim().strip_prefix("| ")?.split(' ').next()).collect();
+    let layers: Vec<&str> = LAYERS.iter().rev().copied().take_while(|&layer| layer != "places").collect();
+    assert_eq!(drawn, layers, "the picture in docs/architecture.md");
 }

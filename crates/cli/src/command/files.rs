@@ -109,7 +109,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// Removes what is named, the deepest first; says how many names that were.
-fn remove(pool: &Pool, target: &Target, node: &Node<'_>, recursive: bool) -> Result<u64> {
+fn remove(pool: &Pool, target: &Target, node: &Node, recursive: bool) -> Result<u64> {
     let (dir, name) = target.place(pool)?;
     if node.attr().with_context(|| target.show())?.kind != Kind::Dir {
         dir.unlink(name).with_context(|| target.show())?;

@@ -13,7 +13,7 @@ use crate::size::show;
 use crate::target::Target;
 
 /// The entries of a directory by name.
-pub(crate) fn entries(node: &Node<'_>) -> pagestone::Result<Vec<DirEntry>> {
+pub(crate) fn entries(node: &Node) -> pagestone::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     node.dir()?.entries(0, &mut |entry| {
         entries.push(entry.clone());

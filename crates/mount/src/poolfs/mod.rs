@@ -42,7 +42,7 @@ impl PoolFs {
         if ino == self.root { NodeId::ROOT } else { NodeId(ino.0) }
     }
 
-    fn node(&self, node: NodeId) -> Result<Node<'_>, Error> {
+    fn node(&self, node: NodeId) -> Result<Node, Error> {
         self.missed(self.pool.node(self.ino(node)))
     }
 
@@ -54,7 +54,7 @@ impl PoolFs {
         answer
     }
 
-    fn dir(&self, node: NodeId) -> Result<Dir<'_>, Error> {
+    fn dir(&self, node: NodeId) -> Result<Dir, Error> {
         self.node(node)?.dir()
     }
 
@@ -132,26 +132,26 @@ impl FileSystem for PoolFs {
 
     fn unlink(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
         let dir = self.dir(parent)?;
-        self.losing_a_name(dir, name, || dir.unlink(name))
+        self.losing_a_name(&dir, name, || dir.unlink(name))
     }
 
     fn rmdir(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
         let dir = self.dir(parent)?;
-        self.losing_a_name(dir, name, || dir.rmdir(name))
+        self.losing_a_name(&dir, name, || dir.rmdir(name))
     }
 
     fn rename(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8], mode: RenameMode) -> Reply<()> {
         let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
         let rename = || dir.rename(name, to_dir.ino(), to_name, mode);
         match mode {
-            RenameMode::Replace => self.losing_a_name(to_dir, to_name, rename),
+            RenameMode::Replace => self.losing_a_name(&to_dir, to_name, rename),
             RenameMode::NoReplace | RenameMode::Exchange => Ok(rename()?),
         }
     }
 
     fn rename_with_whiteout(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8]) -> Reply<()> {
         let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
-        self.losing_a_name(to_dir, to_name, || dir.rename_with_whiteout(name, to_dir.ino(), to_name))
+        self.losing_a_name(&to_dir, to_name, || dir.rename_with_whiteout(name, to_dir.ino(), to_name))
     }
 
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
@@ -224,6 +224,7 @@ impl FileSystem for PoolFs {
 
     fn xattrs(&self, node: NodeId, caller: Caller) -> Reply<Vec<Vec<u8>>> {
         let mut names = self.node(node)?.xattrs()?;
+        names.retain(|name| is_kept(name));
         if caller.uid != 0 {
             names.retain(|name| !name.starts_with(b"trusted."));
         }

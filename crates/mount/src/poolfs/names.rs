@@ -31,7 +31,7 @@ impl PoolFs {
         Ok((self.outward(attr), self.handles.insert(file)))
     }
 
-    fn open_existing(&self, dir: Dir<'_>, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {
+    fn open_existing(&self, dir: Dir, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {
         let attr = dir.lookup(name)?;
         if attr.kind != Kind::File {
             // The kernel looks the name up again and treats it as what it is.
@@ -48,7 +48,7 @@ impl PoolFs {
     /// remembered for those who still hold the node.
     pub(super) fn losing_a_name(
         &self,
-        dir: Dir<'_>,
+        dir: &Dir,
         name: &[u8],
         change: impl FnOnce() -> Result<(), Error>,
     ) -> Reply<()> {
@@ -89,12 +89,12 @@ impl PoolFs {
             Err(Error::Stale(_)) if self.ghosts.get(node).is_some() => return Ok(()),
             other => other?,
         };
-        if cookie < AFTER_DOT_DOT && !self.list_dots(dir, cookie, attrs, add)? {
+        if cookie < AFTER_DOT_DOT && !self.list_dots(&dir, cookie, attrs, add)? {
             return Ok(());
         }
         cookie = cookie.max(AFTER_DOT_DOT);
         loop {
-            let batch = self.batch(dir, cookie)?;
+            let batch = self.batch(&dir, cookie)?;
             for entry in &batch {
                 cookie = entry.cookie;
                 if !self.list_entry(entry, attrs, add) {
@@ -107,13 +107,7 @@ impl PoolFs {
         }
     }
 
-    fn list_dots(
-        &self,
-        dir: Dir<'_>,
-        cookie: u64,
-        attrs: bool,
-        add: &mut dyn FnMut(&Listed<'_>) -> bool,
-    ) -> Reply<bool> {
+    fn list_dots(&self, dir: &Dir, cookie: u64, attrs: bool, add: &mut dyn FnMut(&Listed<'_>) -> bool) -> Reply<bool> {
         let dots = [(b".".as_slice(), AFTER_DOT, dir.ino()), (b"..".as_slice(), AFTER_DOT_DOT, dir.parent()?)];
         for (name, after, ino) in dots {
             if cookie >= after {
@@ -130,7 +124,7 @@ impl PoolFs {
 
     /// The next entries. They are taken out first and looked at afterwards, because the directory
     /// is locked while it is walked.
-    fn batch(&self, dir: Dir<'_>, cookie: u64) -> Result<Vec<DirEntry>, Error> {
+    fn batch(&self, dir: &Dir, cookie: u64) -> Result<Vec<DirEntry>, Error> {
         let mut batch = Vec::with_capacity(BATCH);
         // 0 means the start to the library, whose own cookies are never 1 or 2.
         let from = if cookie <= AFTER_DOT_DOT { 0 } else { cookie };

@@ -109,7 +109,7 @@ pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dy
     };
     let mut report = pass(&pool, options.data, progress);
     if options.repair && !report.report.is_clean() {
-        repair::repair(pool.inner(), &report)?;
+        repair::repair(pool.engine(), &report)?;
         let again = pass(&pool, false, progress);
         let lost = |f: &&Finding| f.consequence == DATA_LOST;
         let lost: Vec<Finding> = report.report.findings.iter().filter(lost).cloned().collect();
@@ -159,9 +159,9 @@ const DATA_LOST: &str = "reads of it are errors; the rest of the file is there; 
 
 fn pass(pool: &Pool, data: bool, progress: Progress<'_>) -> Pass {
     let mut pass = Pass { report: Report::default(), data, fixes: Vec::new() };
-    let inner = pool.inner();
-    let claims = walk::walk(inner, &mut pass, progress);
-    owners::compare(inner, &mut pass, &claims, progress);
+    let engine = pool.engine();
+    let claims = walk::walk(engine, &mut pass, progress);
+    owners::compare(engine, &mut pass, &claims, progress);
     pass
 }
 

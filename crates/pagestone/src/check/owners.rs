@@ -2,16 +2,16 @@
 
 use super::walk::Claims;
 use super::{Pass, Progress, repair::Fix};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::frame::{Run, bit, read_counters};
 use crate::layout::{Counts, FrameDesc, FrameState, PageEntry, PageUse};
-use crate::pool::Inner;
 use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
 
 const LEAK: &str = "space is lost, no data";
 
-pub(super) fn compare(inner: &Inner, pass: &mut Pass, claims: &Claims, progress: Progress<'_>) {
-    let geometry = &inner.frames.geometry;
+pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progress: Progress<'_>) {
+    let geometry = &engine.frames.geometry;
     let mut pages = 0;
     let mut damaged = false;
     for frame in (geometry.first_frame.0..geometry.frames).map(FrameNo) {
@@ -19,7 +19,7 @@ pub(super) fn compare(inner: &Inner, pass: &mut Pass, claims: &Claims, progress:
             let done = claims.inodes.len() as u64;
             progress(done + frame.0, done + geometry.frames);
         }
-        let used = inner.frames.descriptor(frame).and_then(|desc| compare_frame(inner, pass, claims, frame, &desc));
+        let used = engine.frames.descriptor(frame).and_then(|desc| compare_frame(engine, pass, claims, frame, &desc));
         match used {
             Ok(used) => pages += used,
             Err(e) => {
@@ -30,12 +30,12 @@ pub(super) fn compare(inner: &Inner, pass: &mut Pass, claims: &Claims, progress:
     }
     pass.report.pages = pages;
     if !damaged {
-        compare_counters(inner, pass, pages, claims);
+        compare_counters(engine, pass, pages, claims);
     }
 }
 
 /// Pages of the frame that are owned.
-fn compare_frame(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
+fn compare_frame(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     match desc.state() {
         FrameState::Free => Ok(0),
@@ -47,12 +47,12 @@ fn compare_frame(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo
             leaked(pass, frame, &claimed, PageUse::Data, &[desc.owner; PAGES_PER_FRAME as usize].map(Some));
             Ok(PAGES_PER_FRAME)
         }
-        FrameState::Split => compare_split(inner, pass, claims, frame, desc),
+        FrameState::Split => compare_split(engine, pass, claims, frame, desc),
     }
 }
 
-fn compare_split(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
-    let table = inner.frames.page(desc.table())?;
+fn compare_split(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
+    let table = engine.frames.page(desc.table())?;
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     let mut used = 0;
     let mut owners = [[None; PAGES_PER_FRAME as usize]; 2];
@@ -63,7 +63,7 @@ fn compare_split(inner: &Inner, pass: &mut Pass, claims: &Claims, frame: FrameNo
             Some((PageUse::Table, _)) if page == desc.table() => {}
             Some((PageUse::Table, _)) => pass.find(page.to_string(), "a split table that no frame uses", LEAK),
             Some((PageUse::Retired, _)) => pass.report.retired += 1,
-            Some((PageUse::Inodes, _)) => unreached(inner, pass, claims, page),
+            Some((PageUse::Inodes, _)) => unreached(engine, pass, claims, page),
             Some((PageUse::Data, owner)) => owners[0][i] = Some(owner),
             Some((PageUse::Node, owner)) => owners[1][i] = Some(owner),
         }
@@ -100,13 +100,13 @@ fn leaked(pass: &mut Pass, frame: FrameNo, claimed: &[u64; 8], what: PageUse, ow
 }
 
 /// Reports inodes that no name leads to.
-fn unreached(inner: &Inner, pass: &mut Pass, claims: &Claims, page: PageNo) {
+fn unreached(engine: &Engine, pass: &mut Pass, claims: &Claims, page: PageNo) {
     for slot in 0..Ino::SLOTS_PER_PAGE as usize {
         let place = Ino::new(page, slot, 0);
         if claims.inodes.contains_key(&place.place()) {
             continue;
         }
-        match inner.frames.inode_at_place(place) {
+        match engine.frames.inode_at_place(place) {
             Ok(rec) if rec.is_free() => {}
             Ok(rec) => {
                 pass.find(rec.ino().to_string(), "no name leads to it", "the file cannot be reached");
@@ -117,10 +117,10 @@ fn unreached(inner: &Inner, pass: &mut Pass, claims: &Claims, page: PageNo) {
     }
 }
 
-fn compare_counters(inner: &Inner, pass: &mut Pass, pages: u64, claims: &Claims) {
+fn compare_counters(engine: &Engine, pass: &mut Pass, pages: u64, claims: &Claims) {
     let mut counted = Counts::default();
-    for lane in 0..inner.frames.geometry.lanes {
-        if let Ok(counters) = read_counters(&inner.frames.region, lane) {
+    for lane in 0..engine.frames.geometry.lanes {
+        if let Ok(counters) = read_counters(&engine.frames.region, lane) {
             counted = counted.plus(counters.counts);
         }
     }

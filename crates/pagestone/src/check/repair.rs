@@ -6,10 +6,10 @@
 use super::Pass;
 use crate::attr::{Kind, NewNode};
 use crate::dir::{Name, forget_name, name_again};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame::Run;
 use crate::layout::{PageUse, ROOT};
-use crate::pool::Inner;
 use crate::units::{FrameNo, Ino};
 
 /// What follows from a finding.
@@ -39,53 +39,53 @@ pub(crate) enum Fix {
     Counters,
 }
 
-pub(super) fn repair(inner: &Inner, pass: &Pass) -> Result<()> {
+pub(super) fn repair(engine: &Engine, pass: &Pass) -> Result<()> {
     for fix in &pass.fixes {
-        match apply(inner, fix) {
+        match apply(engine, fix) {
             Ok(()) | Err(Error::Corrupt { .. } | Error::NotFound | Error::Stale(_) | Error::NoSpace) => {}
             Err(e) => return Err(e),
         }
     }
-    inner.frames.checkpoint()?;
-    inner.frames.recount()
+    engine.frames.checkpoint()?;
+    engine.frames.recount()
 }
 
-fn apply(inner: &Inner, fix: &Fix) -> Result<()> {
+fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
     let edit = |ino: Ino, change: &dyn Fn(&mut crate::layout::InodeRec)| {
-        inner.frames.transact(true, |tx| {
+        engine.frames.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;
             change(&mut rec);
             tx.put_inode(&rec)
         })
     };
     match *fix {
-        Fix::RemoveName(dir, ref name) => forget_name(inner, dir, &Name::new(name)?),
+        Fix::RemoveName(dir, ref name) => forget_name(engine, dir, &Name::new(name)?),
         Fix::Links(ino, links) => edit(ino, &|rec| rec.nlink = links),
         Fix::Pages(ino, pages) => edit(ino, &|rec| rec.pages = pages),
         Fix::Borrowed(ino, pages) => edit(ino, &|rec| rec.set_borrowed(pages)),
         Fix::Dependents(ino, count, sum) => edit(ino, &|rec| (rec.nlink, rec.parent) = (count, sum)),
         Fix::Names(ino, names) => edit(ino, &|rec| rec.size = names),
         Fix::Parent(ino, parent) => edit(ino, &|rec| rec.parent = parent.0),
-        Fix::Free(run, what, owner) => inner.frames.transact(true, |tx| {
+        Fix::Free(run, what, owner) => engine.frames.transact(true, |tx| {
             tx.free(run, what, owner);
             Ok(())
         }),
-        Fix::Used(frame, used) => inner.frames.set_used(frame, used),
-        Fix::Reattach(ino) => reattach(inner, ino),
+        Fix::Used(frame, used) => engine.frames.set_used(frame, used),
+        Fix::Reattach(ino) => reattach(engine, ino),
         Fix::Counters => Ok(()),
     }
 }
 
 /// Gives an inode without a name one in `/lost+found`; a base that nothing stands on goes.
-fn reattach(inner: &Inner, ino: Ino) -> Result<()> {
-    if inner.frames.inode(ino)?.is_base() {
-        return inner.discard_base(ino);
+fn reattach(engine: &Engine, ino: Ino) -> Result<()> {
+    if engine.frames.inode(ino)?.is_base() {
+        return engine.discard_base(ino);
     }
     let lost = Name::new(b"lost+found")?;
-    let dir = match inner.find(ROOT, &lost)? {
+    let dir = match engine.find(ROOT, &lost)? {
         Some(found) => found.ino,
-        None => inner.create(ROOT, &lost, &NewNode::new(Kind::Dir, 0o700))?.ino,
+        None => engine.create(ROOT, &lost, &NewNode::new(Kind::Dir, 0o700))?.ino,
     };
     let name = format!("#{:x}", ino.0);
-    name_again(inner, dir, &Name::new(name.as_bytes())?, ino)
+    name_again(engine, dir, &Name::new(name.as_bytes())?, ino)
 }

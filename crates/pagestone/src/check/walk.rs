@@ -7,11 +7,11 @@ use super::paths::{PathId, Paths};
 use super::{Pass, Progress, repair::Fix};
 use crate::attr::Kind;
 use crate::dir::parse_entry;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file::map::{Map, Mapped};
 use crate::frame::{FrameBits, Frames, Run, bit, by_frame, set_bits};
 use crate::layout::{FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef};
-use crate::pool::Inner;
 use crate::tree::{self, TreeId};
 use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
 
@@ -40,7 +40,7 @@ pub(super) struct Reached {
 }
 
 struct Walk<'a, 'p> {
-    inner: &'a Inner,
+    engine: &'a Engine,
     pass: &'a mut Pass,
     claims: Claims,
     paths: Paths,
@@ -54,10 +54,10 @@ struct Walk<'a, 'p> {
     read: u64,
 }
 
-pub(super) fn walk(inner: &Inner, pass: &mut Pass, progress: Progress<'_>) -> Claims {
+pub(super) fn walk(engine: &Engine, pass: &mut Pass, progress: Progress<'_>) -> Claims {
     let buffer = vec![0; 256 * PAGE_SIZE as usize];
     let (claims, todo, bases) = (Claims::default(), Vec::new(), Vec::new());
-    let mut walk = Walk { inner, pass, claims, paths: Paths::new(), todo, bases, progress, buffer, read: 0 };
+    let mut walk = Walk { engine, pass, claims, paths: Paths::new(), todo, bases, progress, buffer, read: 0 };
     walk.reach(ROOT, None, None, Paths::ROOT);
     walk.todo.push((ROOT, ROOT, Paths::ROOT));
     while let Some((dir, parent, path)) = walk.todo.pop() {
@@ -74,7 +74,7 @@ pub(super) fn walk(inner: &Inner, pass: &mut Pass, progress: Progress<'_>) -> Cl
 
 impl Walk<'_, '_> {
     fn frames(&self) -> &Frames {
-        &self.inner.frames
+        &self.engine.frames
     }
 
     /// An inode was found under a name. Returns its record at the first time.
@@ -187,7 +187,7 @@ impl Walk<'_, '_> {
     /// read, found out.
     fn data(&mut self, m: &Mapped, path: PathId) {
         const AT_ONCE: u64 = 256;
-        let region = self.inner.frames.region.clone();
+        let region = self.engine.frames.region.clone();
         let mut lost: Vec<Range<u64>> = Vec::new();
         for first in (0..m.run.pages).step_by(AT_ONCE as usize) {
             let run = Run { page: m.run.page.plus(first), ..m.run }.first(AT_ONCE.min(m.run.pages - first));

@@ -3,17 +3,17 @@
 use super::live_directory;
 use super::names::{self, Name};
 use crate::attr::{Attr, Kind, NewNode, Time};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file::write::{Take, write_in_tx};
 use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
-use crate::pool::Inner;
 use crate::units::Ino;
 
 /// Most hard links of an inode.
 const MAX_LINKS: u32 = 1 << 30;
 
-impl Inner {
+impl Engine {
     pub(crate) fn create(&self, dir: Ino, name: &Name<'_>, node: &NewNode<'_>) -> Result<Attr> {
         if node.kind == Kind::Symlink && !(1..=4095).contains(&node.target.len()) {
             return Err(if node.target.is_empty() { Error::NotFound } else { Error::NameTooLong });
@@ -72,13 +72,13 @@ impl Inner {
 }
 
 /// Gives an inode that has no name one, whatever its kind and link count: for `check`.
-pub(crate) fn name_again(inner: &Inner, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<()> {
-    let _lock = inner.locks.write(&[dir, ino]);
-    inner.frames.transact(false, |tx| {
+pub(crate) fn name_again(engine: &Engine, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<()> {
+    let _lock = engine.locks.write(&[dir, ino]);
+    engine.frames.transact(false, |tx| {
         let mut parent = live_directory(tx, dir)?;
         let mut rec = tx.inode(ino)?;
         let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
-        let free = names::free_key(inner, tx, &parent, name)?;
+        let free = names::free_key(engine, tx, &parent, name)?;
         names::add(tx, &mut parent, free, name, ino, kind)?;
         if kind == Kind::Dir {
             parent.nlink = checked_links(parent.nlink)?;

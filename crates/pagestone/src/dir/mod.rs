@@ -3,6 +3,7 @@
 //! ```text
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
 //!   remove.rs  names that go                               rename.rs  names that move
+//!   clone_file.rs  a new name for a clone                  node.rs    any inode
 //! ```
 //!
 //! Every operation on names is one record. Its locks are taken at once, so what it needs to know
@@ -10,45 +11,45 @@
 //! if it has changed, the operation starts over. A removal, which nearly always finds them free,
 //! tries that first.
 
+mod clone_file;
 mod create;
 mod names;
+mod node;
 mod remove;
 mod rename;
 
 use std::ops::ControlFlow;
 
 use crate::attr::{Attr, DirEntry, Kind, NewNode, RenameMode};
+use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::frame::Tx;
 use crate::layout::InodeRec;
-use crate::pool::{Inner, Node, Pool};
 use crate::tree::{self, TreeId};
 use crate::units::Ino;
 
 pub(crate) use create::name_again;
+pub use node::Node;
+
 pub(crate) use names::{Name, parse as parse_entry};
 pub(crate) use remove::forget_name;
 
 use rename::Leave;
 
-/// A directory, borrowed from the pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Dir<'p> {
-    pool: &'p Pool,
+/// A directory. It keeps the pool open.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    engine: EngineRef,
     ino: Ino,
 }
 
-impl<'p> Dir<'p> {
-    pub(crate) fn new(pool: &'p Pool, ino: Ino) -> Dir<'p> {
-        Dir { pool, ino }
+impl Dir {
+    pub(crate) fn new(engine: EngineRef, ino: Ino) -> Dir {
+        Dir { engine, ino }
     }
 
-    pub(crate) fn pool(&self) -> &'p Pool {
-        self.pool
-    }
-
-    fn inner(&self) -> &'p Inner {
-        self.pool.inner()
+    pub(crate) fn engine(&self) -> &EngineRef {
+        &self.engine
     }
 
     /// Its number.
@@ -57,25 +58,25 @@ impl<'p> Dir<'p> {
     }
 
     /// As a node.
-    pub fn node(&self) -> Node<'p> {
-        Node::new(self.pool, self.ino)
+    pub fn node(&self) -> Node {
+        Node::new(self.engine.clone(), self.ino)
     }
 
     /// The directory that holds this one; the root's is itself.
     pub fn parent(&self) -> Result<Ino> {
-        let _lock = self.inner().locks.read(self.ino);
-        Ok(Ino(directory(self.inner().frames.inode(self.ino)?)?.parent))
+        let _lock = self.engine().locks.read(self.ino);
+        Ok(Ino(directory(self.engine().frames.inode(self.ino)?)?.parent))
     }
 
     /// Finds a name.
     pub fn lookup(&self, name: &[u8]) -> Result<Attr> {
-        let entry = self.inner().find(self.ino, &Name::new(name)?)?.ok_or(Error::NotFound)?;
-        self.inner().attr(entry.ino)
+        let entry = self.engine().find(self.ino, &Name::new(name)?)?.ok_or(Error::NotFound)?;
+        self.engine().attr(entry.ino)
     }
 
     /// Makes a file, directory, symbolic link or device. One record.
     pub fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Attr> {
-        self.inner().create(self.ino, &Name::new(name)?, node)
+        self.engine().create(self.ino, &Name::new(name)?, node)
     }
 
     /// A new file with the contents, the owner and the mode of the file `src`, whatever its size in one record and
@@ -86,27 +87,27 @@ impl<'p> Dir<'p> {
     /// [`Error::Exists`], [`Error::IsDirectory`] or [`Error::Invalid`] if `src` is no regular file,
     /// [`Error::NoSpace`], [`Error::TooManyLinks`] beyond 2^30 clones of one state.
     pub fn clone_file(&self, name: &[u8], src: Ino) -> Result<Attr> {
-        self.inner().clone_file(src, self.ino, &Name::new(name)?)
+        self.engine().clone_file(src, self.ino, &Name::new(name)?)
     }
 
     /// Another name for `ino`, which is not a directory.
     pub fn link(&self, name: &[u8], ino: Ino) -> Result<Attr> {
-        self.inner().link(self.ino, &Name::new(name)?, ino)
+        self.engine().link(self.ino, &Name::new(name)?, ino)
     }
 
     /// Takes away a name of anything but a directory.
     pub fn unlink(&self, name: &[u8]) -> Result<()> {
-        self.inner().remove(self.ino, &Name::new(name)?, false)
+        self.engine().remove(self.ino, &Name::new(name)?, false)
     }
 
     /// Takes away an empty directory.
     pub fn rmdir(&self, name: &[u8]) -> Result<()> {
-        self.inner().remove(self.ino, &Name::new(name)?, true)
+        self.engine().remove(self.ino, &Name::new(name)?, true)
     }
 
     /// Moves a name to `to_name` in the directory `to`, in one record.
     pub fn rename(&self, name: &[u8], to: Ino, to_name: &[u8], mode: RenameMode) -> Result<()> {
-        self.inner().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode, Leave::Nothing)
+        self.engine().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode, Leave::Nothing)
     }
 
     /// As [`Dir::rename`] with [`RenameMode::Replace`], and lets the old name mean a new character device with the
@@ -116,18 +117,18 @@ impl<'p> Dir<'p> {
     /// As [`Dir::rename`], and [`Error::NoSpace`].
     pub fn rename_with_whiteout(&self, name: &[u8], to: Ino, to_name: &[u8]) -> Result<()> {
         let (from, to) = ((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?));
-        self.inner().rename(from, to, RenameMode::Replace, Leave::Whiteout)
+        self.engine().rename(from, to, RenameMode::Replace, Leave::Whiteout)
     }
 
     /// Calls `each` for the entries after `cookie` (0: from the start) until it returns false.
     /// `.` and `..` are not among them. The directory is locked meanwhile: `each` must not call
     /// back into it.
     pub fn entries(&self, cookie: u64, each: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
-        let inner = self.inner();
-        let _lock = inner.locks.read(self.ino);
-        let rec = directory(inner.frames.inode(self.ino)?)?;
+        let engine = self.engine();
+        let _lock = engine.locks.read(self.ino);
+        let rec = directory(engine.frames.inode(self.ino)?)?;
         let Some(from) = cookie.checked_add(1) else { return Ok(()) };
-        tree::scan(&inner.frames, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
+        tree::scan(&engine.frames, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
             let entry = names::parse(&entry)?;
             Ok(if each(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;

@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use super::directory;
 use crate::attr::{DirEntry, Kind};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
-use crate::pool::Inner;
 use crate::tree::{self, Entry, Nodes, Spot, TreeId};
 use crate::units::Ino;
 
@@ -59,9 +59,9 @@ pub(crate) fn parse(entry: &Entry<'_>) -> Result<DirEntry> {
     Ok(DirEntry { ino: Ino(entry.u64(0)?), kind, name, cookie: entry.key })
 }
 
-fn first_key(inner: &Inner, name: &Name<'_>) -> u64 {
+fn first_key(engine: &Engine, name: &Name<'_>) -> u64 {
     // Cookies below 256 are left to the faces.
-    (inner.hash(name.0) << 8 & (i64::MAX as u64)).max(256)
+    (engine.hash(name.0) << 8 & (i64::MAX as u64)).max(256)
 }
 
 /// Where a name is, or would be, with its spot in the tree as far as the walk came by it: a change
@@ -94,8 +94,8 @@ fn is_named(entry: &Entry<'_>, name: &Name<'_>) -> Result<Option<Found>> {
 }
 
 /// Looks for a name among those with its hash, in one walk.
-fn look(inner: &Inner, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Look> {
-    let (id, first) = (TreeId::map(rec.ino().place()), first_key(inner, name));
+fn look(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Look> {
+    let (id, first) = (TreeId::map(rec.ino().place()), first_key(engine, name));
     let last = first | 0xFF;
     let Some((spot, leaf)) = tree::locate(nodes, id, rec.map(), first)? else {
         return Ok(Look::Free(Free { key: first, spot: None }));
@@ -139,26 +139,26 @@ fn look_on(nodes: &impl Nodes, id: TreeId, rec: &InodeRec, name: &Name<'_>, firs
 }
 
 /// Finds a name.
-pub(super) fn find(inner: &Inner, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Option<Found>> {
-    Ok(find_spot(inner, nodes, rec, name)?.map(|(found, _)| found))
+pub(super) fn find(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Option<Found>> {
+    Ok(find_spot(engine, nodes, rec, name)?.map(|(found, _)| found))
 }
 
 /// Finds a name, and where it stands if the walk came by it.
 pub(super) fn find_spot(
-    inner: &Inner,
+    engine: &Engine,
     nodes: &impl Nodes,
     rec: &InodeRec,
     name: &Name<'_>,
 ) -> Result<Option<(Found, Option<Spot>)>> {
-    match look(inner, nodes, rec, name)? {
+    match look(engine, nodes, rec, name)? {
         Look::Found(found, spot) => Ok(Some((found, spot))),
         Look::Free(_) | Look::Full => Ok(None),
     }
 }
 
 /// The key for a name that must not be there.
-pub(super) fn free_key(inner: &Inner, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Free> {
-    match look(inner, nodes, rec, name)? {
+pub(super) fn free_key(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Free> {
+    match look(engine, nodes, rec, name)? {
         Look::Found(..) => Err(Error::Exists),
         Look::Full => Err(Error::NoSpace),
         Look::Free(free) => Ok(free),
@@ -216,7 +216,7 @@ pub(super) fn redirect(
     Ok(())
 }
 
-impl Inner {
+impl Engine {
     /// Finds a name without transaction.
     pub(crate) fn find(&self, dir: Ino, name: &Name<'_>) -> Result<Option<Found>> {
         let _lock = self.locks.read(dir);

@@ -11,11 +11,11 @@ use smallvec::SmallVec;
 use super::live_directory;
 use super::names::{self, Name};
 use crate::attr::{Kind, Time};
+use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::frame::{Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
-use crate::pool::{Inner, WriteGuards};
 use crate::tree::{self, TreeId};
 use crate::units::Ino;
 
@@ -32,7 +32,7 @@ enum Removal {
     Wants(Inos),
 }
 
-impl Inner {
+impl Engine {
     /// Whether losing a name may make `ino` an orphan, so that the index has to be locked.
     pub(super) fn may_be_orphaned(&self, ino: Ino) -> bool {
         let Ok(rec) = self.frames.inode(ino) else { return false };
@@ -124,11 +124,11 @@ impl Inner {
 }
 
 /// Takes out a name that leads nowhere: for `check`.
-pub(crate) fn forget_name(inner: &Inner, dir: Ino, name: &Name<'_>) -> Result<()> {
-    let _lock = inner.locks.write(&[dir]);
-    inner.frames.transact(true, |tx| {
+pub(crate) fn forget_name(engine: &Engine, dir: Ino, name: &Name<'_>) -> Result<()> {
+    let _lock = engine.locks.write(&[dir]);
+    engine.frames.transact(true, |tx| {
         let mut parent = live_directory(tx, dir)?;
-        let found = names::find(inner, tx, &parent, name)?.ok_or(Error::NotFound)?;
+        let found = names::find(engine, tx, &parent, name)?.ok_or(Error::NotFound)?;
         names::take(tx, &mut parent, &found, None)?;
         tx.put_inode(&parent)
     })

@@ -15,10 +15,10 @@ use super::live_directory;
 use super::names::{self, Found, Name};
 use super::remove::Inos;
 use crate::attr::{Kind, NewNode, RenameMode, Time};
+use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::{ORPHANS, ROOT};
-use crate::pool::{Inner, WriteGuards};
 use crate::units::Ino;
 
 /// A name and its directory.
@@ -46,7 +46,7 @@ pub(super) enum Leave {
     Whiteout,
 }
 
-impl Inner {
+impl Engine {
     pub(super) fn rename(&self, from: Place<'_>, to: Place<'_>, mode: RenameMode, leave: Leave) -> Result<()> {
         let _ancestors = (from.0 != to.0).then(|| self.renames.lock());
         loop {

@@ -22,11 +22,11 @@ use super::space::grow;
 use super::write::{Parts, Take, check_end, write_in_tx};
 use super::{MAX_LEN, read};
 use crate::attr::{Kind, Time};
+use crate::engine::{Engine, InodeWrite, OrphansWrite};
 use crate::error::{Error, Result};
 use crate::frame::{Fresh, Stop, Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
 use crate::media::Part;
-use crate::pool::{Inner, InodeWrite, OrphansWrite};
 use crate::units::{Ino, PAGE_SIZE};
 
 /// Stretches that one record replaces at most.
@@ -87,13 +87,13 @@ enum After {
     GiveBack(Ino, Error),
 }
 
-impl Inner {
+impl Engine {
     /// Writes all `parts` (offset and bytes, in order, without overlap) at once, or nothing.
     pub(crate) fn write_atomic(&self, ino: Ino, parts: &[(u64, &[u8])]) -> Result<()> {
         self.replace_atomic(ino, parts, |_, _| Ok(Reach::Lengthens))
     }
 
-    /// As [`Inner::write_atomic`]; `allow` decides whether, and how far, with the inode locked.
+    /// As [`Engine::write_atomic`]; `allow` decides whether, and how far, with the inode locked.
     pub(crate) fn replace_atomic<'b>(
         &self,
         ino: Ino,
@@ -350,11 +350,11 @@ mod tests {
         file.write_at(0, &[1; 5000]).unwrap();
         let page = [2; 3 * PAGE_SIZE as usize];
         let parts: [(u64, &[u8]); 2] = [(4096, &page), (10 * PAGE_SIZE, &page)];
-        pool.inner().replace_atomic(ino, &parts, |_, _| Ok(Reach::StaysWithin)).unwrap();
+        pool.engine().replace_atomic(ino, &parts, |_, _| Ok(Reach::StaysWithin)).unwrap();
         let mut bytes = [0; 10_000];
         assert_eq!(file.read_at(0, &mut bytes).unwrap(), 5000);
         assert!(bytes[..4096].iter().all(|&b| b == 1) && bytes[4096..5000].iter().all(|&b| b == 2));
-        pool.inner().replace_atomic(ino, &parts[1..], |_, _| Ok(Reach::StaysWithin)).unwrap();
+        pool.engine().replace_atomic(ino, &parts[1..], |_, _| Ok(Reach::StaysWithin)).unwrap();
         assert_eq!(file.attr().unwrap().size, 5000);
     }
 }

@@ -2,12 +2,12 @@
 
 use super::xattr::CAPABILITY;
 use crate::attr::{Attr, Kind, Privileges, SetAttr, Time};
+use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
-use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::Ino;
 
-impl Inner {
+impl Engine {
     /// The attributes; a pending time of an open file counts.
     pub(crate) fn attr(&self, ino: Ino) -> Result<Attr> {
         let rec = {
@@ -17,7 +17,7 @@ impl Inner {
         self.attr_of(&rec)
     }
 
-    /// As [`Inner::attr`], of a record in hand.
+    /// As [`Engine::attr`], of a record in hand.
     pub(crate) fn attr_of(&self, rec: &InodeRec) -> Result<Attr> {
         let mut attr = rec.attr()?;
         if attr.kind == Kind::File
@@ -89,7 +89,7 @@ impl Inner {
         self.settle_times_locked(lock.of(ino))
     }
 
-    /// As [`Inner::settle_times`].
+    /// As [`Engine::settle_times`].
     pub(crate) fn settle_times_locked(&self, held: InodeWrite<'_>) -> Result<()> {
         let ino = held.ino();
         let Some(t) = self.opens.touched(ino) else { return Ok(()) };

@@ -9,14 +9,14 @@
 //! ```
 //!
 //! A base never changes, except that it is merged into its only dependent (`merge.rs`). So a chain is
-//! read with the file's own lock and, only if there is a base, [`Inner::chain`].
+//! read with the file's own lock and, only if there is a base, [`Engine::chain`].
 
 use super::map::{Map, Mapped, Own, in_tx, join};
+use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Run, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::lock::{ReadGuard, WriteGuard};
-use crate::pool::{Inner, InodeWrite};
 use crate::tree::Nodes;
 use crate::units::{Ino, PAGE_SIZE};
 
@@ -154,19 +154,19 @@ impl ChainRead<'_> {
 /// Nobody reads through a base while this is there.
 pub(super) struct ChainWrite<'a>(#[allow(dead_code)] WriteGuard<'a, ()>);
 
-impl Inner {
+impl Engine {
     /// Keeps the bases of `rec` from being merged while it is read through them. Taken once, after the
     /// inode's lock.
     pub(crate) fn chain(&self, rec: &InodeRec) -> ChainRead<'_> {
         ChainRead((rec.base != 0).then(|| self.chains.read()))
     }
 
-    /// As [`Inner::chain`], of two files.
+    /// As [`Engine::chain`], of two files.
     pub(super) fn chain_of_both(&self, a: &InodeRec, b: &InodeRec) -> ChainRead<'_> {
         self.chain(if a.base != 0 { a } else { b })
     }
 
-    /// As [`Inner::chain`], for a transaction that is about to begin.
+    /// As [`Engine::chain`], for a transaction that is about to begin.
     pub(super) fn chain_of(&self, held: InodeWrite<'_>) -> Result<ChainRead<'_>> {
         Ok(self.chain(&self.frames.inode(held.ino())?))
     }

@@ -13,12 +13,11 @@
 use smallvec::SmallVec;
 
 use super::map::{self, Map, Mapped, in_tx};
-use crate::attr::{Attr, Kind, Time};
-use crate::dir::Name;
+use crate::attr::{Kind, Time};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
-use crate::pool::Inner;
 use crate::units::{Ino, PAGE_SIZE};
 
 /// Pieces that a file keeps of what was allocated behind its end when its map becomes a base, or a base's map its own.
@@ -26,27 +25,9 @@ const MOST_BEHIND: usize = 64;
 /// Most dependents of a base.
 const MAX_DEPENDENTS: u32 = 1 << 30;
 
-impl Inner {
-    /// Gives `dir` a new file `name` with the contents, owner, mode and times of `src`.
-    pub(crate) fn clone_file(&self, src: Ino, dir: Ino, name: &Name<'_>) -> Result<Attr> {
-        let touched = self.opens.touched(src);
-        self.with_base_locked(src, &[dir], |tx, src| {
-            let made = self.create_in_tx(tx, dir, name, |tx, _, now| {
-                let mut dst = InodeRec::new(tx.new_ino()?, Kind::File, src.perm, now);
-                (dst.uid, dst.gid) = (src.uid, src.gid);
-                let Attr { atime, mtime, .. } = src.attr()?;
-                dst.set_atime(atime);
-                dst.set_mtime(touched.unwrap_or(mtime));
-                share(tx, src, &mut dst)?;
-                tx.put_inode(&dst)?;
-                Ok(dst)
-            })?;
-            Ok(made.attr()?)
-        })
-    }
-
+impl Engine {
     /// Lets `dst`, which is empty, have the contents of `src`.
-    pub(crate) fn clone_into(&self, src: Ino, dst: Ino) -> Result<()> {
+    pub(crate) fn share_contents(&self, src: Ino, dst: Ino) -> Result<()> {
         if src == dst {
             return Err(Error::Invalid("a file is no clone of itself"));
         }
@@ -103,7 +84,7 @@ impl Inner {
     }
 
     /// Runs `f` as a transaction with `src`, its base, and `others` locked.
-    fn with_base_locked<R>(
+    pub(crate) fn with_base_locked<R>(
         &self,
         src: Ino,
         others: &[Ino],
@@ -177,7 +158,7 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
 }
 
 /// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
-fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
+pub(crate) fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
     if in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
         let from = end.next_multiple_of(tx.granule());

@@ -2,12 +2,12 @@
 
 use super::chain::{ChainRead, Span};
 use super::map::Map;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::layout::InodeRec;
-use crate::pool::Inner;
 use crate::units::{Ino, PAGE_SIZE};
 
-impl Inner {
+impl Engine {
     /// How many bytes of two files are not alike, by page; what only the longer one has counts.
     pub(crate) fn bytes_unlike(&self, a: Ino, b: Ino) -> Result<u64> {
         let _locks = self.locks.read_two(a, b);

@@ -12,14 +12,14 @@ use std::ops::Range;
 use super::chain::{ChainRead, Span};
 use super::map::{self, Map, in_tx};
 use super::space::regular;
+use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Stop, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, InodeWrite};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
-impl Inner {
+impl Engine {
     /// Makes the chunk that begins at the file page `first` one whole frame, unless it is that, or
     /// (without `holes`) is all hole. Mappings are kept from its pages first.
     ///

@@ -6,8 +6,8 @@ use super::bounce;
 use super::read::Piece;
 use super::write::Target;
 use crate::attr::{Attr, Extent, Kind, Privileges, SetAttr};
+use crate::engine::{EngineRef, OpenInode};
 use crate::error::{Error, Result};
-use crate::pool::{Inner, OpenInode, Pool};
 use crate::units::Ino;
 
 /// Bytes that are copied at a time when a program's buffer is a mapping.
@@ -24,28 +24,27 @@ pub struct File(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
-    pool: Pool,
+    engine: EngineRef,
     ino: Ino,
     open: Arc<OpenInode>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.pool.inner().close_file(self.ino, &self.open);
+        self.engine.close_file(self.ino, &self.open);
     }
 }
 
 impl File {
-    pub(crate) fn open(pool: &Pool, ino: Ino) -> Result<File> {
-        let inner = pool.inner();
-        let lock = inner.locks.read(ino);
-        match inner.frames.inode(ino)?.kind() {
+    pub(crate) fn open(engine: &EngineRef, ino: Ino) -> Result<File> {
+        let lock = engine.locks.read(ino);
+        match engine.frames.inode(ino)?.kind() {
             Some(Kind::File) => {}
             Some(Kind::Dir) => return Err(Error::IsDirectory),
             _ => return Err(Error::NotSupported("only regular files have bytes")),
         }
-        let open = inner.opens.open(lock.held());
-        Ok(File(Arc::new(Handle { pool: pool.clone(), ino, open })))
+        let open = engine.opens.open(lock.held());
+        Ok(File(Arc::new(Handle { engine: engine.clone(), ino, open })))
     }
 
     /// Its entry among the open files.
@@ -54,12 +53,8 @@ impl File {
     }
 
     /// The pool that it is a file of.
-    pub(crate) fn pool(&self) -> &Pool {
-        &self.0.pool
-    }
-
-    pub(crate) fn inner(&self) -> &Inner {
-        self.0.pool.inner()
+    pub(crate) fn engine(&self) -> &EngineRef {
+        &self.0.engine
     }
 
     /// Its number.
@@ -69,13 +64,13 @@ impl File {
 
     /// Its attributes.
     pub fn attr(&self) -> Result<Attr> {
-        self.inner().attr(self.0.ino)
+        self.engine().attr(self.0.ino)
     }
 
     /// What it has that a face takes away when somebody else changes its contents. The answer is kept
     /// while the file is open: asking before each write costs one load.
     pub fn privileges(&self) -> Result<Privileges> {
-        self.inner().privileges(self.0.ino, &self.0.open)
+        self.engine().privileges(self.0.ino, &self.0.open)
     }
 
     /// Lets this file, which is empty, have the contents of `src`, in one record and without a copy: both share
@@ -84,7 +79,7 @@ impl File {
     /// # Errors
     /// [`Error::Invalid`] if this file is not empty, [`Error::NoSpace`], [`Error::TooManyLinks`].
     pub fn become_clone_of(&self, src: &File) -> Result<()> {
-        self.inner().clone_into(src.ino(), self.0.ino)
+        self.engine().share_contents(src.ino(), self.0.ino)
     }
 
     /// Lets this file, which ends at `offset`, go on with up to `len` bytes that `src` has from there,
@@ -94,21 +89,21 @@ impl File {
     /// # Errors
     /// As [`File::become_clone_of`].
     pub fn share_from(&self, src: &File, offset: u64, len: u64) -> Result<u64> {
-        self.inner().share_range(src.ino(), self.0.ino, offset, len)
+        self.engine().share_range(src.ino(), self.0.ino, offset, len)
     }
 
     /// Sets the length: shorter frees pages, longer reads as zeros.
     pub fn set_len(&self, len: u64) -> Result<()> {
-        self.inner().set_attr(self.0.ino, &SetAttr { size: Some(len), ..SetAttr::default() }).map(drop)
+        self.engine().set_attr(self.0.ino, &SetAttr { size: Some(len), ..SetAttr::default() }).map(drop)
     }
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        self.inner().frames.check_home()?;
+        self.engine().frames.check_home()?;
         if bounce::needed(buf) {
             return self.read_bounced(offset, buf);
         }
-        self.inner().read_open((self.0.ino, &self.0.open), offset, buf)
+        self.engine().read_open((self.0.ino, &self.0.open), offset, buf)
     }
 
     fn read_bounced(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
@@ -129,13 +124,13 @@ impl File {
     /// Writes cache lines of storage in the range back, where a store takes that to become durable
     /// at this thread's next fence.
     pub(crate) fn flush_stored(&self, offset: u64, len: u64) -> Result<()> {
-        self.inner().flush_stored(self.0.ino, offset, len)
+        self.engine().flush_stored(self.0.ino, offset, len)
     }
 
     /// Answers a read straight from the storage: calls `reply` once, under the file's lock, with
     /// the pieces of `[offset, offset + len)` up to the end of the file.
     pub fn read_pieces<R>(&self, offset: u64, len: u64, reply: impl FnOnce(&[Piece]) -> R) -> Result<R> {
-        self.inner().pieces_open((self.0.ino, &self.0.open), (offset, len), reply)
+        self.engine().pieces_open((self.0.ino, &self.0.open), (offset, len), reply)
     }
 
     /// Writes all of `bytes` at `offset`.
@@ -144,17 +139,17 @@ impl File {
     /// [`Error::NoSpace`]: what fitted is there, from the front, up to the end of a page (a long write is several
     /// steps of 8 MiB or less); [`Error::FileTooLarge`], and the media's own.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.inner().frames.check_home()?;
+        self.engine().frames.check_home()?;
         if bounce::needed(bytes) {
             let pieces = bytes.chunks(BOUNCE).zip((offset..).step_by(BOUNCE));
             for (piece, offset) in pieces {
                 // The copy is made here, without a lock.
                 let copy = piece.to_vec();
-                self.inner().write(self.0.ino, &self.0.open, Target::At(offset), &copy)?;
+                self.engine().write(self.0.ino, &self.0.open, Target::At(offset), &copy)?;
             }
             return Ok(());
         }
-        self.inner().write(self.0.ino, &self.0.open, Target::At(offset), bytes).map(drop)
+        self.engine().write(self.0.ino, &self.0.open, Target::At(offset), bytes).map(drop)
     }
 
     /// Writes all parts, each an offset and its bytes, in order and without overlap: after a crash all of them
@@ -165,59 +160,59 @@ impl File {
     /// [`Error::Invalid`] if parts overlap or are out of order, [`Error::NoSpace`] with nothing
     /// written: all new pages are needed besides the old ones.
     pub fn write_atomic(&self, parts: &[(u64, &[u8])]) -> Result<()> {
-        self.inner().frames.check_home()?;
+        self.engine().frames.check_home()?;
         if parts.iter().any(|(_, bytes)| bounce::needed(bytes)) {
             let copies: Vec<(u64, Vec<u8>)> = parts.iter().map(|&(offset, bytes)| (offset, bytes.to_vec())).collect();
             let parts: Vec<(u64, &[u8])> = copies.iter().map(|(offset, bytes)| (*offset, &bytes[..])).collect();
-            return self.inner().write_atomic(self.0.ino, &parts);
+            return self.engine().write_atomic(self.0.ino, &parts);
         }
-        self.inner().write_atomic(self.0.ino, parts)
+        self.engine().write_atomic(self.0.ino, parts)
     }
 
     /// Writes at the end, atomically with respect to other appends; returns the offset.
     pub fn append(&self, bytes: &[u8]) -> Result<u64> {
-        self.inner().frames.check_home()?;
+        self.engine().frames.check_home()?;
         if bounce::needed(bytes) {
             let copy = bytes.to_vec();
-            return self.inner().write(self.0.ino, &self.0.open, Target::End, &copy);
+            return self.engine().write(self.0.ino, &self.0.open, Target::End, &copy);
         }
-        self.inner().write(self.0.ino, &self.0.open, Target::End, bytes)
+        self.engine().write(self.0.ino, &self.0.open, Target::End, bytes)
     }
 
     /// Takes zeroed storage for the range; grows the file unless `keep_size`.
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
-        self.inner().allocate(self.0.ino, offset, len, keep_size)
+        self.engine().allocate(self.0.ino, offset, len, keep_size)
     }
 
     /// Gives the range back: it reads as zeros. The length stays.
     pub fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.inner().punch(self.0.ino, offset, len)
+        self.engine().punch(self.0.ino, offset, len)
     }
 
     /// Makes the range read as zeros and keeps storage for it; grows the file unless `keep_size`.
     pub fn zero(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
-        self.inner().zero_range(self.0.ino, offset, len, keep_size)
+        self.engine().zero_range(self.0.ino, offset, len, keep_size)
     }
 
     /// First offset from `offset` on that has storage; [`Error::NoData`] if none follows.
     pub fn seek_data(&self, offset: u64) -> Result<u64> {
-        self.inner().seek(self.0.ino, offset, true)
+        self.engine().seek(self.0.ino, offset, true)
     }
 
     /// First offset from `offset` on that has none: the end of the file at the latest.
     pub fn seek_hole(&self, offset: u64) -> Result<u64> {
-        self.inner().seek(self.0.ino, offset, false)
+        self.engine().seek(self.0.ino, offset, false)
     }
 
     /// The runs with storage in the range.
     pub fn extents(&self, offset: u64, len: u64) -> Result<Vec<Extent>> {
-        self.inner().extents(self.0.ino, offset, len)
+        self.engine().extents(self.0.ino, offset, len)
     }
 
     /// How many bytes of this file and `other` are not alike, counted by page; what only the longer one has
     /// counts. Storage that both share is not read.
     pub fn bytes_unlike(&self, other: &File) -> Result<u64> {
-        self.inner().bytes_unlike(self.0.ino, other.0.ino)
+        self.engine().bytes_unlike(self.0.ino, other.0.ino)
     }
 
     /// Data and attributes are durable on return, what was stored through mappings of the file before included. On
@@ -225,6 +220,6 @@ impl File {
     /// the last sync was, mapped for stores: [`Mapping::flush`](crate::Mapping::flush) and
     /// [`Mapping::drain`](crate::Mapping::drain) cost less where it is known what was stored.
     pub fn sync(&self) -> Result<()> {
-        self.inner().sync_inode(self.0.ino)
+        self.engine().sync_inode(self.0.ino)
     }
 }

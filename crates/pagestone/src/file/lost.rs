@@ -14,15 +14,15 @@ use super::chain::{ChainRead, Span};
 use super::gather::move_into_one;
 use super::map::Map;
 use super::space::regular;
+use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Run, Stop, TxResult};
-use crate::pool::{Inner, InodeWrite};
 use crate::units::{Ino, PAGES_PER_FRAME, PageNo};
 
 /// How often a page that was to be moved may turn out to be lost, too.
 const TRIES: usize = 8;
 
-impl Inner {
+impl Engine {
     /// Runs `change`, which gives back some of these file pages. If no table would have a place in frames of which
     /// only lost pages are given back, it gets one, and `change` runs again.
     /// `change` runs with the chain locked.
@@ -39,11 +39,18 @@ impl Inner {
             };
             match done {
                 Err(Stop::Pinned) if self.frames.region.lost_pages() > 0 && self.cut_up(held, pages.clone())? => {}
+                // A private mapping may have pinned them only to show them.
+                Err(Stop::Pinned) if self.unpin_mapped(held) => {}
                 done => return done,
             }
         }
         let _chain = self.chain_of(held)?;
         change()
+    }
+
+    /// Whether a mapping has let go of pages that it had pinned to show them.
+    pub(super) fn unpin_mapped(&self, held: InodeWrite<'_>) -> bool {
+        self.opens.watchers(held.ino()).iter().filter(|w| w.unpin(held, self)).count() > 0
     }
 
     /// Moves a page out of each whole frame that has lost pages among these; whether there was such a frame.

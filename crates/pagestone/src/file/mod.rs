@@ -7,7 +7,7 @@
 //!   read.rs    bytes and pieces out            write.rs   bytes in: in place, or into fresh pages
 //!   space.rs   length, allocation, holes       xattr.rs   extended attributes
 //!   attr.rs    owner, mode, times              reclaim.rs giving a whole file back
-//!   handle.rs  an open file                    hint.rs    the run it used last
+//!   handle.rs  an open file                    sync.rs    durable, and closed
 //!   compare.rs two files side by side         atomic.rs  many pages at once
 //!   watch.rs   telling mappings what changed   gather.rs  a chunk into one frame
 //!   bounce.rs  buffers that are mappings themselves
@@ -27,7 +27,6 @@ mod clone;
 mod compare;
 mod gather;
 mod handle;
-mod hint;
 mod lost;
 pub(crate) mod map;
 mod merge;
@@ -35,14 +34,14 @@ pub(crate) mod read;
 mod reclaim;
 mod space;
 mod stored;
+mod sync;
 mod watch;
 pub(crate) mod write;
 pub(crate) mod xattr;
 
 pub(crate) use atomic::Reach;
+pub(crate) use clone::share;
 pub use handle::File;
-pub(crate) use hint::Hint;
-pub(crate) use merge::Waiting;
 pub use read::Piece;
 
 pub(crate) use reclaim::{drop_inode, is_small};

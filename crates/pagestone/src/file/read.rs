@@ -4,10 +4,10 @@ use smallvec::SmallVec;
 
 use super::chain::{ChainRead, Span};
 use super::map::{Map, Mapped};
+use crate::engine::{Engine, OpenInode, ReadGuard};
 use crate::error::{Error, Result};
 use crate::frame::Frames;
 use crate::layout::InodeRec;
-use crate::pool::{Inner, OpenInode, ReadGuard};
 use crate::units::{Ino, PAGE_SIZE};
 
 /// One piece of a file's range as it lies in this process.
@@ -122,7 +122,7 @@ fn copy_out(frames: &Frames, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result
     }
 }
 
-impl Inner {
+impl Engine {
     /// Cuts `len` bytes of an open file into stretches, as far as the file reaches; returns where
     /// they end. Usually the run that was used last answers.
     pub(crate) fn open_stretches(
@@ -144,7 +144,7 @@ impl Inner {
         let chain = self.chain(&rec);
         let end = wanted.min(rec.size);
         if let Some(run) = stretches(&self.frames, &chain, &rec, offset, end, each)? {
-            open.hint.remember(lock, &run, rec.size);
+            open.hint.remember(lock, run.file_page, run.run, rec.size);
         }
         Ok(end)
     }

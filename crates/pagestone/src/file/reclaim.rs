@@ -10,10 +10,10 @@
 //! merged (`merge.rs`).
 
 use crate::attr::Kind;
+use crate::engine::{Engine, OrphansWrite};
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::{InodeRec, ORPHANS};
-use crate::pool::{Inner, OrphansWrite};
 use crate::tree::{self, TreeId};
 use crate::units::{Ino, PAGES_PER_FRAME};
 
@@ -106,7 +106,7 @@ enum Step {
     Done(Option<Ino>),
 }
 
-impl Inner {
+impl Engine {
     /// Gives an orphan back, unless somebody has it open; then, if that was the last that stood on its
     /// base, the base, and so on down.
     pub(crate) fn reclaim(&self, ino: Ino) -> Result<()> {
@@ -117,13 +117,13 @@ impl Inner {
         Ok(())
     }
 
-    /// As [`Inner::reclaim`], for an operation that has happened whatever becomes of the space: what fails is noted,
+    /// As [`Engine::reclaim`], for an operation that has happened whatever becomes of the space: what fails is noted,
     /// and tried again at the next open, as the orphan stays in the index.
     pub(crate) fn reclaim_beside(&self, ino: Ino) {
         self.failures.note("giving back the space of a deleted file", self.reclaim(ino));
     }
 
-    /// As [`Inner::reclaim`], but leaves the base, and returns it.
+    /// As [`Engine::reclaim`], but leaves the base, and returns it.
     fn reclaim_one(&self, ino: Ino) -> Result<Option<Ino>> {
         loop {
             let peeked = match self.peek(ino) {

@@ -8,11 +8,11 @@ use super::map::{self, Map, in_tx};
 use super::read::stretches;
 use super::write::{Parts, zero_owned};
 use crate::attr::{Extent, Kind, Time};
+use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
 use crate::frame::{Frames, Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// Bytes behind the end that one transaction zeros at most.
@@ -20,7 +20,7 @@ const ZEROED: u64 = 8 << 20;
 /// Pages that one transaction allocates at most.
 const STEP: u64 = 16 * PAGES_PER_FRAME;
 
-impl Inner {
+impl Engine {
     /// Sets the length.
     pub(crate) fn set_len_locked(&self, held: InodeWrite<'_>, len: u64, now: Time) -> Result<()> {
         let ino = held.ino();
@@ -99,11 +99,13 @@ impl Inner {
         })
     }
 
-    /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for.
-    /// `open` is the last handle: nobody has the file mapped.
+    /// Gives back pages behind the end that were taken ahead of need, and nothing that somebody has asked for. A
+    /// mapping may show the pages around the end that can only be mapped with it: they stay.
     pub(crate) fn trim_locked(&self, held: InodeWrite<'_>, open: &OpenInode) -> Result<()> {
         let (ino, ahead) = (held.ino(), open.take_ahead(held));
-        let first = self.frames.inode(ino)?.size.div_ceil(PAGE_SIZE).max(ahead.start);
+        let step = self.frames.region.granule().map_or(1, |bytes| bytes / PAGE_SIZE);
+        let end = self.frames.inode(ino)?.size.div_ceil(PAGE_SIZE);
+        let first = end.next_multiple_of(step).max(ahead.start);
         if first >= ahead.end {
             return Ok(());
         }
@@ -195,12 +197,14 @@ impl Inner {
         let old_len = self.frames.inode(ino)?.size;
         let (first, last) = (offset.div_ceil(PAGE_SIZE), end / PAGE_SIZE);
         let whole = first..last.max(first);
-        self.cutting(held, &watchers, whole, || self.punch_locked(held, offset, end))?;
+        let punched = self.cutting(held, &watchers, whole, || self.punch_locked(held, offset, end));
         // Pages that are zeroed in part: those that were borrowed are the file's own now.
         let (head, tail) = (offset / PAGE_SIZE..first.max(offset / PAGE_SIZE), last..end.div_ceil(PAGE_SIZE));
         for part in [&head, &tail] {
             watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(part)));
         }
+        // They may be zeroed even if the rest has failed.
+        punched?;
         self.tell(held, &watchers, old_len, head)?;
         self.tell(held, &watchers, old_len, tail)
     }
@@ -285,7 +289,7 @@ pub(super) fn regular(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
 }
 
 /// Zeros what the file has between its end and `len`, before the length passes it; up to `zeroed` that was done
-/// before ([`Inner::zero_ahead`]).
+/// before ([`Engine::zero_ahead`]).
 pub(super) fn grow(tx: &mut Tx<'_>, rec: &mut InodeRec, len: u64, zeroed: u64) -> TxResult<()> {
     copy_up(tx, rec, rec.size, len.min(rec.size.next_multiple_of(PAGE_SIZE)))?;
     zero(tx, rec, rec.size.max(zeroed), len)

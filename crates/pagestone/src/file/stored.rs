@@ -9,13 +9,13 @@
 //! ([`Granularity::CacheLine`]): elsewhere there is nothing to do, or the sync of the media does it.
 
 use super::read::stretches;
+use crate::engine::{Engine, InodeRead, InodeWrite};
 use crate::error::Result;
 use crate::layout::InodeRec;
 use crate::media::Granularity;
-use crate::pool::{Inner, InodeRead, InodeWrite};
 use crate::units::{Ino, PAGE_SIZE};
 
-impl Inner {
+impl Engine {
     /// Whether a store through a mapping stays in the processor's cache until it is flushed.
     pub(crate) fn stores_need_flush(&self) -> bool {
         self.frames.region.describe().granularity == Granularity::CacheLine
@@ -40,7 +40,7 @@ impl Inner {
         self.persist_stored_locked(lock.of(ino))
     }
 
-    /// As [`Inner::persist_stored`]; takes the lock of the chain itself.
+    /// As [`Engine::persist_stored`]; takes the lock of the chain itself.
     pub(crate) fn persist_stored_locked(&self, held: InodeWrite<'_>) -> Result<()> {
         let Some((open, stored)) = self.opens.begin_flush(held) else { return Ok(()) };
         let flushed = self.frames.inode(held.ino()).and_then(|rec| {

@@ -20,14 +20,14 @@ use super::map::{self, Map, in_tx};
 use super::space::regular;
 use super::write::Parts;
 use crate::attr::Time;
+use crate::engine::{Engine, InodeWrite, Watchers};
 use crate::error::Result;
 use crate::frame::{Fresh, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, InodeWrite, Watchers};
 use crate::units::{FRAME_SIZE, PAGE_SIZE, PAGES_PER_FRAME};
 
-impl Inner {
+impl Engine {
     /// Storage of the file's own for these pages: zeros for holes, copies for what is borrowed.
     /// Every mapping sees it on return. The length stays.
     pub(crate) fn materialize(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {

@@ -23,11 +23,11 @@ use super::map::{self, in_tx};
 use super::read::Stretch;
 use super::space::take_away;
 use crate::attr::Time;
+use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
 use crate::frame::{Fresh, Run, Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::media::Part;
-use crate::pool::{Inner, InodeWrite, OpenInode};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// Bytes that one transaction writes at most.
@@ -44,7 +44,7 @@ pub(crate) enum Target {
     End,
 }
 
-impl Inner {
+impl Engine {
     /// Writes all of `bytes`; returns the offset they went to.
     pub(crate) fn write(&self, ino: Ino, open: &OpenInode, target: Target, bytes: &[u8]) -> Result<u64> {
         if let Target::At(offset) = target {

@@ -9,11 +9,11 @@
 use std::ops::ControlFlow;
 
 use crate::attr::{Time, XattrMode};
+use crate::engine::{Engine, InodeRead};
 use crate::error::{Error, Result};
 use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
 use crate::layout::node::MAX_VALUE;
-use crate::pool::{Inner, InodeRead};
 use crate::tree::{self, Entry, Nodes, TreeId};
 use crate::units::Ino;
 
@@ -67,7 +67,7 @@ fn chunks(len: usize, name: usize) -> u64 {
     len.saturating_sub(CHUNK - HEAD - name).div_ceil(CHUNK) as u64
 }
 
-impl Inner {
+impl Engine {
     fn xattr_hash(&self, name: &[u8]) -> u64 {
         self.hash(name) << 24
     }

@@ -19,7 +19,7 @@ pub(crate) enum Stop {
     /// One record does not hold the change, which its operation must not divide. Raised by `file/gather.rs` and
     /// `file/atomic.rs`, which have another way each.
     RecordFull,
-    /// There is no page for it. Raised where pages are reserved, and by a tree that is as deep as it may be. If pages
+    /// There is no page for it. Raised where pages are reserved. If pages
     /// wait for a checkpoint, [`Frames::attempt`](super::Frames::attempt) does that and runs the transaction again.
     NoSpace,
     /// Pages of a whole frame are to be given back, and none of them can hold the frame's table: all are pinned, or

@@ -26,6 +26,7 @@ use super::ranges::Ranges;
 use super::service::{MapMechanism, Mechanism};
 use super::steps::{run_of, runs, spans};
 use super::{child, sys};
+use crate::engine::{Engine, InodeWrite, WeakEngine};
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::file::chain::Span;
@@ -33,7 +34,6 @@ use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::lock::{Mutex, StdMutex, StdMutexGuard, rank};
 use crate::media::{Lend, MediaKind};
-use crate::pool::{Inner, InodeWrite, WeakPool};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Pieces of storage that are mapped at one fault; a window of more is mapped by frames.
@@ -77,7 +77,7 @@ pub(super) struct How {
 pub(super) struct Area {
     /// The same in a child.
     pub(super) id: u64,
-    pub(super) pool: WeakPool,
+    pub(super) pool: WeakEngine,
     /// Children that have it too.
     pub(super) links: Mutex<rank::Leaf, Links>,
     pub(super) ino: Ino,
@@ -93,6 +93,8 @@ pub(super) struct Area {
     pub(super) granule: u64,
     /// The pages are a device's own memory.
     pub(super) dax: bool,
+    /// Stores to its pages can be held up for a moment.
+    pub(super) holds_stores: bool,
     /// Stores stay in the processor's cache until somebody flushes them.
     pub(super) flushed: bool,
     /// Pages that are looked at together, a power of two.
@@ -137,11 +139,11 @@ impl Area {
     pub(super) fn new(file: &File, base: usize, pages: Range<u64>, how: How) -> Area {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let count = pages.end - pages.start;
-        let region = &file.inner().frames.region;
+        let region = &file.engine().frames.region;
         let granule = region.granule().map_or(1, |bytes| bytes / PAGE_SIZE);
         Area {
             id: IDS.fetch_add(1, Ordering::Relaxed),
-            pool: file.pool().downgrade(),
+            pool: file.engine().downgrade(),
             links: Mutex::default(),
             ino: file.ino(),
             base,
@@ -151,7 +153,9 @@ impl Area {
             atomic: how.atomic,
             granule,
             dax: matches!(region.describe().kind, MediaKind::DaxDevice | MediaKind::DaxFile),
-            flushed: how.lend == Lend::Write && file.inner().stores_need_flush(),
+            holds_stores: matches!(region.describe().kind, MediaKind::Memory | MediaKind::Tmpfs | MediaKind::Hugetlbfs)
+                && matches!(how.mechanism, Mechanism::Userfault(_)),
+            flushed: how.lend == Lend::Write && file.engine().stores_need_flush(),
             window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
             mechanism: how.mechanism,
             state: StdMutex::numbered(base, State::default()),
@@ -209,20 +213,20 @@ impl Area {
     }
 
     /// Gives the address space (`all` of it) back. Nothing is mapped there afterwards by anybody.
-    pub(super) fn give_back(&self, inner: &Inner, all: Range<usize>) {
+    pub(super) fn give_back(&self, engine: &Engine, all: Range<usize>) {
         let mut state = self.locked();
         state.gone = true;
         sys::unmap(all);
         drop(state);
-        if inner.frames.check_home().is_ok() && self.links.lock().is_empty() {
-            self.unpin(inner);
+        if engine.frames.check_home().is_ok() && self.links.lock().is_empty() {
+            self.unpin(engine);
         }
     }
 
     /// Lets go of what a private mapping showed.
-    pub(super) fn unpin(&self, inner: &Inner) {
+    pub(super) fn unpin(&self, engine: &Engine) {
         let pinned = std::mem::take(&mut self.locked().pinned);
-        pinned.within(0..u64::MAX).into_iter().for_each(|pages| inner.frames.unpin(run_of(pages)));
+        pinned.within(0..u64::MAX).into_iter().for_each(|pages| engine.frames.unpin(run_of(pages)));
     }
 
     /// Pages that are pinned for a private mapping.
@@ -230,10 +234,26 @@ impl Area {
         self.locked().pinned.pages()
     }
 
+    /// Lets go of everything that is pinned, and shows none of it any more; whether there was anything. Copies stay.
+    pub(super) fn release_pins(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
+        debug_assert_eq!(held.ino(), self.ino);
+        // A child may go on showing it.
+        if self.pinned() == 0 || !self.links.lock().is_empty() {
+            return false;
+        }
+        {
+            let Some(mut state) = self.live() else { return false };
+            let shown = Area::data(&state, self.range());
+            self.show_anew(&mut state, shown);
+        }
+        self.unpin(engine);
+        true
+    }
+
     /// Keeps what a private mapping shows from reuse until [`Area::unpin`].
-    pub(super) fn pin(state: &mut State, inner: &Inner, run: Run) {
+    pub(super) fn pin(state: &mut State, engine: &Engine, run: Run) {
         let pages = run.page.0..run.page.0 + run.pages;
-        state.pinned.without(pages.clone()).into_iter().for_each(|part| inner.frames.pin(run_of(part)));
+        state.pinned.without(pages.clone()).into_iter().for_each(|part| engine.frames.pin(run_of(part)));
         state.pinned.insert(pages);
     }
 
@@ -257,35 +277,35 @@ impl Area {
 
     /// Maps the storage of the file as it is, `most` pieces at most; holes wait for their first
     /// touch (but where stores stay private: nobody has to hear of them).
-    pub(super) fn install_first(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, most: usize) -> usize {
+    pub(super) fn install_first(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, most: usize) -> usize {
         let inside = self.clip(self.whole(0..rec.size.div_ceil(PAGE_SIZE)));
-        let Ok(spans) = spans(inner, rec, inside, most) else { return 0 };
+        let Ok(spans) = spans(engine, rec, inside, most) else { return 0 };
         let pieces = spans.len();
         for (pages, span) in spans {
             let at_once = self.lend == Lend::Private || self.mechanism() == MapMechanism::Signals;
             if !matches!(span, Span::Hole(_)) || at_once {
-                self.install(held, inner, rec, pages);
+                self.install(held, engine, rec, pages);
             }
         }
         pieces
     }
 
     /// Maps what these pages are.
-    pub(super) fn install(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+    pub(super) fn install(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
         if self.granule == 1 {
             if let Some(mut state) = self.live() {
-                self.show(&mut state, inner, rec, pages);
+                self.show(&mut state, engine, rec, pages);
             }
             return;
         }
         for first in pages.step_by(self.granule as usize) {
             let chunk = first..first + self.granule;
-            let gathered = self.gather(held, inner, chunk.clone()).and_then(|()| inner.frames.inode(self.ino));
+            let gathered = self.gather(held, engine, chunk.clone()).and_then(|()| engine.frames.inode(self.ino));
             let Some(mut state) = self.live() else { return };
             match gathered {
-                Ok(rec) => self.show(&mut state, inner, &rec, chunk),
+                Ok(rec) => self.show(&mut state, engine, &rec, chunk),
                 Err(e) => chunk.for_each(|page| self.fail_locked(&mut state, page, &e)),
             }
         }
@@ -298,15 +318,15 @@ impl Area {
     }
 
     /// Has storage in these pages moved to where it can be mapped.
-    pub(super) fn gather(&self, held: InodeWrite<'_>, inner: &Inner, pages: Range<u64>) -> Result<()> {
-        let end = inner.frames.inode(self.ino)?.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
+    pub(super) fn gather(&self, held: InodeWrite<'_>, engine: &Engine, pages: Range<u64>) -> Result<()> {
+        let end = engine.frames.inode(self.ino)?.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
         let pages = self.clip(self.whole(pages));
         match self.granule {
             1 => Ok(()),
             // Also where this mapping shows nothing: a child may show it again.
             step => {
                 let mut chunks = (pages.start..pages.end.min(end)).step_by(step as usize);
-                chunks.try_for_each(|first| inner.gather(held, first, false))
+                chunks.try_for_each(|first| engine.gather(held, first, false))
             }
         }
     }
@@ -316,16 +336,16 @@ impl Area {
     pub(super) fn install_around(
         &self,
         held: InodeWrite<'_>,
-        inner: &Inner,
+        engine: &Engine,
         rec: &InodeRec,
         page: u64,
     ) -> (Range<u64>, usize) {
         let window = self.window_of(page);
-        let pieces = spans(inner, rec, window.clone(), PIECES).map_or(PIECES, |spans| spans.len());
+        let pieces = spans(engine, rec, window.clone(), PIECES).map_or(PIECES, |spans| spans.len());
         let few = pieces < PIECES;
         let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
         let pages = if few { window } else { self.clip(start..start + PAGES_PER_FRAME) };
-        self.unresolved(&pages).into_iter().for_each(|part| self.install(held, inner, rec, part));
+        self.unresolved(&pages).into_iter().for_each(|part| self.install(held, engine, rec, part));
         (pages, pieces)
     }
 
@@ -455,7 +475,10 @@ impl Area {
         let Some(mut state) = self.live() else { return };
         state.filled = 0..0;
         state.cut.insert(pages.clone());
-        if self.atomic && !pages.is_empty() {
+        if self.lend == Lend::Private && !pages.is_empty() {
+            if !self.atomic {
+                state.lost.remove(pages.clone());
+            }
             self.copies(pages.clone()).into_iter().for_each(|copy| state.lost.insert(copy));
         }
         if self.put_nothing(&mut state, pages.clone()).is_err() {
@@ -474,13 +497,13 @@ impl Area {
         others.iter().fold(vec![pages], left)
     }
 
-    pub(super) fn freeze_here(&self, inner: &Inner, rec: &InodeRec, replaced: Option<&[Range<u64>]>) {
+    pub(super) fn freeze_here(&self, engine: &Engine, rec: &InodeRec, replaced: Option<&[Range<u64>]>) {
         let Some(mut state) = self.live() else { return };
         match self.lend {
             Lend::Private if let Some(replaced) = replaced => self.keep_own(&mut state, replaced),
             Lend::Private => {
-                let runs = runs(inner, rec, self.range()).unwrap_or_default();
-                runs.into_iter().for_each(|run| Area::pin(&mut state, inner, run));
+                let runs = runs(engine, rec, self.range()).unwrap_or_default();
+                runs.into_iter().for_each(|run| Area::pin(&mut state, engine, run));
             }
             Lend::Read | Lend::Write => {
                 for part in Area::data(&state, self.range()) {

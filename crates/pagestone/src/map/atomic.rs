@@ -41,7 +41,7 @@ impl File {
     /// # Errors
     /// As [`File::map`]; [`Error::ReadOnly`] for a pool that takes no changes.
     pub fn map_atomic(&self, range: Range<u64>) -> Result<AtomicMapping> {
-        if self.inner().frames.region.describe().read_only {
+        if self.engine().frames.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
         self.map_as(range, &MapOptions::private(), true).map(|mapping| AtomicMapping { mapping, pieces: 0 })
@@ -84,22 +84,31 @@ impl AtomicMapping {
             }
         }
         let parts: Vec<(u64, &[u8])> = parts.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
-        let inner = file.inner();
+        let engine = file.engine();
         if parts.is_empty() {
             let lock = self.mapping.lock();
             let held = lock.as_ref().ok_or(Error::Forked)?.of(area.ino);
-            area.check_conflict(held, &pages, inner.frames.inode(file.ino())?.size)?;
+            area.check_conflict(held, &pages, engine.frames.inode(file.ino())?.size)?;
         }
-        inner.replace_atomic(file.ino(), &parts, |held, rec| {
-            area.check_conflict(held, &pages, rec.size)?;
-            Ok(Reach::StaysWithin)
-        })?;
-        let syncs = inner.frames.region.describe().durability == Durability::AtSync;
-        // Before anything else can fail: the stores are the file's.
-        self.show_committed(&pages)?;
+        let replace = || {
+            engine.replace_atomic(file.ino(), &parts, |held, rec| {
+                area.check_conflict(held, &pages, rec.size)?;
+                Ok(Reach::StaysWithin)
+            })
+        };
+        match replace() {
+            // By this mapping perhaps, to show them: nobody stores to it now.
+            Err(Error::Pinned) if self.release_pins()? => replace()?,
+            done => done?,
+        }
+        let syncs = engine.frames.region.describe().durability == Durability::AtSync;
+        // The stores are the file's, whatever fails from here on.
+        let shown = self.show_committed(&pages);
+        self.mapping.area.forget_changes();
         if syncs {
             self.mapping.file.sync()?;
         }
+        shown?;
         Ok(pages.iter().map(|range| range.end - range.start).sum())
     }
 
@@ -108,32 +117,42 @@ impl AtomicMapping {
     /// may be a mapping of its own to the kernel.
     fn show_committed(&mut self, pages: &[Range<u64>]) -> Result<()> {
         self.pieces += pages.len();
-        if self.pieces > MOST_PIECES || self.mapping.area.pinned() > MOST_PINNED {
+        if self.pieces > MOST_PIECES || self.mapping.area.pinned() > MOST_PINNED && self.can_unpin() {
             return self.discard();
         }
-        let (area, inner) = (&self.mapping.area, self.mapping.file.inner());
+        let (area, engine) = (&self.mapping.area, self.mapping.file.engine());
         let lock = self.mapping.lock();
         let held = lock.as_ref().ok_or(Error::Forked)?.of(area.ino);
-        let rec = inner.frames.inode(area.ino)?;
+        let rec = engine.frames.inode(area.ino)?;
         for range in pages {
-            area.install(held, inner, &rec, range.clone());
+            area.install(held, engine, &rec, range.clone());
             self.mapping.service.note_window(area, range.clone(), 2);
         }
-        area.forget_changes();
         Ok(())
     }
 
     /// Forgets all stores since the last commit: the mapping shows the file as it is.
     pub fn discard(&mut self) -> Result<()> {
-        let _lock = self.mapping.lock();
+        let lock = self.mapping.lock();
         self.mapping.area.take_down(self.mapping.area.range(), true)?;
         self.mapping.area.forget_changes();
-        // A child may go on showing what is pinned.
-        if self.mapping.area.links.lock().is_empty() {
-            self.mapping.area.unpin(self.mapping.file.inner());
+        // In a child nothing is pinned, and locks may be held by threads that it does not have.
+        if lock.is_some() && self.can_unpin() {
+            self.mapping.area.unpin(self.mapping.file.engine());
         }
         self.pieces = 0;
         Ok(())
+    }
+
+    fn release_pins(&self) -> Result<bool> {
+        let lock = self.mapping.lock();
+        let held = lock.as_ref().ok_or(Error::Forked)?.of(self.mapping.area.ino);
+        Ok(self.mapping.area.release_pins(held, self.mapping.file.engine()))
+    }
+
+    /// Whether no child may go on showing what is pinned.
+    fn can_unpin(&self) -> bool {
+        self.mapping.area.links.lock().is_empty()
     }
 
     /// File pages that were stored to since the last commit.

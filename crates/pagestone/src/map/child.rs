@@ -120,7 +120,7 @@ impl Child {
                 continue;
             };
             let (area, page) = (&entry.area, entry.area.page_at(fault.addr));
-            let region = &entry.file.inner().frames.region;
+            let region = &entry.file.engine().frames.region;
             for tries in 0.. {
                 let changes = area.changes();
                 let done = match self.ask(area, page, fault.write || fault.protected) {

@@ -14,8 +14,8 @@ use std::ops::Range;
 use super::area::Area;
 use super::pages;
 use super::ranges::Ranges;
+use crate::engine::{InodeRead, InodeWrite};
 use crate::error::{Error, Result};
-use crate::pool::{InodeRead, InodeWrite};
 use crate::units::PAGE_SIZE;
 
 impl Area {
@@ -26,7 +26,8 @@ impl Area {
             return;
         }
         let mut changed = Ranges::default();
-        pages.iter().for_each(|pages| changed.insert(self.clip(self.whole(pages.clone()))));
+        let some = pages.iter().filter(|pages| !pages.is_empty());
+        some.for_each(|pages| changed.insert(self.clip(self.whole(pages.clone()))));
         let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
         // One look at the page tables, however many pages there are.
         let hull = self.clip(self.whole(first.start..last.end));

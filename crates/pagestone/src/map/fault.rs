@@ -13,12 +13,12 @@ use std::sync::Arc;
 use super::area::Area;
 use super::service::{Service, find};
 use super::sys::{Fault, Userfault};
+use crate::engine::{Engine, InodeWrite};
 use crate::error::Result;
 use crate::file::chain::Span;
 use crate::file::map::Map;
 use crate::lock::rank;
 use crate::media::Lend;
-use crate::pool::{Inner, InodeWrite};
 use crate::units::PAGE_SIZE;
 
 /// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
@@ -30,13 +30,13 @@ pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) 
     let _reader = rank::FaultReader::enter();
     let Some(entries) = service.try_entries() else { return false };
     let Some(entry) = find(&entries, fault.addr) else { return false };
-    let (area, inner) = (&entry.area, entry.file.inner());
+    let (area, engine) = (&entry.area, entry.file.engine());
     // Where pages have to be moved to be mapped, mappings are taken down first.
     if area.granule > 1 {
         return false;
     }
-    let Some(lock) = inner.locks.try_write(area.ino) else { return false };
-    if !inner.opens.watchers(area.ino).iter().all(|w| w.fills_in_place()) {
+    let Some(lock) = engine.locks.try_write(area.ino) else { return false };
+    if !engine.opens.watchers(area.ino).iter().all(|w| w.fills_in_place()) {
         return false;
     }
     let page = area.page_at(fault.addr);
@@ -44,7 +44,7 @@ pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) 
     if area.is_cut(page) {
         return false;
     }
-    let Ok(Some(done)) = store(lock.of(area.ino), inner, area, page, true) else { return false };
+    let Ok(Some(done)) = store(lock.of(area.ino), engine, area, page, true) else { return false };
     service.note_window(area, done.clone(), 2);
     uffd.wake(area.addr(&done));
     true
@@ -57,21 +57,21 @@ pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
         uffd.wake(fault.addr..fault.addr + PAGE_SIZE as usize);
         return;
     };
-    let (area, inner) = (&entry.area, entry.file.inner());
+    let (area, engine) = (&entry.area, entry.file.engine());
     let page = area.page_at(fault.addr);
     let done = {
-        let lock = inner.locks.write(&[area.ino]);
+        let lock = engine.locks.write(&[area.ino]);
         let held = lock.of(area.ino);
         let stored = match area.is_cut(page) {
             true => Ok(None),
-            false => store(held, inner, area, page, fault.write || fault.protected),
+            false => store(held, engine, area, page, fault.write || fault.protected),
         };
         let done = stored.and_then(|stored| match stored {
             Some(pages) => {
                 service.note_window(area, pages.clone(), 1);
                 Ok(pages)
             }
-            None => show(service, held, inner, area, page),
+            None => show(service, held, engine, area, page),
         });
         done.unwrap_or_else(|e| {
             area.fail(page, &e);
@@ -82,10 +82,10 @@ pub(super) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
 }
 
 /// Answers a fault of the calling thread.
-pub(super) fn answer_here(held: InodeWrite<'_>, inner: &Inner, area: &Area, page: u64, write: bool) -> Result<()> {
-    store(held, inner, area, page, write)?;
-    let rec = inner.frames.inode(area.ino)?;
-    area.install_around(held, inner, &rec, page);
+pub(super) fn answer_here(held: InodeWrite<'_>, engine: &Engine, area: &Area, page: u64, write: bool) -> Result<()> {
+    store(held, engine, area, page, write)?;
+    let rec = engine.frames.inode(area.ino)?;
+    area.install_around(held, engine, &rec, page);
     Ok(())
 }
 
@@ -94,19 +94,19 @@ pub(super) fn answer_here(held: InodeWrite<'_>, inner: &Inner, area: &Area, page
 /// waits in the fault, has locked the inode itself.
 pub(super) fn store(
     held: InodeWrite<'_>,
-    inner: &Inner,
+    engine: &Engine,
     area: &Area,
     page: u64,
     write: bool,
 ) -> Result<Option<Range<u64>>> {
-    let rec = inner.frames.inode(area.ino)?;
+    let rec = engine.frames.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.granule);
     if area.lend != Lend::Write || page >= end {
         return Ok(None);
     }
     let hole = {
-        let _chain = inner.chain(&rec);
-        let map = Map { nodes: &inner.frames, frames: &inner.frames, rec: &rec };
+        let _chain = engine.chain(&rec);
+        let map = Map { nodes: &engine.frames, frames: &engine.frames, rec: &rec };
         let span = map.span(page)?;
         let behind = page.saturating_add(span.pages());
         match span {
@@ -121,10 +121,10 @@ pub(super) fn store(
     };
     let around = area.fill_around(page, hole, end);
     if area.granule > 1 {
-        inner.gather(held, around.start, true)?;
-        inner.shown_anew(held, around.clone())?;
+        engine.gather(held, around.start, true)?;
+        engine.shown_anew(held, around.clone())?;
     } else {
-        inner.materialize(held, around.clone())?;
+        engine.materialize(held, around.clone())?;
         // All at once is cheaper than a fault for each.
         area.populate(around.clone());
     }
@@ -132,9 +132,9 @@ pub(super) fn store(
 }
 
 /// Maps the window around `page` as it is; returns what was done.
-fn show(service: &Service, held: InodeWrite<'_>, inner: &Inner, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
-    let rec = inner.frames.inode(area.ino)?;
-    let (pages, pieces) = area.install_around(held, inner, &rec, page);
+fn show(service: &Service, held: InodeWrite<'_>, engine: &Engine, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
+    let rec = engine.frames.inode(area.ino)?;
+    let (pages, pieces) = area.install_around(held, engine, &rec, page);
     service.note_window(area, pages.clone(), pieces);
     Ok(pages)
 }

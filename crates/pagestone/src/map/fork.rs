@@ -134,10 +134,10 @@ fn look(
     write: bool,
     link: &Link,
 ) -> crate::error::Result<Vec<(std::ops::Range<u64>, Shown)>> {
-    let (area, inner) = (&entry.area, entry.file.inner());
-    let lock = inner.locks.write(&[area.ino]);
+    let (area, engine) = (&entry.area, entry.file.engine());
+    let lock = engine.locks.write(&[area.ino]);
     let held = lock.of(area.ino);
-    fault::store(held, inner, area, page, write)?;
-    area.gather(held, inner, area.window_of(page))?;
-    area.describe(held, inner, &inner.frames.inode(area.ino)?, page, MOST, link)
+    fault::store(held, engine, area, page, write)?;
+    area.gather(held, engine, area.window_of(page))?;
+    area.describe(held, engine, &engine.frames.inode(area.ino)?, page, MOST, link)
 }

@@ -11,12 +11,12 @@ use std::ops::Range;
 use super::area::{Area, Failure, Shown, State};
 use super::link::{Link, News};
 use super::steps::spans;
+use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::file::chain::Span;
 use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::media::{Lend, Region};
-use crate::pool::{Inner, InodeWrite};
 use crate::units::{PAGE_SIZE, PageNo};
 
 impl Shown {
@@ -48,7 +48,7 @@ impl Area {
     pub(super) fn describe(
         &self,
         held: InodeWrite<'_>,
-        inner: &Inner,
+        engine: &Engine,
         rec: &InodeRec,
         page: u64,
         most: usize,
@@ -57,12 +57,12 @@ impl Area {
         debug_assert_eq!(held.ino(), self.ino);
         let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
         let mut window = self.window_of(page);
-        if spans(inner, rec, window.start..window.end.min(end).max(window.start), most - 1)?.len() >= most - 1 {
+        if spans(engine, rec, window.start..window.end.min(end).max(window.start), most - 1)?.len() >= most - 1 {
             window.start = page;
         }
         let inside = window.start..window.end.min(end).max(window.start);
         let mut out = Vec::new();
-        for (pages, span) in spans(inner, rec, inside.clone(), most - 1)? {
+        for (pages, span) in spans(engine, rec, inside.clone(), most - 1)? {
             let shown = match span {
                 Span::Hole(_) => Shown::Hole,
                 Span::Borrowed(_) if self.lend == Lend::Write => Shown::Question,
@@ -71,7 +71,7 @@ impl Area {
                     if self.lend == Lend::Private && matches!(span, Span::Borrowed(_)) {
                         link.pin_for_good(&self.pool, run);
                     }
-                    inner.frames.region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
+                    engine.frames.region.settle(run.page.byte(), run.pages * PAGE_SIZE)?;
                     Shown::Data(run.page)
                 }
             };
@@ -99,8 +99,8 @@ impl Area {
                 continue;
             }
             let Some(pool) = self.pool.upgrade() else { continue };
-            let inner = pool.inner();
-            let runs = inner.frames.inode(self.ino).and_then(|rec| super::steps::runs(inner, &rec, pages.clone()));
+            let engine = &*pool;
+            let runs = engine.frames.inode(self.ino).and_then(|rec| super::steps::runs(engine, &rec, pages.clone()));
             link.pin(&self.pool, &runs.unwrap_or_default());
         }
     }

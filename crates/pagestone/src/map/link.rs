@@ -23,9 +23,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::area::Area;
+use crate::engine::WeakEngine;
 use crate::frame::Run;
 use crate::lock::{Mutex, rank};
-use crate::pool::WeakPool;
 
 /// How long a change waits for a child.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
@@ -54,7 +54,7 @@ const MOST_UNSENT: usize = 4096;
 type Message = [u64; 5];
 
 /// Pages that a child may show, and the message after whose answer it does not.
-type Pinned = (u64, WeakPool, Run);
+type Pinned = (u64, WeakEngine, Run);
 
 /// A child that inherited mappings.
 #[derive(Debug)]
@@ -134,9 +134,9 @@ impl Link {
     }
 
     /// Keeps pages that the child may still show from reuse, until it has answered the last message.
-    pub(super) fn pin(&self, pool: &WeakPool, runs: &[Run]) {
+    pub(super) fn pin(&self, pool: &WeakEngine, runs: &[Run]) {
         let Some(open) = pool.upgrade() else { return };
-        runs.iter().for_each(|&run| open.inner().frames.pin(run));
+        runs.iter().for_each(|&run| open.frames.pin(run));
         let mut control = self.control.lock();
         let until = if control.lost_track { u64::MAX } else { control.last };
         control.pins.extend(runs.iter().map(|&run| (until, pool.clone(), run)));
@@ -146,9 +146,9 @@ impl Link {
     }
 
     /// Keeps pages that the child is about to show from reuse until it is gone.
-    pub(super) fn pin_for_good(&self, pool: &WeakPool, run: Run) {
+    pub(super) fn pin_for_good(&self, pool: &WeakEngine, run: Run) {
         let Some(open) = pool.upgrade() else { return };
-        open.inner().frames.pin(run);
+        open.frames.pin(run);
         let mut control = self.control.lock();
         let new = !control.gone && control.kept.insert((pool.identity(), run.page.0, run.pages));
         if new {
@@ -156,7 +156,7 @@ impl Link {
         }
         drop(control);
         if !new {
-            open.inner().frames.unpin(run);
+            open.frames.unpin(run);
         }
     }
 
@@ -243,7 +243,7 @@ impl Control {
 fn unpin(pins: Vec<Pinned>) {
     for (_, pool, run) in pins {
         if let Some(pool) = pool.upgrade() {
-            pool.inner().frames.unpin(run);
+            pool.frames.unpin(run);
         }
     }
 }

@@ -38,11 +38,11 @@ pub use view::{Slice, Word};
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::engine::{Engine, Watcher, WriteGuards};
 use crate::error::{Error, Result};
 use crate::file::{File, bounce};
 use crate::frame::Run;
 use crate::media::{Durability, Lend};
-use crate::pool::{Inner, Watcher, WriteGuards};
 use crate::units::{FRAME_SIZE, PAGE_SIZE};
 use area::Area;
 use service::{Entry, Service};
@@ -122,22 +122,22 @@ impl File {
 
     /// As [`File::map`]; `atomic`: what is stored there is committed or forgotten, not kept.
     fn map_as(&self, range: Range<u64>, options: &MapOptions, atomic: bool) -> Result<Mapping> {
-        let inner = self.inner();
-        inner.frames.check_home()?;
+        let engine = self.engine();
+        engine.frames.check_home()?;
         let end = range.end.checked_next_multiple_of(PAGE_SIZE).filter(|&end| end <= i64::MAX as u64);
         let Some(end) = end.filter(|_| range.start < range.end) else {
             return Err(Error::Invalid("a mapping is of at least one byte, at offsets that a file can have"));
         };
-        if inner.frames.region.granule().is_none() {
+        if engine.frames.region.granule().is_none() {
             return Err(Error::NotSupported("these media cannot be mapped"));
         }
         let lend = options.lend();
-        if lend == Lend::Write && inner.frames.region.describe().read_only {
+        if lend == Lend::Write && engine.frames.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
         let service = Service::get()?;
         let mechanism = service.mechanism(options.mechanism)?;
-        let granule = inner.frames.region.granule().unwrap_or(PAGE_SIZE);
+        let granule = engine.frames.region.granule().unwrap_or(PAGE_SIZE);
         let pages = range.start / granule * granule / PAGE_SIZE..end.next_multiple_of(granule) / PAGE_SIZE;
         let within = (pages.start * PAGE_SIZE % FRAME_SIZE) as usize;
         let bytes = usize::try_from((pages.end - pages.start) * PAGE_SIZE)
@@ -147,31 +147,31 @@ impl File {
         let area = Arc::new(Area::new(self, shown.start, pages, area::How { lend, atomic, mechanism }));
         let (offset, len) = (range.start, range.end - range.start);
         let mapping = Mapping { area, file: self.clone(), service, taken, offset, len, _bounce: bounce };
-        mapping.start(inner)?;
+        mapping.start(engine)?;
         Ok(mapping)
     }
 }
 
 impl Mapping {
-    fn start(&self, inner: &Inner) -> Result<()> {
+    fn start(&self, engine: &Engine) -> Result<()> {
         self.service.keep_few();
         self.service.add(Entry { area: self.area.clone(), file: self.file.clone() });
-        let lock = inner.locks.write(&[self.area.ino]);
+        let lock = engine.locks.write(&[self.area.ino]);
         let held = lock.of(self.area.ino);
         self.area.start()?;
-        inner.zero_tail(held)?;
-        let rec = inner.frames.inode(self.area.ino)?;
+        engine.zero_tail(held)?;
+        let rec = engine.frames.inode(self.area.ino)?;
         let watcher: Arc<dyn Watcher> = self.area.clone();
-        inner.opens.watch(held, self.file.opened(), watcher);
-        let pieces = self.area.install_first(held, inner, &rec, AT_ONCE);
+        engine.opens.watch(held, self.file.opened(), watcher);
+        let pieces = self.area.install_first(held, engine, &rec, AT_ONCE);
         self.service.note_window(&self.area, self.area.range(), pieces);
         Ok(())
     }
 
     /// The file's lock; a child has no use for it, and only its own mapping to change.
     fn lock(&self) -> Option<WriteGuards<'_>> {
-        let inner = self.file.inner();
-        inner.frames.check_home().is_ok().then(|| inner.locks.write(&[self.area.ino]))
+        let engine = self.file.engine();
+        engine.frames.check_home().is_ok().then(|| engine.locks.write(&[self.area.ino]))
     }
 
     /// Bytes mapped.
@@ -231,19 +231,19 @@ impl Mapping {
         if self.area.lend != Lend::Write {
             return Err(Error::Invalid("storage is for a shared mapping with stores"));
         }
-        let inner = self.file.inner();
-        let lock = inner.locks.write(&[self.area.ino]);
+        let engine = self.file.engine();
+        let lock = engine.locks.write(&[self.area.ino]);
         let held = lock.of(self.area.ino);
-        let rec = inner.frames.inode(self.area.ino)?;
+        let rec = engine.frames.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
         if self.area.granule > 1 {
             let whole = self.area.whole(pages.start..end);
             let mut chunks = whole.step_by(self.area.granule as usize);
-            chunks.try_for_each(|first| inner.gather(held, first, true))?;
+            chunks.try_for_each(|first| engine.gather(held, first, true))?;
         } else {
-            inner.materialize(held, pages.start..end)?;
+            engine.materialize(held, pages.start..end)?;
         }
-        self.area.install(held, inner, &inner.frames.inode(self.area.ino)?, pages);
+        self.area.install(held, engine, &engine.frames.inode(self.area.ino)?, pages);
         Ok(())
     }
 
@@ -256,12 +256,12 @@ impl Mapping {
         if self.area.lend == Lend::Write {
             self.populate(range)?;
         }
-        let inner = self.file.inner();
-        let _lock = inner.locks.read(self.area.ino);
-        let rec = inner.frames.inode(self.area.ino)?;
+        let engine = self.file.engine();
+        let _lock = engine.locks.read(self.area.ino);
+        let rec = engine.frames.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
-        let runs: Vec<Run> = steps::runs(inner, &rec, pages.start..end)?;
-        runs.iter().for_each(|&run| inner.frames.pin(run));
+        let runs: Vec<Run> = steps::runs(engine, &rec, pages.start..end)?;
+        runs.iter().for_each(|&run| engine.frames.pin(run));
         Ok(Pin { file: self.file.clone(), runs })
     }
 
@@ -285,10 +285,10 @@ impl Mapping {
     /// on DAX media, a sync of the file on ordinary files. What another thread has flushed is not waited for: the
     /// processor orders write-backs by the fences of the thread that started them.
     pub fn drain(&self) -> Result<()> {
-        let inner = self.file.inner();
-        match inner.frames.region.describe().durability {
+        let engine = self.file.engine();
+        match engine.frames.region.describe().durability {
             Durability::AtFence => {
-                inner.frames.region.fence();
+                engine.frames.region.fence();
                 Ok(())
             }
             Durability::AtSync => self.file.sync(),
@@ -303,7 +303,7 @@ impl Mapping {
 
     /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.
     fn recover(&self, addr: usize, write: bool, tries: u32) -> Result<()> {
-        let inner = self.file.inner();
+        let engine = self.file.engine();
         let error = |code| Err(std::io::Error::from_raw_os_error(code).into());
         if !self.area.addr(&self.area.range()).contains(&addr) {
             // The caller's own side of the copy.
@@ -323,7 +323,7 @@ impl Mapping {
         }
         if self.area.mechanism() == MapMechanism::Signals {
             let held = lock.as_ref().ok_or(Error::Forked)?.of(self.area.ino);
-            fault::answer_here(held, inner, &self.area, page, write)?;
+            fault::answer_here(held, engine, &self.area, page, write)?;
         }
         Ok(())
     }
@@ -338,7 +338,7 @@ pub struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let frames = &self.file.inner().frames;
+        let frames = &self.file.engine().frames;
         // A child's pins are the parent's: it must not wait for a thread that it does not have.
         if frames.check_home().is_ok() {
             self.runs.iter().for_each(|&run| frames.unpin(run));
@@ -348,15 +348,15 @@ impl Drop for Pin {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let inner = self.file.inner();
-        let here = inner.frames.check_home().is_ok();
+        let engine = self.file.engine();
+        let here = engine.frames.check_home().is_ok();
         if here {
             // Before it leaves the other list: a child may ask for it at any moment.
             self.service.retire(Entry { area: self.area.clone(), file: self.file.clone() });
         }
         // Off the list while the addresses are still ours: nobody else can have the same.
         self.service.remove(&self.area);
-        self.area.give_back(inner, self.taken.clone());
+        self.area.give_back(engine, self.taken.clone());
         if here {
             self.service.bury_retired();
         }

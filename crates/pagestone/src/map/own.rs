@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::area::{Area, State};
 use super::pages;
 use super::ranges::Ranges;
+use super::service::Mechanism;
 use crate::media::reach;
 
 impl Area {
@@ -32,28 +33,77 @@ impl Area {
     }
 
     /// Takes down what of these mapped pages is no private copy: the next touch maps the file's new pages.
+    ///
+    /// No store may fall between the look at the page tables and what is done then: stores are held up meanwhile,
+    /// where the kernel can do that (not for pages of an ordinary file).
     pub(super) fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
-        // One look at the page tables, however many parts there are.
-        let copies = pages::private_copies(self.addr(&(first.start..last.end)), self.dax);
-        let Ok(Some(copies)) = copies else {
-            return parts.iter().for_each(|part| self.make_private(state, part));
-        };
+        let hull = first.start..last.end;
+        // One look at the page tables, however many parts there are. Once stores are held up, pages that are not there
+        // look as if they were swapped out: those that are there by then are copies too.
+        let mut copies = pages::private_copies(self.addr(&hull), self.dax);
+        let held: Vec<_> = parts.iter().filter(|part| self.hold_stores(part)).cloned().collect();
+        if let Ok(Some(copies)) = &mut copies
+            && !held.is_empty()
+        {
+            copies
+                .extend(pages::private_present(self.addr(&hull), self.dax).unwrap_or_else(|_| vec![self.addr(&hull)]));
+        }
         let mut rest = Ranges::default();
         parts.into_iter().for_each(|part| rest.insert(part));
-        for copy in copies {
-            let copy = self.pages_at(copy);
-            let piece = self.whole(copy.clone());
-            rest.remove(copy);
-            // What cannot be mapped by itself goes on to be shown as it was: a store there is a conflict.
-            let beside = rest.within(piece.clone());
-            beside.into_iter().for_each(|pages| state.stale.insert(pages));
-            rest.remove(piece);
-        }
-        for part in rest.within(self.range()) {
-            if self.put_absent(state, part.clone()).is_err() {
-                self.make_private(state, &part);
+        // What stays as it is.
+        let mut stays = Ranges::default();
+        if let Ok(Some(copies)) = copies {
+            copies.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
+            for copy in copies {
+                let piece = self.whole(self.pages_at(copy));
+                // What cannot be mapped by itself goes on to be shown as it was: a store there is a conflict.
+                let beside = rest.within(piece.clone());
+                beside.into_iter().for_each(|pages| state.stale.insert(pages));
+                rest.remove(piece);
             }
+            for part in rest.within(self.range()) {
+                if self.put_absent(state, part.clone()).is_err() {
+                    stays.insert(part);
+                }
+            }
+        } else {
+            stays = rest;
+        }
+        for part in held {
+            let absent = state.absent.within(part.clone());
+            let mut left = Ranges::default();
+            left.insert(part);
+            absent.into_iter().for_each(|part| left.remove(part));
+            left.within(self.range()).into_iter().for_each(|part| self.allow_stores(&part));
+        }
+        for part in stays.within(self.range()) {
+            // Zeros that the file does not have any more: a store there is a conflict. A copy of them would be taken
+            // for a store.
+            let holes = state.holes.within(part.clone());
+            holes.into_iter().for_each(|hole| state.stale.insert(hole));
+            state.holes.without(part).iter().for_each(|part| self.make_private(state, part));
+        }
+    }
+
+    fn hold_stores(&self, pages: &Range<u64>) -> bool {
+        match self.uffd() {
+            Mechanism::Userfault(uffd) => {
+                let addr = self.addr(pages);
+                let held = uffd.hold_stores(addr.clone()).is_ok();
+                if !held {
+                    // A part of it may be.
+                    uffd.allow_stores(addr);
+                }
+                held
+            }
+            Mechanism::Signals => false,
+        }
+    }
+
+    fn allow_stores(&self, pages: &Range<u64>) {
+        if let Mechanism::Userfault(uffd) = self.uffd() {
+            uffd.allow_stores(self.addr(pages));
         }
     }
 

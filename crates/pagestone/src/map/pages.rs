@@ -100,6 +100,28 @@ pub(super) fn private_copies(range: Range<usize>, dax: bool) -> io::Result<Optio
     Ok(Some(joined(copies.into_iter())))
 }
 
+/// Those of [`private_copies`] that are in memory, and not swapped out.
+pub(super) fn private_present(range: Range<usize>, dax: bool) -> io::Result<Vec<Range<usize>>> {
+    let mut found = Vec::new();
+    match scan(range.clone(), FILE | ZERO, PRESENT, &mut |region| {
+        found.push(region.start as usize..region.end as usize)
+    }) {
+        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
+            let present = |(range, categories): (Range<usize>, u64)| (categories & PRESENT != 0).then_some(range);
+            found = listed(range)?.into_iter().filter_map(present).collect();
+        }
+        other => other?,
+    }
+    if !dax {
+        return Ok(found);
+    }
+    let mut copies = Vec::new();
+    for range in found {
+        ordinary(range, &mut copies)?;
+    }
+    Ok(copies)
+}
+
 /// As [`private_copies`] on any kernel, but perhaps with pages of zeros or of a file too.
 pub(super) fn perhaps_private(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
     Ok(joined(listed(range)?.into_iter().map(|(range, _)| range)))

@@ -25,11 +25,11 @@ use serde::Serialize;
 use super::area::Area;
 use super::sys::{Fault, Userfault, spawn};
 use super::{fault, fork};
+use crate::engine::Watcher;
 use crate::error::{Error, Result};
 use crate::file::File;
 use crate::lock::{StdReadGuard, StdRwLock, StdWriteGuard, rank};
 use crate::media::{Lend, reach};
-use crate::pool::Watcher;
 
 /// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
 const MOST_HOLES: u64 = 2 << 20;
@@ -98,9 +98,9 @@ pub(super) struct Entry {
 impl Entry {
     /// The mapping hears of no more changes.
     pub(super) fn unwatch(&self) {
-        self.area.unpin(self.file.inner());
+        self.area.unpin(self.file.engine());
         let watcher: Arc<dyn Watcher> = self.area.clone();
-        self.file.inner().opens.unwatch(self.file.opened(), &watcher);
+        self.file.engine().opens.unwatch(self.file.opened(), &watcher);
     }
 }
 
@@ -246,7 +246,7 @@ impl Service {
     pub(super) fn remove(&self, area: &Arc<Area>) {
         let entry = self.entries_mut().remove(&area.base);
         // The file may be closed by this: not under the lock.
-        let here = entry.as_ref().is_none_or(|entry| entry.file.inner().frames.check_home().is_ok());
+        let here = entry.as_ref().is_none_or(|entry| entry.file.engine().frames.check_home().is_ok());
         drop(entry);
         if !here {
             // A child: the lock may be held by a thread that it does not have.
@@ -322,7 +322,7 @@ impl Service {
             let entries = self.entries();
             for Window { area, pages, .. } in oldest {
                 if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
-                    let _lock = entry.file.inner().locks.write(&[area.ino]);
+                    let _lock = entry.file.engine().locks.write(&[area.ino]);
                     // What stays mapped is taken down another time.
                     let _ = area.take_down(pages, all);
                 }

@@ -14,6 +14,7 @@ use std::ops::Range;
 use super::area::{Area, State};
 use super::service::Mechanism;
 use super::{child, sys};
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::file::chain::Span;
 use crate::file::map::Map;
@@ -21,13 +22,12 @@ use crate::frame::Run;
 use crate::layout::InodeRec;
 use crate::lock::rank;
 use crate::media::{Lend, Region};
-use crate::pool::Inner;
 use crate::units::{PAGE_SIZE, PageNo};
 
 impl Area {
-    pub(super) fn show(&self, state: &mut State, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+    pub(super) fn show(&self, state: &mut State, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.granule);
-        let region = &inner.frames.region;
+        let region = &engine.frames.region;
         let inside = pages.start..pages.end.min(end).max(pages.start);
         let mut put = || -> Result<()> {
             self.put_nothing(state, inside.end..pages.end)?;
@@ -35,14 +35,14 @@ impl Area {
                 self.put_nothing(state, part)?;
             }
             for part in state.cut.without(inside.clone()) {
-                for (pages, span) in spans(inner, rec, part, usize::MAX)? {
+                for (pages, span) in spans(engine, rec, part, usize::MAX)? {
                     match span {
                         Span::Hole(_) => self.put_hole(state, pages)?,
                         // A store would change what others have borrowed too, so the first touch
                         // makes the pages the file's own.
                         Span::Borrowed(_) if self.lend == Lend::Write => self.put_absent(state, pages)?,
                         Span::Borrowed(run) if self.lend == Lend::Private => {
-                            Area::pin(state, inner, run);
+                            Area::pin(state, engine, run);
                             self.put_data(state, region, pages, run)?;
                         }
                         Span::Borrowed(run) | Span::Data(run) => {
@@ -56,7 +56,9 @@ impl Area {
         };
         if let Err(e) = put() {
             // Better an error than pages that are not the file's; each is tried again once told.
-            pages.for_each(|page| self.fail_locked(state, page, &e));
+            // Those that are mapped already may have been stored to.
+            let missing = if self.lend == Lend::Private { state.absent.within(pages) } else { vec![pages] };
+            missing.into_iter().flatten().for_each(|page| self.fail_locked(state, page, &e));
         }
     }
 
@@ -127,18 +129,23 @@ pub(super) fn run_of(pages: Range<u64>) -> Run {
 }
 
 /// The storage of these pages.
-pub(super) fn runs(inner: &Inner, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
+pub(super) fn runs(engine: &Engine, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
     let run = |(pages, span): (Range<u64>, Span)| match span {
         Span::Data(run) | Span::Borrowed(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
         Span::Hole(_) => None,
     };
-    Ok(spans(inner, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
+    Ok(spans(engine, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
 }
 
 /// What these pages are, in at most `most` pieces.
-pub(super) fn spans(inner: &Inner, rec: &InodeRec, pages: Range<u64>, most: usize) -> Result<Vec<(Range<u64>, Span)>> {
-    let _chain = inner.chain(rec);
-    let map = Map { nodes: &inner.frames, frames: &inner.frames, rec };
+pub(super) fn spans(
+    engine: &Engine,
+    rec: &InodeRec,
+    pages: Range<u64>,
+    most: usize,
+) -> Result<Vec<(Range<u64>, Span)>> {
+    let _chain = engine.chain(rec);
+    let map = Map { nodes: &engine.frames, frames: &engine.frames, rec };
     let mut out = Vec::new();
     let mut page = pages.start;
     while page < pages.end && out.len() < most {

@@ -32,6 +32,7 @@ const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
 const IOC_NEW: u64 = 0xaa00;
 const IOC_API: u64 = 0xc018_aa3f;
 const IOC_REGISTER: u64 = 0xc020_aa00;
+const IOC_UNREGISTER: u64 = 0x8010_aa01;
 const IOC_WAKE: u64 = 0x8010_aa02;
 const IOC_WRITEPROTECT: u64 = 0xc018_aa06;
 const MODE_MISSING: u64 = 1;
@@ -127,6 +128,23 @@ impl Userfault {
         let (at, len) = (scratch.at, range.len());
         self.register(at, len, MODE_MISSING)?;
         scratch.move_to(range.start)
+    }
+
+    /// Keeps stores to memory that is there waiting, until [`Userfault::allow_stores`]. Loads go on.
+    ///
+    /// # Errors
+    /// The kernel can do so for anonymous memory, tmpfs and hugetlbfs, not for pages of other files.
+    pub(super) fn hold_stores(&self, range: Range<usize>) -> io::Result<()> {
+        self.register(range.start, range.len(), MODE_WP)?;
+        self.ioctl(IOC_WRITEPROTECT, &mut [range.start as u64, range.len() as u64, 1])
+    }
+
+    /// Ends [`Userfault::hold_stores`] for these pages, which must lie as they did then.
+    pub(super) fn allow_stores(&self, range: Range<usize>) {
+        let (at, len) = (range.start as u64, range.len() as u64);
+        // Neither can fail for memory that was registered; then nobody waits either.
+        let _ = self.ioctl(IOC_WRITEPROTECT, &mut [at, len, 0]);
+        let _ = self.ioctl(IOC_UNREGISTER, &mut [at, len]);
     }
 
     /// Puts zeros in place of the range; the first store to a page is told as a fault.

@@ -12,14 +12,18 @@ use std::ops::Range;
 
 use super::area::Area;
 use super::link::News;
+use super::ranges::Ranges;
+use crate::engine::{Engine, InodeRead, InodeWrite, Watcher};
 use crate::error::Result;
 use crate::layout::InodeRec;
 use crate::media::Lend;
-use crate::pool::{Inner, InodeRead, InodeWrite, Watcher};
 
 impl Watcher for Area {
     fn cut(&self, held: InodeWrite<'_>, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
+        if pages.is_empty() {
+            return;
+        }
         // Where single pages cannot be mapped, single pages cannot be taken away.
         let pages = self.clip(self.whole(pages));
         self.cut_here(pages.clone());
@@ -29,7 +33,7 @@ impl Watcher for Area {
     fn freeze(
         &self,
         held: InodeWrite<'_>,
-        inner: &Inner,
+        engine: &Engine,
         rec: &InodeRec,
         replaced: Option<&[Range<u64>]>,
     ) -> Result<()> {
@@ -40,7 +44,7 @@ impl Watcher for Area {
             (Lend::Private, Some([all])) => self.clip(self.whole(all.clone())),
             _ => self.range(),
         };
-        self.freeze_here(inner, rec, replaced);
+        self.freeze_here(engine, rec, replaced);
         self.ask_again(&pages)
     }
 
@@ -58,21 +62,38 @@ impl Watcher for Area {
         self.ask_again(&pages)
     }
 
+    fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
+        self.holds_stores && self.release_pins(held, engine)
+    }
+
     fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
-        let pages = self.whole(pages);
+        let pages = self.clip(self.whole(pages));
+        // Stores that a private mapping had there are gone: an error until it is refreshed, not the file's bytes. A
+        // commit refuses by itself.
+        let lost = match self.live() {
+            Some(state) if self.lend == Lend::Private && !self.atomic => state.lost.within(pages.clone()),
+            _ => Vec::new(),
+        };
+        let mut back = Ranges::default();
+        back.insert(pages.clone());
+        lost.into_iter().for_each(|part| back.remove(part));
         // What cannot be mapped now stays an error until it is refreshed.
-        let _ = self.refresh(pages.clone());
+        back.within(pages.clone()).into_iter().for_each(|part| drop(self.refresh(part)));
         self.tell(News::Grown, &self.clip(pages));
     }
 
-    fn filled(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>) {
+    fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         if self.lend != Lend::Private {
-            self.install(held, inner, rec, pages.clone());
+            self.install(held, engine, rec, pages.clone());
             self.tell(News::Again, &self.clip(pages));
         } else if let Some(mut state) = self.live() {
-            let holes = state.holes.within(self.clip(self.whole(pages)));
-            self.show_anew(&mut state, holes);
+            // Zeros, or a base's pages: neither is what the file has there now.
+            let pages = self.clip(self.whole(pages));
+            let mut shown = Ranges::default();
+            state.holes.within(pages.clone()).into_iter().for_each(|part| shown.insert(part));
+            Area::data(&state, pages.clone()).into_iter().for_each(|part| shown.insert(part));
+            self.show_anew(&mut state, shown.within(pages));
         }
     }
 

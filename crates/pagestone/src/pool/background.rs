@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Inner;
+use super::Engine;
 use crate::error::Result;
 use crate::media::{Durability, Home};
 
@@ -29,21 +29,21 @@ pub(super) struct Background {
 }
 
 impl Background {
-    /// Starts what `inner` needs, if it needs anything.
-    pub(super) fn start(inner: &Arc<Inner>) -> Result<Option<Background>> {
-        let describe = inner.frames.region.describe();
+    /// Starts what `engine` needs, if it needs anything.
+    pub(super) fn start(engine: &Arc<Engine>) -> Result<Option<Background>> {
+        let describe = engine.frames.region.describe();
         let syncs = describe.durability == Durability::AtSync;
-        if describe.read_only || !syncs && !inner.has_orphans()? {
+        if describe.read_only || !syncs && !engine.has_orphans()? {
             return Ok(None);
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, inner) = (stop.clone(), inner.clone());
+        let (stopped, engine) = (stop.clone(), engine.clone());
         let work = move || {
             let go_on = || !stopped.load(Ordering::Acquire);
             // What fails here is tried again at the next open.
-            inner.failures.note("reading the index of orphans", inner.reclaim_orphans(go_on));
+            engine.failures.note("reading the index of orphans", engine.reclaim_orphans(go_on));
             if syncs {
-                tick(&inner, go_on);
+                tick(&engine, go_on);
             }
         };
         let thread = std::thread::Builder::new().name("pagestone-background".into()).spawn(work)?;
@@ -51,7 +51,7 @@ impl Background {
     }
 }
 
-fn tick(inner: &Inner, go_on: impl Fn() -> bool) {
+fn tick(engine: &Engine, go_on: impl Fn() -> bool) {
     let mut next = Instant::now() + INTERVAL;
     while go_on() {
         let now = Instant::now();
@@ -60,7 +60,7 @@ fn tick(inner: &Inner, go_on: impl Fn() -> bool) {
             continue;
         }
         // The next sync that somebody asks for meets it again.
-        inner.failures.note("sync at the interval", inner.sync_all());
+        engine.failures.note("sync at the interval", engine.sync_all());
         next = Instant::now() + INTERVAL;
     }
 }

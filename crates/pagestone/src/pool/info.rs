@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Inner;
+use super::Engine;
 use crate::attr::StatFs;
 use crate::error::Result;
 use crate::layout::FrameDesc;
@@ -49,36 +49,36 @@ pub struct Info {
     pub last_background_error: Option<String>,
 }
 
-pub(super) fn info(inner: &Inner) -> Result<Info> {
-    let geometry = &inner.frames.geometry;
+pub(super) fn info(engine: &Engine) -> Result<Info> {
+    let geometry = &engine.frames.geometry;
     let descriptor_bytes = geometry.frames * FrameDesc::SIZE;
     Ok(Info {
-        media: inner.frames.region.describe().clone(),
+        media: engine.frames.region.describe().clone(),
         size: geometry.size,
-        version: inner.superblock.version(),
-        uuid: inner.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
-        created: inner.superblock.created,
-        space: statfs(inner),
-        shared: inner.frames.counts().shared.max(0) as u64,
-        lost: inner.frames.region.lost_pages() as u64,
+        version: engine.superblock.version(),
+        uuid: engine.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
+        created: engine.superblock.created,
+        space: statfs(engine),
+        shared: engine.frames.counts().shared.max(0) as u64,
+        lost: engine.frames.region.lost_pages() as u64,
         descriptor_bytes,
         descriptor_bytes_per_tib: FrameDesc::SIZE << 19,
-        dram_bytes: inner.frames.dram_bytes() + (1024 * 64),
+        dram_bytes: engine.frames.dram_bytes() + (1024 * 64),
         lanes: geometry.lanes,
         lane_bytes: geometry.lane_len(),
         mappings: MapMechanism::here(),
-        replayed: inner.replayed,
-        background_errors: inner.failures.count(),
-        last_background_error: inner.failures.last(),
+        replayed: engine.replayed,
+        background_errors: engine.failures.count(),
+        last_background_error: engine.failures.last(),
     })
 }
 
 /// See [`super::Pool::statfs`].
-pub(super) fn statfs(inner: &Inner) -> StatFs {
-    let (free, kept) = inner.frames.space();
-    let counts = inner.frames.counts();
+pub(super) fn statfs(engine: &Engine) -> StatFs {
+    let (free, kept) = engine.frames.space();
+    let counts = engine.frames.counts();
     StatFs {
-        pages: inner.frames.geometry.usable_pages(),
+        pages: engine.frames.geometry.usable_pages(),
         free,
         available: free.saturating_sub(kept),
         // What clones share is no file.

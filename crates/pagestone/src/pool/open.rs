@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Inner, Pool};
+use super::{Engine, Pool};
 use crate::error::{Error, Result};
 use crate::frame::Frames;
 use crate::journal::{self, Journal};
@@ -61,16 +61,16 @@ pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_backgr
         return Err(Error::Invalid("read-only needs media that were opened read-only"));
     }
     let (superblock, frames, records) = mount_region(region)?;
-    let inner = Inner::new(frames, superblock, records);
+    let engine = Engine::new(frames, superblock, records);
     for ino in [ROOT, ORPHANS] {
-        inner.frames.inode(ino)?;
+        engine.frames.inode(ino)?;
     }
     if !read_only && !in_background {
-        inner.reclaim_orphans(|| true)?;
+        engine.reclaim_orphans(|| true)?;
         // What is on the media now is durable, and nobody else is here yet.
-        inner.merge_what_waits();
+        engine.merge_what_waits();
     }
-    Pool::new(inner, in_background)
+    Pool::new(engine, in_background)
 }
 
 /// The superblock, the journal and the floors up to `frame`, on a pool whose records have been replayed.

@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::{MARK, SNAPSHOTS};
 use crate::attr::{Attr, DirEntry, Kind, NewNode, SetAttr, XattrMode};
 use crate::dir::Dir;
+use crate::dir::Node;
+use crate::engine::EngineRef;
 use crate::error::{Error, Result};
-use crate::pool::{Node, Pool};
 use crate::units::Ino;
 
 /// How much a new tree holds.
@@ -26,7 +27,7 @@ pub struct Copied {
 }
 
 /// What is in a directory.
-pub(super) fn entries(dir: &Dir<'_>) -> Result<Vec<DirEntry>> {
+pub(super) fn entries(dir: &Dir) -> Result<Vec<DirEntry>> {
     let mut found = Vec::new();
     dir.entries(0, &mut |entry| {
         found.push(entry.clone());
@@ -36,7 +37,7 @@ pub(super) fn entries(dir: &Dir<'_>) -> Result<Vec<DirEntry>> {
 }
 
 struct Copy<'p> {
-    pool: &'p Pool,
+    engine: &'p EngineRef,
     made: Copied,
     /// Files with several names: theirs, and their clone.
     linked: HashMap<Ino, Ino>,
@@ -47,13 +48,14 @@ struct Copy<'p> {
 }
 
 /// Makes `name` in `dir` a clone of `from` and everything below it.
-pub(super) fn copy(pool: &Pool, from: Ino, dir: &Dir<'_>, name: &[u8]) -> Result<Copied> {
-    let mut copy = Copy { pool, made: Copied::default(), linked: HashMap::new(), todo: Vec::new(), times: Vec::new() };
+pub(super) fn copy(engine: &EngineRef, from: Ino, dir: &Dir, name: &[u8]) -> Result<Copied> {
+    let mut copy =
+        Copy { engine, made: Copied::default(), linked: HashMap::new(), todo: Vec::new(), times: Vec::new() };
     copy.one(from, dir, name)?;
     while let Some((from, to)) = copy.todo.pop() {
-        let (from, to) = (pool.node(from)?.dir()?, pool.node(to)?.dir()?);
+        let (from, to) = (engine.node(from)?.dir()?, engine.node(to)?.dir()?);
         for entry in entries(&from)? {
-            let is_snapshots = from.ino() == pool.root().ino() && entry.name == SNAPSHOTS;
+            let is_snapshots = from.ino() == engine.root().ino() && entry.name == SNAPSHOTS;
             if !is_snapshots {
                 // What has gone meanwhile is not there to be cloned.
                 match copy.one(entry.ino, &to, &entry.name) {
@@ -64,7 +66,7 @@ pub(super) fn copy(pool: &Pool, from: Ino, dir: &Dir<'_>, name: &[u8]) -> Result
         }
     }
     for (ino, attr) in copy.times.iter().rev() {
-        pool.node(*ino)?.set_attr(&times(attr))?;
+        engine.node(*ino)?.set_attr(&times(attr))?;
     }
     Ok(copy.made)
 }
@@ -74,8 +76,8 @@ fn times(attr: &Attr) -> SetAttr {
 }
 
 impl Copy<'_> {
-    fn one(&mut self, from: Ino, dir: &Dir<'_>, name: &[u8]) -> Result<()> {
-        let node = self.pool.node(from)?;
+    fn one(&mut self, from: Ino, dir: &Dir, name: &[u8]) -> Result<()> {
+        let node = self.engine.node(from)?;
         let attr = node.attr()?;
         if let Some(clone) = self.linked.get(&from) {
             self.made.others += 1;
@@ -95,7 +97,7 @@ impl Copy<'_> {
                 self.make(&node, &attr, dir, name)?
             }
         };
-        let clone = self.pool.node(made)?;
+        let clone = self.engine.node(made)?;
         for name in node.xattrs()?.into_iter().filter(|name| name != MARK) {
             clone.set_xattr(&name, &node.xattr(&name)?, XattrMode::Set)?;
         }
@@ -111,7 +113,7 @@ impl Copy<'_> {
     }
 
     /// Anything but a regular file.
-    fn make(&self, node: &Node<'_>, attr: &Attr, dir: &Dir<'_>, name: &[u8]) -> Result<Ino> {
+    fn make(&self, node: &Node, attr: &Attr, dir: &Dir, name: &[u8]) -> Result<Ino> {
         let target = if attr.kind == Kind::Symlink { node.read_link()? } else { Vec::new() };
         let new = NewNode {
             kind: attr.kind,
@@ -123,13 +125,13 @@ impl Copy<'_> {
         };
         let made = dir.create(name, &new)?.ino;
         if attr.kind != Kind::Dir {
-            self.pool.node(made)?.set_attr(&times(attr))?;
+            self.engine.node(made)?.set_attr(&times(attr))?;
         }
         Ok(made)
     }
 }
 
-impl Dir<'_> {
+impl Dir {
     /// Removes `name` and everything below it, the deepest first; returns how many names that were.
     ///
     /// # Errors
@@ -139,15 +141,15 @@ impl Dir<'_> {
         if top.kind != Kind::Dir {
             return self.unlink(name).map(|()| 1);
         }
-        let pool = self.pool();
+        let engine = self.engine();
         // Directories with their own, and their name in it; a second visit finds them empty.
         let mut stack = vec![(self.ino(), name.to_vec(), top.ino)];
         let mut removed = 0;
         while let Some((parent, name, ino)) = stack.pop() {
-            let dir = pool.node(ino)?.dir()?;
+            let dir = engine.node(ino)?.dir()?;
             let inside = entries(&dir)?;
             if inside.is_empty() {
-                pool.node(parent)?.dir()?.rmdir(&name)?;
+                engine.node(parent)?.dir()?.rmdir(&name)?;
                 removed += 1;
                 continue;
             }

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::SNAPSHOTS;
 use super::copy::entries;
 use crate::attr::{DirEntry, Kind};
+use crate::dir::Node;
+use crate::engine::EngineRef;
 use crate::error::Result;
-use crate::pool::{Node, Pool};
 use crate::units::Ino;
 
 /// One difference.
@@ -37,13 +38,13 @@ pub enum What {
 }
 
 struct Diff<'p> {
-    pool: &'p Pool,
+    engine: &'p EngineRef,
     changes: Vec<Change>,
     todo: Vec<(Ino, Ino, String)>,
 }
 
-pub(super) fn diff(pool: &Pool, old: Ino, new: Ino) -> Result<Vec<Change>> {
-    let mut diff = Diff { pool, changes: Vec::new(), todo: vec![(old, new, String::new())] };
+pub(super) fn diff(engine: &EngineRef, old: Ino, new: Ino) -> Result<Vec<Change>> {
+    let mut diff = Diff { engine, changes: Vec::new(), todo: vec![(old, new, String::new())] };
     while let Some((old, new, path)) = diff.todo.pop() {
         diff.directory(old, new, &path)?;
     }
@@ -53,8 +54,8 @@ pub(super) fn diff(pool: &Pool, old: Ino, new: Ino) -> Result<Vec<Change>> {
 
 impl Diff<'_> {
     fn names(&self, ino: Ino) -> Result<BTreeMap<Vec<u8>, DirEntry>> {
-        let is_root = ino == self.pool.root().ino();
-        let all = entries(&self.pool.node(ino)?.dir()?)?;
+        let is_root = ino == self.engine.root().ino();
+        let all = entries(&self.engine.node(ino)?.dir()?)?;
         Ok(all.into_iter().filter(|e| !(is_root && e.name == SNAPSHOTS)).map(|e| (e.name.clone(), e)).collect())
     }
 
@@ -92,7 +93,7 @@ impl Diff<'_> {
     }
 
     fn both(&mut self, a: &DirEntry, b: &DirEntry, path: String) -> Result<()> {
-        let (one, other) = (self.pool.node(a.ino)?, self.pool.node(b.ino)?);
+        let (one, other) = (self.engine.node(a.ino)?, self.engine.node(b.ino)?);
         let (x, y) = (one.attr()?, other.attr()?);
         let bytes = match a.kind {
             Kind::File => one.open()?.bytes_unlike(&other.open()?)?,
@@ -115,7 +116,7 @@ impl Diff<'_> {
     }
 }
 
-fn same_xattrs(one: &Node<'_>, other: &Node<'_>) -> Result<bool> {
+fn same_xattrs(one: &Node, other: &Node) -> Result<bool> {
     let mut names = [one.xattrs()?, other.xattrs()?];
     names.iter_mut().for_each(|n| n.sort());
     if names[0] != names[1] {

@@ -25,9 +25,9 @@ use serde::Serialize;
 
 use crate::attr::{Attr, Kind, NewNode, RenameMode, SetAttr, Time, XattrMode};
 use crate::dir::Dir;
+use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::lock::MutexGuard;
-use crate::pool::Pool;
 use crate::units::Ino;
 
 /// The directory in the root that holds the snapshots.
@@ -63,14 +63,14 @@ pub struct Snapshot {
 /// assert_eq!(pool.root().lookup(b"a")?.size, 0);
 /// # Ok::<(), pagestone::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug)]
-pub struct Snapshots<'p> {
-    pool: &'p Pool,
+#[derive(Clone, Debug)]
+pub struct Snapshots {
+    engine: EngineRef,
 }
 
-impl<'p> Snapshots<'p> {
-    pub(crate) fn new(pool: &'p Pool) -> Snapshots<'p> {
-        Snapshots { pool }
+impl Snapshots {
+    pub(crate) fn new(engine: EngineRef) -> Snapshots {
+        Snapshots { engine }
     }
 
     /// Makes one of the whole pool, without `/.snapshots`.
@@ -83,7 +83,7 @@ impl<'p> Snapshots<'p> {
         if place.dir.lookup(name).is_ok() {
             return Err(Error::Exists);
         }
-        self.make(&place, self.pool.root().ino(), (place.dir.ino(), name), true)
+        self.make(&place, self.engine.root().ino(), (place.dir.ino(), name), true)
     }
 
     /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it, or
@@ -92,16 +92,16 @@ impl<'p> Snapshots<'p> {
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree below itself.
     pub fn clone_tree(&self, from: Ino, dir: Ino, name: &[u8]) -> Result<Copied> {
-        let to = self.pool.node(dir)?.dir()?;
+        let to = self.engine.node(dir)?.dir()?;
         if to.lookup(name).is_ok() {
             return Err(Error::Exists);
         }
         let mut above = dir;
-        while above != self.pool.root().ino() && from != self.pool.root().ino() {
+        while above != self.engine.root().ino() && from != self.engine.root().ino() {
             if above == from {
                 return Err(Error::Invalid("a tree cannot be cloned into itself"));
             }
-            above = self.pool.node(above)?.dir()?.parent()?;
+            above = self.engine.node(above)?.dir()?.parent()?;
         }
         let place = self.begin()?;
         let made = self.make(&place, from, (dir, name), false);
@@ -111,12 +111,12 @@ impl<'p> Snapshots<'p> {
 
     /// All of them, by name.
     pub fn list(&self) -> Result<Vec<Snapshot>> {
-        let Ok(attr) = self.pool.root().lookup(SNAPSHOTS) else { return Ok(Vec::new()) };
-        let dir = self.pool.node(attr.ino)?.dir()?;
+        let Ok(attr) = self.engine.root().lookup(SNAPSHOTS) else { return Ok(Vec::new()) };
+        let dir = self.engine.node(attr.ino)?.dir()?;
         let mut found = Vec::new();
         for entry in copy::entries(&dir)? {
             if entry.kind == Kind::Dir && !is_reserved(&entry.name) && self.is_marked(entry.ino)? {
-                let created = self.pool.node(entry.ino)?.attr()?.btime;
+                let created = self.engine.node(entry.ino)?.attr()?.btime;
                 found.push(Snapshot { name: String::from_utf8_lossy(&entry.name).into_owned(), created });
             }
         }
@@ -143,8 +143,8 @@ impl<'p> Snapshots<'p> {
     /// [`Error::NotFound`].
     pub fn diff(&self, name: &[u8], other: Option<&[u8]>) -> Result<Vec<Change>> {
         let old = self.find(name)?;
-        let new = other.map_or_else(|| Ok(self.pool.root()), |other| self.find(other))?;
-        diff::diff(self.pool, old.ino(), new.ino())
+        let new = other.map_or_else(|| Ok(self.engine.root()), |other| self.find(other))?;
+        diff::diff(&self.engine, old.ino(), new.ino())
     }
 
     /// Lets the pool hold what the snapshot `name` holds; other snapshots stay. What was there before
@@ -160,18 +160,18 @@ impl<'p> Snapshots<'p> {
         Ok(made)
     }
 
-    fn find(&self, name: &[u8]) -> Result<Dir<'p>> {
+    fn find(&self, name: &[u8]) -> Result<Dir> {
         check_name(name)?;
-        let dir = self.pool.node(self.pool.root().lookup(SNAPSHOTS)?.ino)?.dir()?;
+        let dir = self.engine.node(self.engine.root().lookup(SNAPSHOTS)?.ino)?.dir()?;
         let ino = dir.lookup(name)?.ino;
         if !self.is_marked(ino)? {
             return Err(Error::Invalid("a directory that somebody else made there is no snapshot"));
         }
-        self.pool.node(ino)?.dir()
+        self.engine.node(ino)?.dir()
     }
 
     fn is_marked(&self, ino: Ino) -> Result<bool> {
-        match self.pool.node(ino)?.xattr(MARK) {
+        match self.engine.node(ino)?.xattr(MARK) {
             Ok(_) => Ok(true),
             Err(Error::NoAttribute) => Ok(false),
             Err(e) => Err(e),
@@ -181,9 +181,9 @@ impl<'p> Snapshots<'p> {
     /// Makes a tree where nobody sees it, and then names it.
     fn make(&self, place: &Place<'_>, from: Ino, to: (Ino, &[u8]), is_snapshot: bool) -> Result<Copied> {
         let make = || {
-            let made = copy::copy(self.pool, from, &place.dir, PARTIAL)?;
+            let made = copy::copy(&self.engine, from, &place.dir, PARTIAL)?;
             if is_snapshot {
-                let top = self.pool.node(place.dir.lookup(PARTIAL)?.ino)?;
+                let top = self.engine.node(place.dir.lookup(PARTIAL)?.ino)?;
                 top.set_xattr(MARK, b"", XattrMode::Set)?;
             }
             place.dir.rename(PARTIAL, to.0, to.1, RenameMode::NoReplace)?;
@@ -197,14 +197,14 @@ impl<'p> Snapshots<'p> {
     }
 
     /// The directory, made if it is missing, cleared of what a crash has left. One call at a time.
-    fn begin(&self) -> Result<Place<'p>> {
-        let one = self.pool.inner().trees.lock();
-        let root = self.pool.root();
+    fn begin(&self) -> Result<Place<'_>> {
+        let one = self.engine.trees.lock();
+        let root = self.engine.root();
         let ino = match root.lookup(SNAPSHOTS) {
             Err(Error::NotFound) => root.create(SNAPSHOTS, &NewNode::new(Kind::Dir, 0o700))?.ino,
             found => self.check_owner(&found?)?,
         };
-        let place = Place { dir: self.pool.node(ino)?.dir()?, _one: one };
+        let place = Place { dir: self.engine.node(ino)?.dir()?, _one: one };
         if place.dir.lookup(PARTIAL).is_ok() {
             place.dir.remove_tree(PARTIAL)?;
         }
@@ -214,11 +214,11 @@ impl<'p> Snapshots<'p> {
 
     /// A directory that somebody else may change is no place for snapshots: he could put other trees there.
     fn check_owner(&self, dir: &Attr) -> Result<Ino> {
-        let root = self.pool.node(self.pool.root().ino())?.attr()?;
+        let root = self.engine.node(self.engine.root().ino())?.attr()?;
         if dir.kind != Kind::Dir {
             return Err(Error::Invalid("/.snapshots of the pool is no directory: it is where snapshots are kept"));
         }
-        if dir.uid != root.uid || dir.perm & 0o022 != 0 {
+        if dir.uid != 0 && dir.uid != root.uid || dir.perm & 0o022 != 0 {
             return Err(Error::Invalid("/.snapshots of the pool can be changed by others than its owner"));
         }
         Ok(dir.ino)
@@ -226,22 +226,22 @@ impl<'p> Snapshots<'p> {
 
     /// Takes the directory away again if it holds no snapshot.
     fn leave(&self, _place: &Place<'_>) -> Result<()> {
-        match self.pool.root().rmdir(SNAPSHOTS) {
+        match self.engine.root().rmdir(SNAPSHOTS) {
             Err(Error::NotEmpty) => Ok(()),
             done => done,
         }
     }
 
     /// Does what is left to do of a restore, wherever it was interrupted.
-    fn finish_restore(&self, dir: &Dir<'p>) -> Result<()> {
-        let root = self.pool.root();
+    fn finish_restore(&self, dir: &Dir) -> Result<()> {
+        let root = self.engine.root();
         if let Ok(restoring) = dir.lookup(RESTORING) {
             let replaced = match dir.lookup(REPLACED) {
                 Err(Error::NotFound) => dir.create(REPLACED, &NewNode::new(Kind::Dir, 0o700))?.ino,
                 found => found?.ino,
             };
-            move_all(&root, self.pool.node(replaced)?.dir()?)?;
-            let attr = self.pool.node(restoring.ino)?.attr()?;
+            move_all(&root, self.engine.node(replaced)?.dir()?)?;
+            let attr = self.engine.node(restoring.ino)?.attr()?;
             let change = SetAttr {
                 perm: Some(attr.perm),
                 uid: Some(attr.uid),
@@ -253,7 +253,7 @@ impl<'p> Snapshots<'p> {
             dir.rename(RESTORING, dir.ino(), RESTORED, RenameMode::NoReplace)?;
         }
         if let Ok(restored) = dir.lookup(RESTORED) {
-            move_all(&self.pool.node(restored.ino)?.dir()?, root)?;
+            move_all(&self.engine.node(restored.ino)?.dir()?, root)?;
             dir.rmdir(RESTORED)?;
         }
         if dir.lookup(REPLACED).is_ok() {
@@ -265,12 +265,12 @@ impl<'p> Snapshots<'p> {
 
 /// The directory of snapshots, in use by one call.
 struct Place<'p> {
-    dir: Dir<'p>,
+    dir: Dir,
     _one: MutexGuard<'p, ()>,
 }
 
 /// Moves every name but that of the snapshots.
-fn move_all(from: &Dir<'_>, to: Dir<'_>) -> Result<()> {
+fn move_all(from: &Dir, to: Dir) -> Result<()> {
     for entry in copy::entries(from)? {
         if entry.name != SNAPSHOTS {
             from.rename(&entry.name, to.ino(), &entry.name, RenameMode::Replace)?;

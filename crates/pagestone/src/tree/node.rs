@@ -311,7 +311,7 @@ mod tests {
         for n in 0..20 {
             pool.root().create(format!("{n}").as_bytes(), &NewNode::new(Kind::File, 0o600)).expect("a file");
         }
-        let frames = &pool.inner().frames;
+        let frames = &pool.engine().frames;
         let rec = frames.inode(ROOT).expect("the root");
         let id = TreeId::map(rec.owner());
         let node = NodeView::open(frames, rec.map().root, id, 0).expect("a leaf");

@@ -122,7 +122,7 @@ impl Driver {
         Driver { media: self.media.clone(), pool: self.pool.clone(), base }
     }
 
-    fn node(&self, path: Path) -> Result<Node<'_>, Error> {
+    fn node(&self, path: Path) -> Result<Node, Error> {
         self.pool().resolve(format!("{}/{path}", self.base).as_bytes())
     }
 
@@ -130,7 +130,7 @@ impl Driver {
         self.pool.as_ref().expect("only a reopen that failed leaves none")
     }
 
-    fn dir(&self, path: Path) -> Result<Dir<'_>, Error> {
+    fn dir(&self, path: Path) -> Result<Dir, Error> {
         self.node(path)?.dir()
     }
 

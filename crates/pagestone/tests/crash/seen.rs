@@ -45,7 +45,7 @@ pub(crate) fn read(pool: &Pool) -> Result<Tree, String> {
     Ok(tree)
 }
 
-fn read_node(node: &Node<'_>) -> Result<Seen, Error> {
+fn read_node(node: &Node) -> Result<Seen, Error> {
     let attr = node.attr()?;
     let mut names = BTreeMap::new();
     let (mut parent, mut bytes) = (None, Vec::new());

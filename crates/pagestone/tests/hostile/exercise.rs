@@ -150,7 +150,7 @@ pub(crate) fn abuse(pool: &Pool, seen: &Seen, rng: &mut StdRng, rounds: u32) {
     let _ = pool.sync();
 }
 
-fn some_name(dir: Dir<'_>, rng: &mut StdRng) -> Vec<u8> {
+fn some_name(dir: &Dir, rng: &mut StdRng) -> Vec<u8> {
     let mut skip = rng.random_range(0..20);
     let mut name = b"nothing".to_vec();
     let _ = dir.entries(0, &mut |e| {
@@ -163,7 +163,7 @@ fn some_name(dir: Dir<'_>, rng: &mut StdRng) -> Vec<u8> {
 
 fn abuse_dir(pool: &Pool, ino: Ino, seen: &Seen, rng: &mut StdRng, round: u32) -> Result<(), Error> {
     let dir = pool.node(ino)?.dir()?;
-    let name = some_name(dir, rng);
+    let name = some_name(&dir, rng);
     let fresh = format!("new {round} {}", "x".repeat(rng.random_range(0..200))).into_bytes();
     let (other, _) = seen.inodes[rng.random_range(0..seen.inodes.len())];
     match rng.random_range(0..10) {
@@ -180,7 +180,7 @@ fn abuse_dir(pool: &Pool, ino: Ino, seen: &Seen, rng: &mut StdRng, round: u32) -
         7 => dir.rename(&name, other, &fresh, RenameMode::Replace),
         _ => {
             let to = pool.node(other)?.dir()?;
-            let onto = some_name(to, rng);
+            let onto = some_name(&to, rng);
             let mode = if rng.random_bool(0.5) { RenameMode::Exchange } else { RenameMode::Replace };
             dir.rename(&name, other, &onto, mode)
         }

@@ -58,7 +58,7 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
     Image { name, bytes: Arc::new(bytes), closed }
 }
 
-fn make(dir: Dir<'_>, name: &str, kind: Kind) -> Ino {
+fn make(dir: &Dir, name: &str, kind: Kind) -> Ino {
     let target = if kind == Kind::Symlink { name.repeat(30) } else { String::new() };
     let node = NewNode { target: target.as_bytes(), ..NewNode::new(kind, 0o644) };
     dir.create(name.as_bytes(), &node).expect("create").ino
@@ -71,7 +71,7 @@ fn open(pool: &Pool, ino: Ino) -> File {
 fn many_files(pool: &Pool) {
     for i in 0..260 {
         let kind = if i % 9 == 0 { Kind::Symlink } else { Kind::File };
-        let ino = make(pool.root(), &format!("file number {i}"), kind);
+        let ino = make(&pool.root(), &format!("file number {i}"), kind);
         if kind == Kind::File && i % 4 == 0 {
             open(pool, ino).write_at(0, &vec![i as u8; i * 20]).expect("write");
         }
@@ -84,24 +84,24 @@ fn many_files(pool: &Pool) {
 fn deep_directories(pool: &Pool) {
     let mut dir = pool.root();
     for depth in 0..40 {
-        let file = make(dir, "file", Kind::File);
+        let file = make(&dir, "file", Kind::File);
         dir.link(b"second name", file).expect("link");
-        let ino = make(dir, &format!("{depth}"), Kind::Dir);
+        let ino = make(&dir, &format!("{depth}"), Kind::Dir);
         dir = pool.node(ino).expect("node").dir().expect("dir");
     }
-    make(dir, "fifo", Kind::Fifo);
+    make(&dir, "fifo", Kind::Fifo);
 }
 
 fn frames(pool: &Pool) {
-    let whole = open(pool, make(pool.root(), "whole", Kind::File));
+    let whole = open(pool, make(&pool.root(), "whole", Kind::File));
     whole.write_at(0, &vec![7; 4 << 20]).expect("write");
     whole.punch(3 << 20, 8192).expect("punch");
-    let runs = open(pool, make(pool.root(), "runs", Kind::File));
+    let runs = open(pool, make(&pool.root(), "runs", Kind::File));
     for i in 0..220 {
         runs.write_at(i * 8192, &[i as u8; 100]).expect("write");
     }
     runs.write_at(1 << 40, b"far away").expect("write");
-    let few = open(pool, make(pool.root(), "few", Kind::File));
+    let few = open(pool, make(&pool.root(), "few", Kind::File));
     for i in 0..4 {
         few.write_at(i * 20_000, &[3; 4000]).expect("write");
     }
@@ -110,7 +110,7 @@ fn frames(pool: &Pool) {
 
 /// A chain of bases with voids, runs in trees and a whole frame, and files on every level.
 fn clones(pool: &Pool) {
-    let file = open(pool, make(pool.root(), "original", Kind::File));
+    let file = open(pool, make(&pool.root(), "original", Kind::File));
     file.write_at(0, &vec![1; 2 << 20]).expect("write");
     for i in 0..8 {
         pool.root().clone_file(format!("clone {i}").as_bytes(), file.ino()).expect("clone");
@@ -129,14 +129,14 @@ fn clones(pool: &Pool) {
 }
 
 fn attributes(pool: &Pool) {
-    let ino = make(pool.root(), "attributes", Kind::File);
+    let ino = make(&pool.root(), "attributes", Kind::File);
     let node = pool.node(ino).expect("node");
     for i in 0..60 {
         node.set_xattr(format!("user.{i}").as_bytes(), &[i; 40], XattrMode::Set).expect("set");
     }
     node.set_xattr(b"user.large", &vec![1; 32 << 10], XattrMode::Set).expect("set");
     node.set_xattr(b"user.medium", &vec![2; 3000], XattrMode::Set).expect("set");
-    let dir = make(pool.root(), "with attributes", Kind::Dir);
+    let dir = make(&pool.root(), "with attributes", Kind::Dir);
     pool.node(dir).expect("node").set_xattr(b"security.x", b"y", XattrMode::Set).expect("set");
 }
 
@@ -149,14 +149,14 @@ fn journal_and_orphans(pool: &Pool) {
             s.spawn(move || {
                 started.wait();
                 for i in 0..12 {
-                    let ino = make(pool.root(), &format!("thread {t} file {i}"), Kind::File);
+                    let ino = make(&pool.root(), &format!("thread {t} file {i}"), Kind::File);
                     open(pool, ino).write_at(0, &vec![t; 5000]).expect("write");
                 }
             });
         }
     });
     for (name, len) in [("small orphan", 100), ("large orphan", 300_000)] {
-        let file = open(pool, make(pool.root(), name, Kind::File));
+        let file = open(pool, make(&pool.root(), name, Kind::File));
         for i in 0..8 {
             file.write_at(i * 16384, &vec![9; len / 8]).expect("write");
         }

@@ -1,7 +1,9 @@
 //! Stores of private and atomic mappings, and everything that goes on around them. How they could be lost, and which
 //! test would show it: a fault maps its window again over pages with stores (`a_fault_leaves_...`,
 //! `threads_that_fault_in_one_window_...`); a hole that got bytes is still zeros, and a commit writes those zeros
-//! (`what_others_put_into_a_hole_...`); what commits replaced stays pinned until the pool is full (`commits_of_...`).
+//! (`what_others_put_into_a_hole_...`);
+//! likewise a page of a base (`what_others_put_over_...`); what commits replaced stays pinned until the pool is full (`commits_of_...`);
+//! a store falls between a look at the page tables and what is taken down then (`stores_beside_...`).
 
 use std::sync::Barrier;
 
@@ -130,6 +132,81 @@ fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
 }
 
 #[test]
+fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings() {
+    type Put = fn(&pagestone::File, &Mapping);
+    let puts: [(&str, Put); 4] = [
+        ("write", |file, _| file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap()),
+        ("write of a part", |file, _| file.write_at(3 * PAGE + 10, &[121; 20]).unwrap()),
+        ("zero", |file, _| file.zero(3 * PAGE + 10, 20, false).unwrap()),
+        ("a shared mapping", |_, shared| shared.write(3 * PAGE + 10, &[121; 20]).unwrap()),
+    ];
+    every(|place| {
+        for clone_first in [false, true] {
+            for (how, put) in puts {
+                let file = place.file(&format!("{how} {clone_first}"));
+                file.write_at(0, &[65; 64 * PAGE as usize]).unwrap();
+                let clone = || {
+                    let _ = place.pool.root().unlink(b"clone");
+                    place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
+                };
+                if clone_first {
+                    clone();
+                }
+                let shared = file.map(0..64 * PAGE, &MapOptions::shared()).unwrap();
+                let private = file.map(0..64 * PAGE, &MapOptions::private()).unwrap();
+                let mut atomic = file.map_atomic(0..64 * PAGE).unwrap();
+                assert_eq!(atomic.load::<u8>(3 * PAGE).unwrap() + private.load::<u8>(3 * PAGE).unwrap(), 130);
+                if !clone_first {
+                    clone();
+                }
+                put(&file, &shared);
+                let wanted = if how == "zero" { 0 } else { 121 };
+                let context = format!("{}, {how}, cloned first: {clone_first}", place.name);
+                // Where 2 MiB are replaced, a private mapping keeps what it has shown.
+                let private = private.load::<u8>(3 * PAGE + 15).unwrap();
+                assert!(private == wanted || place.granule > 1, "private, {context}: {private}");
+                assert_eq!(atomic.load::<u8>(3 * PAGE + 15).unwrap(), wanted, "atomic, {context}");
+                atomic.store(3 * PAGE + 100, 7u8).unwrap();
+                atomic.commit().unwrap();
+                let mut byte = [0];
+                file.read_at(3 * PAGE + 15, &mut byte).unwrap();
+                assert_eq!(byte, [wanted], "the file, {context}");
+            }
+        }
+    });
+}
+
+#[test]
+fn stores_beside_pages_that_others_fill_or_replace_are_kept() {
+    // On an ordinary file the kernel cannot hold up a store to what is no hole.
+    every(|place| {
+        let pages = if place.granule == 1 { 2048u64 } else { 1024 };
+        let file = place.sparse("beside", pages * PAGE);
+        let shared = file.map(0..pages * PAGE, &MapOptions::shared()).unwrap();
+        let private = file.map(0..pages * PAGE, &MapOptions::private()).unwrap();
+        let mut atomic = file.map_atomic(0..pages * PAGE).unwrap();
+        for page in 0..pages {
+            assert_eq!((atomic.load::<u8>(page * PAGE).unwrap(), private.load::<u8>(page * PAGE).unwrap()), (0, 0));
+        }
+        std::thread::scope(|scope| {
+            // Every other page, so that the windows are filled in many steps.
+            scope.spawn(|| (1..pages).step_by(2).for_each(|page| shared.store(page * PAGE, 7u64).unwrap()));
+            for map in [&*atomic, &private] {
+                scope.spawn(|| (0..pages).step_by(2).for_each(|page| map.store(page * PAGE, page + 1).unwrap()));
+            }
+        });
+        for page in (0..pages).step_by(2) {
+            let context = format!("{}, page {page}", place.name);
+            assert_eq!(private.load::<u64>(page * PAGE).unwrap(), page + 1, "private, {context}");
+            assert_eq!(atomic.load::<u64>(page * PAGE).unwrap(), page + 1, "atomic, {context}");
+        }
+        if place.granule == 1 {
+            assert_eq!(atomic.commit().unwrap(), pages / 2, "{}", place.name);
+        }
+    });
+}
+
+#[test]
 fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
     every(|place| {
         let len = 4 * 512 * PAGE;
@@ -145,5 +222,54 @@ fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
             }
             map.commit().unwrap_or_else(|e| panic!("{}, round {round}: {e}", place.name));
         }
+    });
+}
+
+#[test]
+fn a_clone_that_came_and_went_blocks_no_commit() {
+    every(|place| {
+        let len = 8 << 20;
+        let file = place.file("source");
+        file.write_at(0, &vec![65; len as usize]).unwrap();
+        let mut map = file.map_atomic(0..len).unwrap();
+        map.load::<u8>(0).unwrap();
+        place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
+        place.pool.root().unlink(b"clone").unwrap();
+        place.pool.sync().unwrap();
+        map.store(5 * PAGE, 7u64).unwrap();
+        map.commit().unwrap_or_else(|e| panic!("{}: {e}", place.name));
+        let mut word = [0; 8];
+        file.read_at(5 * PAGE, &mut word).unwrap();
+        assert_eq!(u64::from_le_bytes(word), 7, "{}", place.name);
+        // What others give back, too, where the kernel can hold stores up meanwhile.
+        if !matches!(place.name, "ordinary file") {
+            map.store(700 * PAGE, 9u64).unwrap();
+            file.punch(9 * PAGE, 8 * PAGE).unwrap_or_else(|e| panic!("{}: {e}", place.name));
+            assert_eq!(map.load::<u64>(700 * PAGE).unwrap(), 9, "{}", place.name);
+            assert!(place.granule > 1 || map.load::<u8>(20 * PAGE).unwrap() == 65, "{}", place.name);
+        }
+    });
+}
+
+#[test]
+fn stores_that_a_failed_punch_has_taken_are_missed_aloud() {
+    every(|place| {
+        let file = place.file("pinned");
+        file.write_at(0, &vec![65; 8 << 20]).unwrap();
+        let shared = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
+        let _pin = shared.pin(0..8 << 20).unwrap();
+        let private = file.map(0..8 << 20, &MapOptions::private()).unwrap();
+        let mut atomic = file.map_atomic(0..8 << 20).unwrap();
+        private.store(1030 * PAGE, 7u64).unwrap();
+        atomic.store(1030 * PAGE, 7u64).unwrap();
+        if file.punch(1029 * PAGE, 8 * PAGE).is_ok() {
+            return; // where 2 MiB stay as they are, nothing is given back
+        }
+        let there = private.load::<u64>(1030 * PAGE);
+        assert!(!there.is_ok_and(|word| word != 7), "{}: the file's bytes in place of a store", place.name);
+        if place.granule == 1 {
+            assert_eq!(private.load::<u8>(1031 * PAGE).unwrap(), 65, "{}: what had no store", place.name);
+        }
+        assert!(atomic.load::<u64>(1030 * PAGE).is_ok_and(|word| word == 7) || atomic.commit().is_err());
     });
 }

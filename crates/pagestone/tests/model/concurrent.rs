@@ -62,11 +62,11 @@ fn watch(steps: &[AtomicU64], ended: &AtomicBool) {
     }
 }
 
-fn dir(pool: &Pool, ino: Ino) -> Result<Dir<'_>, Error> {
+fn dir(pool: &Pool, ino: Ino) -> Result<Dir, Error> {
     pool.node(ino)?.dir()
 }
 
-fn new_file(dir: Dir<'_>, name: &str) -> Result<Ino, Error> {
+fn new_file(dir: &Dir, name: &str) -> Result<Ino, Error> {
     Ok(dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644))?.ino)
 }
 
@@ -103,7 +103,7 @@ fn settle(place: &Place, pool: Pool, free: u64) {
     place.check();
 }
 
-fn own_step(pool: &Pool, at: Dir<'_>, model: &mut BTreeMap<String, Vec<u8>>, rng: &mut StdRng) {
+fn own_step(pool: &Pool, at: &Dir, model: &mut BTreeMap<String, Vec<u8>>, rng: &mut StdRng) {
     let name = format!("f{}", rng.random_range(0..60));
     let other = format!("f{}", rng.random_range(0..60));
     if !model.contains_key(&name) {
@@ -118,7 +118,7 @@ fn own_step(pool: &Pool, at: Dir<'_>, model: &mut BTreeMap<String, Vec<u8>>, rng
                 shared_contents()
             }
             _ => {
-                new_file(at, &name).unwrap();
+                new_file(&at, &name).unwrap();
                 Vec::new()
             }
         };
@@ -184,7 +184,7 @@ fn shared_contents() -> Vec<u8> {
 fn things_of_their_own(on: On) {
     let (place, pool) = Place::create(on, 256 << 20);
     let free = pool.statfs().free;
-    let shared = new_file(pool.root(), "shared").unwrap();
+    let shared = new_file(&pool.root(), "shared").unwrap();
     pool.node(shared).unwrap().open().unwrap().write_at(0, &shared_contents()).unwrap();
     let homes: Vec<Ino> = (0..THREADS)
         .map(|t| pool.root().create(&[b'a' + t as u8], &NewNode::new(Kind::Dir, 0o755)).unwrap().ino)
@@ -193,7 +193,7 @@ fn things_of_their_own(on: On) {
         let home = dir(&pool, homes[t as usize]).unwrap();
         let mut model = BTreeMap::new();
         while go_on() {
-            own_step(&pool, home, &mut model, rng);
+            own_step(&pool, &home, &mut model, rng);
         }
         for (name, bytes) in &model {
             let file = pool.node(home.lookup(name.as_bytes()).unwrap().ino).unwrap().open().unwrap();
@@ -240,7 +240,7 @@ fn shared_names(pool: &Pool, dirs: &[Ino], rng: &mut StdRng) {
     let other = format!("n{}", rng.random_range(0..25));
     let Some(at) = expected(dir(pool, from)) else { return };
     match rng.random_range(0..10) {
-        0..3 => drop(expected(new_file(at, &name))),
+        0..3 => drop(expected(new_file(&at, &name))),
         3 => drop(expected(at.create(name.as_bytes(), &NewNode::new(Kind::Dir, 0o755)))),
         4 => drop(expected(at.unlink(name.as_bytes()))),
         5 => drop(expected(at.rmdir(name.as_bytes()))),
@@ -318,9 +318,9 @@ fn threads_append_to_one_file_and_list_one_directory() {
     let (place, pool) = Place::create(On::Memory, 128 << 20);
     let free = pool.statfs().free;
     for i in 0..300 {
-        new_file(pool.root(), &format!("steady {i}")).unwrap();
+        new_file(&pool.root(), &format!("steady {i}")).unwrap();
     }
-    let log = pool.node(new_file(pool.root(), "log").unwrap()).unwrap().open().unwrap();
+    let log = pool.node(new_file(&pool.root(), "log").unwrap()).unwrap().open().unwrap();
     let written: Vec<AtomicU64> = (0..THREADS).map(|_| AtomicU64::new(0)).collect();
     together(seed(), |t, rng, go_on| {
         for n in 0.. {
@@ -332,7 +332,7 @@ fn threads_append_to_one_file_and_list_one_directory() {
             log.append(&record).unwrap();
             written[t as usize].store(n + 1, Ordering::SeqCst);
             let name = format!("fleeting {t} {}", rng.random_range(0..20));
-            if new_file(pool.root(), &name).is_err() {
+            if new_file(&pool.root(), &name).is_err() {
                 pool.root().unlink(name.as_bytes()).unwrap();
             }
             if n % 50 == 0 {
@@ -414,7 +414,7 @@ fn threads_in_a_pool_that_is_too_small() {
 /// Appends to a file of this thread's alone, making it if it is not there.
 fn grow(pool: &Pool, name: &str, t: u64, model: &mut BTreeMap<String, u64>, rng: &mut StdRng) -> Result<(), Error> {
     if !model.contains_key(name) {
-        new_file(pool.root(), name)?;
+        new_file(&pool.root(), name)?;
         model.insert(name.into(), 0);
     }
     let file = pool.node(pool.root().lookup(name.as_bytes())?.ino)?.open()?;

@@ -149,7 +149,7 @@ impl World {
         self.tree.nodes[&id].ino
     }
 
-    pub(crate) fn in_dir<T>(&self, id: Id, f: impl FnOnce(pagestone::Dir<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn in_dir<T>(&self, id: Id, f: impl FnOnce(pagestone::Dir) -> Result<T, Error>) -> Result<T, Error> {
         f(self.pool().node(self.ino(id)).expect("a live node").dir().expect("a directory"))
     }
 

@@ -99,7 +99,7 @@ impl Get<'_> {
     }
 
     /// Anything but a directory.
-    fn one(&mut self, node: &Node<'_>, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
+    fn one(&mut self, node: &Node, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
         let special = !matches!(attr.kind, Kind::File | Kind::Symlink);
         if special && !self.archive {
@@ -142,7 +142,7 @@ impl Get<'_> {
         Ok(())
     }
 
-    fn stream(&mut self, node: &Node<'_>, from: &Target, to: &Path) -> Result<()> {
+    fn stream(&mut self, node: &Node, from: &Target, to: &Path) -> Result<()> {
         let file = node.open().with_context(|| from.show())?;
         let mut out = local::open_stream(to)?;
         self.copied.bytes += copy_out(&file, &mut out, from, &to.display().to_string())?;
@@ -151,7 +151,7 @@ impl Get<'_> {
     }
 
     /// Runs with storage are copied, holes stay holes.
-    fn file(&mut self, node: &Node<'_>, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
+    fn file(&mut self, node: &Node, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
         let file = node.open().with_context(|| from.show())?;
         let mode = if self.archive { 0o600 } else { attr.perm & 0o777 };
@@ -181,7 +181,7 @@ impl Get<'_> {
     }
 
     /// Counts what is left out without `-a`.
-    fn note(&mut self, node: &Node<'_>, attr: &Attr) -> Result<()> {
+    fn note(&mut self, node: &Node, attr: &Attr) -> Result<()> {
         let left = &mut self.copied.left_out;
         left.xattrs += u64::from(!node.xattrs()?.is_empty());
         left.owners += u64::from((attr.uid, attr.gid) != local::us());
@@ -190,7 +190,7 @@ impl Get<'_> {
     }
 
     /// Everything that is neither name nor contents, or a note that it was left out.
-    fn attributes(&mut self, node: &Node<'_>, attr: &Attr, to: &Path) -> Result<()> {
+    fn attributes(&mut self, node: &Node, attr: &Attr, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
         if !self.archive {
             self.note(node, attr)?;

@@ -153,7 +153,7 @@ impl Put<'_> {
     }
 
     /// Lets `make` make something under a name beside `to`, which then takes its place.
-    fn replace(&self, to: &Target, make: impl FnOnce(&Dir<'_>, &[u8]) -> Result<Ino>) -> Result<Ino> {
+    fn replace(&self, to: &Target, make: impl FnOnce(&Dir, &[u8]) -> Result<Ino>) -> Result<Ino> {
         let (dir, name) = to.place(self.pool)?;
         if dir.lookup(name).is_ok_and(|attr| attr.kind == Kind::Dir) {
             return Err(Error::IsDirectory).with_context(|| to.show());

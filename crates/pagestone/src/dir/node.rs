@@ -1,23 +1,23 @@
 //! Any inode, whatever its kind.
 
-use super::Pool;
+use super::Dir;
 use crate::attr::{Attr, Kind, SetAttr, XattrMode};
-use crate::dir::Dir;
+use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::file::{self, File};
-use crate::layout::InodeRec;
+use crate::layout::{InodeRec, ORPHANS, ROOT};
 use crate::units::Ino;
 
-/// Any inode. Borrowed from the pool and as cheap as its number; it does not keep a file alive.
-#[derive(Clone, Copy, Debug)]
-pub struct Node<'p> {
-    pool: &'p Pool,
+/// Any inode. It keeps the pool open, but not a file alive.
+#[derive(Clone, Debug)]
+pub struct Node {
+    engine: EngineRef,
     ino: Ino,
 }
 
-impl<'p> Node<'p> {
-    pub(crate) fn new(pool: &'p Pool, ino: Ino) -> Node<'p> {
-        Node { pool, ino }
+impl Node {
+    pub(crate) fn new(engine: EngineRef, ino: Ino) -> Node {
+        Node { engine, ino }
     }
 
     /// Its number.
@@ -27,19 +27,19 @@ impl<'p> Node<'p> {
 
     /// Its attributes.
     pub fn attr(&self) -> Result<Attr> {
-        self.pool.inner().attr(self.ino)
+        self.engine.attr(self.ino)
     }
 
     /// Changes attributes; returns them as they are then.
     pub fn set_attr(&self, change: &SetAttr) -> Result<Attr> {
-        self.pool.inner().set_attr(self.ino, change)
+        self.engine.set_attr(self.ino, change)
     }
 
     /// A symbolic link's target.
     pub fn read_link(&self) -> Result<Vec<u8>> {
-        let inner = self.pool.inner();
-        let _lock = inner.locks.read(self.ino);
-        let rec = inner.frames.inode(self.ino)?;
+        let engine = &self.engine;
+        let _lock = engine.locks.read(self.ino);
+        let rec = engine.frames.inode(self.ino)?;
         if rec.kind() != Some(Kind::Symlink) {
             return Err(Error::Invalid("not a symbolic link"));
         }
@@ -50,45 +50,66 @@ impl<'p> Node<'p> {
             return Err(Error::corrupt(self.ino.to_string(), "a symbolic link of impossible length"));
         }
         let mut target = vec![0; rec.size as usize];
-        file::read::read(&inner.frames, &inner.chain(&rec), &rec, 0, &mut target)?;
+        file::read::read(&engine.frames, &engine.chain(&rec), &rec, 0, &mut target)?;
         Ok(target)
     }
 
     /// The value of an extended attribute, by its whole name (`user.x`).
     pub fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        self.pool.inner().xattr(self.ino, name)
+        self.engine.xattr(self.ino, name)
     }
 
     /// Creates or replaces an extended attribute of at most 32 KiB.
     pub fn set_xattr(&self, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
-        self.pool.inner().set_xattr(self.ino, name, value, mode)
+        self.engine.set_xattr(self.ino, name, value, mode)
     }
 
     /// Takes an extended attribute away.
     pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
-        self.pool.inner().remove_xattr(self.ino, name)
+        self.engine.remove_xattr(self.ino, name)
     }
 
     /// The names of all extended attributes.
     pub fn xattrs(&self) -> Result<Vec<Vec<u8>>> {
-        self.pool.inner().xattrs(self.ino)
+        self.engine.xattrs(self.ino)
     }
 
     /// As a directory; [`Error::NotDirectory`] otherwise.
-    pub fn dir(&self) -> Result<Dir<'p>> {
-        match self.pool.inner().kind(self.ino)? {
-            Kind::Dir => Ok(Dir::new(self.pool, self.ino)),
+    pub fn dir(&self) -> Result<Dir> {
+        match self.engine.kind(self.ino)? {
+            Kind::Dir => Ok(Dir::new(self.engine.clone(), self.ino)),
             _ => Err(Error::NotDirectory),
         }
     }
 
     /// Opens a regular file.
     pub fn open(&self) -> Result<File> {
-        File::open(self.pool, self.ino)
+        File::open(&self.engine, self.ino)
     }
 
     /// Durable on return: the inode, its names, its data.
     pub fn sync(&self) -> Result<()> {
-        self.pool.inner().sync_inode(self.ino)
+        self.engine.sync_inode(self.ino)
+    }
+}
+
+impl EngineRef {
+    /// The root directory.
+    pub(crate) fn root(&self) -> Dir {
+        Dir::new(self.clone(), ROOT)
+    }
+
+    /// The node with this number; [`Error::Stale`] if it is gone.
+    pub(crate) fn node(&self, ino: Ino) -> Result<Node> {
+        if ino == ORPHANS {
+            return Err(Error::Stale(ino.0));
+        }
+        self.kind(ino)?;
+        Ok(self.any(ino))
+    }
+
+    /// The node with this number, which is known to be there.
+    pub(crate) fn any(&self, ino: Ino) -> Node {
+        Node::new(self.clone(), ino)
     }
 }

@@ -8,12 +8,12 @@
 //!                                     same number under two shared locks: nothing changed between
 //! ```
 //!
-//! What is remembered of an inode (see `file/hint.rs`) is compared with the generation. The number
+//! What is remembered of an inode (see `last_extent.rs`) is compared with the generation. The number
 //! moves with the lock itself, so no operation has to think of what others remember.
 
 use smallvec::SmallVec;
 
-use super::held::{InodeRead, InodeWrite, OrphansWrite};
+use super::lock_witness::{InodeRead, InodeWrite, OrphansWrite};
 use crate::layout::ORPHANS;
 use crate::lock::{self, RwLock, rank};
 use crate::media::Home;

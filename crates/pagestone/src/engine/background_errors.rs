@@ -29,12 +29,12 @@ impl Failures {
     }
 
     /// Errors since the pool was opened; a step that is tried again and fails again counts again.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// What the last one said.
-    pub(super) fn last(&self) -> Option<String> {
+    pub(crate) fn last(&self) -> Option<String> {
         self.last.lock().clone()
     }
 }

@@ -7,16 +7,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
+use super::LastExtent;
 use crate::attr::{Privileges, Time};
 use crate::error::Result;
-use crate::file::Hint;
 use crate::layout::InodeRec;
 use crate::lock::{Mutex, rank};
 use crate::pad::Padded;
 use crate::places::PlaceMap;
 use crate::units::Ino;
 
-use super::{Inner, InodeRead, InodeWrite};
+use super::{Engine, InodeRead, InodeWrite};
 
 const SHARDS: usize = 64;
 
@@ -28,7 +28,7 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     /// What was announced by `cut` has not happened: the pages are the file's as before.
     fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// These pages have storage now, or other storage.
-    fn filled(&self, held: InodeWrite<'_>, inner: &Inner, rec: &InodeRec, pages: Range<u64>);
+    fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>);
     /// Whether `filled` moves no memory, so that the thread that reads faults may call it.
     fn fills_in_place(&self) -> bool;
     /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
@@ -36,10 +36,13 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn freeze(
         &self,
         held: InodeWrite<'_>,
-        inner: &Inner,
+        engine: &Engine,
         rec: &InodeRec,
         replaced: Option<&[Range<u64>]>,
     ) -> Result<()>;
+    /// Lets go of the pages that it has pinned to show them, where that loses nothing; whether there were any. It asks
+    /// for them again.
+    fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool;
     /// These pages will lie elsewhere: they must be asked for again.
     fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
@@ -67,7 +70,7 @@ pub(crate) struct OpenInode {
     /// What [`Privileges`] the file has, in the bits below; 0: not looked up since they changed.
     privileges: AtomicU8,
     /// The run used last.
-    pub(crate) hint: Hint,
+    pub(crate) hint: LastExtent,
     watchers: Mutex<rank::Observers, Watchers>,
     /// Whether there are any.
     watched: AtomicBool,
@@ -91,7 +94,7 @@ impl OpenInode {
             touched: AtomicI64::new(0),
             ahead: Mutex::new(0..0),
             privileges: AtomicU8::new(0),
-            hint: Hint::default(),
+            hint: LastExtent::default(),
             watchers: Mutex::default(),
             watched: AtomicBool::new(false),
             stored: Mutex::default(),

@@ -1,0 +1,155 @@
+//! What everybody above shares of one open pool: the allocator, the locks, the open inodes.
+//!
+//! ```text
+//!   EngineRef --Arc--> Engine { frames (and journal, media below), locks, opens, ... }
+//!                        |
+//!        inode_locks.rs  |  open_inodes.rs        last_extent.rs
+//!        who may read and change an inode         what is open, who observes it, the extent used last
+//!        lock_witness.rs                          background_errors.rs
+//!        the proof of it, as a parameter          errors of work that no caller waits for
+//! ```
+//!
+//! The order of the locks is in `lock/rank.rs`, and is checked in debug builds. It must not know what lies in a file
+//! or a directory: the layers above add their operations to [`Engine`] by `impl` blocks of their own.
+
+mod background_errors;
+mod inode_locks;
+mod last_extent;
+mod lock_witness;
+mod open_inodes;
+
+pub(crate) use inode_locks::{ReadGuard, WriteGuards};
+pub(crate) use last_extent::LastExtent;
+pub(crate) use lock_witness::{InodeRead, InodeWrite, OrphansWrite};
+pub(crate) use open_inodes::{OpenInode, Watcher, Watchers};
+
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::{Arc, Weak};
+
+use crate::attr::Kind;
+use crate::error::{Error, Result};
+use crate::frame::Frames;
+use crate::layout::Superblock;
+use crate::lock::{Mutex, RwLock, rank};
+use crate::units::Ino;
+use background_errors::Failures;
+use inode_locks::Locks;
+use open_inodes::Opens;
+
+/// A reference to an open pool: the pool stays open while there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineRef(Arc<Shared>);
+
+/// What all references share; the last to go ends what runs beside the engine first.
+#[derive(Debug)]
+struct Shared {
+    /// Dropped before the engine: it waits for its thread, so closing is over when it is over.
+    _beside: Option<Box<dyn Any + Send + Sync>>,
+    engine: Arc<Engine>,
+}
+
+impl EngineRef {
+    /// A first reference; what runs `beside` the engine is dropped before it.
+    pub(crate) fn new(engine: Arc<Engine>, beside: Option<impl Any + Send + Sync>) -> EngineRef {
+        let boxed = |beside| -> Box<dyn Any + Send + Sync> { Box::new(beside) };
+        EngineRef(Arc::new(Shared { _beside: beside.map(boxed), engine }))
+    }
+
+    /// For who must not keep the pool open.
+    pub(crate) fn downgrade(&self) -> WeakEngine {
+        WeakEngine(Arc::downgrade(&self.0))
+    }
+}
+
+impl Deref for EngineRef {
+    type Target = Engine;
+    fn deref(&self) -> &Engine {
+        &self.0.engine
+    }
+}
+
+/// A pool that may have been closed.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakEngine(Weak<Shared>);
+
+impl WeakEngine {
+    /// The same for all handles of one pool, and for no other pool while this handle is there.
+    pub(crate) fn identity(&self) -> usize {
+        self.0.as_ptr() as usize
+    }
+
+    /// The pool, if it is still open.
+    pub(crate) fn upgrade(&self) -> Option<EngineRef> {
+        self.0.upgrade().map(EngineRef)
+    }
+}
+
+/// Bases that wait to be merged.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// For the next sync or merge.
+    pub(crate) next: Vec<Ino>,
+    /// Until a pin is dropped, and how many were when it was tried: before, it would be tried in vain.
+    pub(crate) pinned: Vec<(Ino, u64)>,
+}
+
+/// What all handles of a pool share.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) frames: Frames,
+    pub(crate) locks: Locks,
+    pub(crate) opens: Opens,
+    /// Held by renames that could make a directory its own ancestor.
+    pub(crate) renames: Mutex<rank::Renames, ()>,
+    /// Shared while a file is read through its bases; exclusive while a base is merged.
+    pub(crate) chains: RwLock<rank::Chain, ()>,
+    /// Held while a tree is made, removed or restored.
+    pub(crate) trees: Mutex<rank::Trees, ()>,
+    /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
+    pub(crate) merges: Mutex<rank::Leaf, Waiting>,
+    /// Errors of work that no caller waits for.
+    pub(crate) failures: Failures,
+    pub(crate) superblock: Superblock,
+    pub(crate) replayed: u64,
+}
+
+impl Engine {
+    pub(crate) fn new(frames: Frames, superblock: Superblock, replayed: u64) -> Engine {
+        Engine {
+            frames,
+            locks: Locks::new(),
+            opens: Opens::default(),
+            renames: Mutex::default(),
+            chains: RwLock::default(),
+            trees: Mutex::default(),
+            merges: Mutex::default(),
+            failures: Failures::default(),
+            superblock,
+            replayed,
+        }
+    }
+
+    /// The kind of a live inode.
+    pub(crate) fn kind(&self, ino: Ino) -> Result<Kind> {
+        let _lock = self.locks.read(ino);
+        self.frames.inode(ino)?.kind().ok_or(Error::Stale(ino.0))
+    }
+
+    /// Keyed hash of a name: nobody can make names that collide without knowing the pool's seed.
+    pub(crate) fn hash(&self, name: &[u8]) -> u64 {
+        let key = self.superblock.hash_seed;
+        siphasher::sip::SipHasher13::new_with_keys(key, key.rotate_left(32)).hash(name)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let ours = !self.frames.region.describe().read_only && self.frames.check_home().is_ok();
+        if ours && self.frames.journal.check_latch().is_ok() {
+            let _ = self.frames.checkpoint();
+            // Stores through mappings leave no record, so that a checkpoint may have had nothing to do.
+            let _ = self.frames.journal.sync();
+        }
+    }
+}
