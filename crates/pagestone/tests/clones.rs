@@ -333,6 +333,7 @@ fn a_snapshot_is_the_whole_tree_and_a_diff_says_what_has_changed() {
     assert_eq!((copy.attr().unwrap().nlink, all(&copy.open().unwrap())), (2, b"first".to_vec()));
     pool.snapshots().delete(b"one").unwrap();
     assert!(matches!(pool.snapshots().delete(b"one"), Err(Error::NotFound)));
+    drop(root);
     is_clean(&place, pool);
 }
 
@@ -367,6 +368,7 @@ fn a_restore_that_was_interrupted_is_finished_by_the_next_call() {
     assert!(pool.snapshots().diff(b"one", None).unwrap().is_empty());
     assert!(pool.snapshots().diff(b"one", Some(b"two")).unwrap().is_empty());
     assert!(matches!(dir.lookup(b".replaced"), Err(Error::NotFound)));
+    drop((snapshots, dir));
     is_clean(&place, pool);
 }
 

@@ -326,9 +326,8 @@ mod tests {
         a.write_at(0, &[1; 8 << 20])?;
         let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
         drop(a);
-        let shows = b.map(0..8 << 20, &MapOptions::private())?;
-        shows.read(0, &mut vec![0; 8 << 20])?;
-        // What this hides in the base is a part of a whole frame, and all of it is shown.
+        let pin = b.map(0..8 << 20, &MapOptions::read_only())?.pin(0..8 << 20)?;
+        // What this hides in the base is a part of a whole frame, and all of it is pinned.
         b.write_at(6 << 20, &[2; 8192])?;
         let engine = b.engine();
         let base = Ino(engine.peek(b.ino())?.base);
@@ -346,7 +345,7 @@ mod tests {
             pool.sync()?;
         }
         assert_eq!(locked() - before, 0, "nobody looked at it in between");
-        drop(shows);
+        drop(pin);
         pool.sync()?;
         assert_eq!(engine.peek(b.ino())?.base, 0, "merged");
         Ok(())
