@@ -12,9 +12,10 @@ use tempfile::TempDir;
 
 use super::Report;
 use crate::child::{Job, delegate};
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::on_tmpfs;
 use crate::race::median;
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "reopen";
 
