@@ -23,7 +23,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const TEN_MS: Target = Target::AtMost(10e6);
 
-/// What opening told.
+/// What opening reported.
 struct Opened {
     ns: f64,
     worst: f64,
