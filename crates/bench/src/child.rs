@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool};
 use rustix::process::{Signal, getpid, kill_process};
 
-use crate::Config;
+use crate::config::Config;
 
 /// Files in one directory.
 const PER_DIR: u64 = 1000;

@@ -16,7 +16,7 @@ use pagestone::media::{self, Media, Persister, Region};
 use pagestone::{CreateOptions, Dir, File, Kind, NewNode, OpenOptions, Pool};
 use tempfile::TempDir;
 
-use crate::Config;
+use crate::config::Config;
 use crate::sys::LikePmem;
 
 const PREFIX: &str = "pagestone-bench-";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use crate::command::PoolError;
+use crate::pool_error::PoolError;
 
 /// How the command ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

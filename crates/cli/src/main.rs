@@ -2,17 +2,20 @@
 //! wrong into one line and an exit code.
 //!
 //! ```text
-//!   args       what can be said                  size       1G, 64KiB ...
-//!   command/   one file for each subcommand      target     POOL:/path
-//!   exit       what the codes mean               progress   bars, on a terminal only
-//!   helper     called by mount(8)
+//!   args         the list of subcommands           target       POOL:/path
+//!   command/     one file for each subcommand      size         1G, 64KiB ...
+//!   options      --media, --json                   output       tables and JSON
+//!   exit         what the codes mean               progress     bars, on a terminal only
+//!   pool_error   errors of a pool, with a hint     helper       called by mount(8)
 //! ```
 
 mod args;
 mod command;
 mod exit;
 mod helper;
+mod options;
 mod output;
+mod pool_error;
 mod progress;
 mod size;
 mod target;
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e, json),
     };
-    match command::run(cli.command) {
+    match cli.command.run() {
         Ok(exit) => exit.into(),
         // The reader of a pipe has seen enough (`pagestone cat ... | head`).
         Err(e) if exit::is_broken_pipe(&e) => Exit::Ok.into(),

@@ -5,6 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use pagestone::{Dir, Node, Pool};
 
 use crate::exit::WrongUsage;
@@ -16,8 +17,13 @@ pub(crate) struct Target {
     pub(crate) path: Vec<u8>,
 }
 
-/// For clap: splits at the first `:/`. `POOL:` and `POOL` alone mean its root.
-pub(crate) fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
+/// Reads a target for clap.
+pub(crate) fn parser() -> impl TypedValueParser<Value = Target> {
+    OsStringValueParser::new().try_map(|text| parse(&text))
+}
+
+/// Splits at the first `:/`. `POOL:` and `POOL` alone mean its root.
+fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
     let bytes = text.as_bytes();
     let (pool, path) = match bytes.windows(2).position(|pair| pair == b":/") {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),

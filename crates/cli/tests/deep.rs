@@ -21,6 +21,7 @@ fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone(
         let made = dir.create(b"directory", &NewNode::new(Kind::Dir, 0o755)).unwrap();
         dir = pool.node(made.ino).unwrap().dir().unwrap();
     }
+    drop(dir);
     pool.close().unwrap();
     // Memory of a process that is its own; the pool is shared memory.
     let script = format!("ulimit -d {KIB} && exec \"$@\"");

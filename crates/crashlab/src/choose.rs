@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::explore::Budget;
+use crate::config::Budget;
 use crate::pages::{Dice, PageMap, share};
 use crate::replay::{Replay, Versions};
 

@@ -11,56 +11,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::Budget;
 use crate::moment::{CrashState, Moment};
 use crate::pages::{Dice, FastSet, scramble};
+use crate::recording::{CrashKind, CrashPoint};
 use crate::replay::Replay;
 use crate::simulator::Simulator;
-use crate::trace::{CrashKind, CrashPoint, Trace};
-
-/// How much to try.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Budget {
-    /// Try all combinations at a point where there are at most so many.
-    pub exhaustive_up_to: usize,
-    /// Otherwise so many chosen and random ones.
-    pub sampled: usize,
-    /// At most so many crash points, spread over the trace; the end is always among them.
-    pub points: usize,
-    /// Whether the process is killed, too.
-    pub kills: bool,
-    /// Whether a page on its way to a disk can be torn at 512-byte sectors. Memory is always torn
-    /// at 8 bytes.
-    pub tear_pages: bool,
-    /// Only this point and state, as named by an earlier failure.
-    pub only: Option<(usize, usize)>,
-}
-
-impl Default for Budget {
-    fn default() -> Budget {
-        Budget {
-            exhaustive_up_to: 1 << 10,
-            sampled: 1000,
-            points: usize::MAX,
-            kills: true,
-            tear_pages: true,
-            only: None,
-        }
-    }
-}
-
-impl Budget {
-    /// A smaller one, for long traces and for recoveries that are crashed themselves.
-    pub fn small() -> Budget {
-        Budget { exhaustive_up_to: 64, sampled: 48, points: 24, ..Budget::default() }
-    }
-
-    /// This budget, but only one state: what a [`Failure`] tells to run again. The other fields
-    /// must be as they were.
-    #[must_use]
-    pub fn only(self, point: usize, state: usize) -> Budget {
-        Budget { only: Some((point, state)), ..self }
-    }
-}
+use crate::trace::Trace;
 
 /// What was tried.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -129,17 +86,17 @@ where
     let mut summary = Summary::default();
     let mut seen = FastSet::default();
     let mut take = Vec::new();
-    let mut replay = Replay::new(&trace.base, &trace.log, trace.flavour);
+    let mut replay = Replay::new(&trace.recording.base, &trace.recording.log, trace.recording.flavour);
     for point in chosen_points(trace, budget) {
         replay.advance_to(point.event);
-        let moment = Arc::new(Moment::new(trace, &replay, point, budget));
+        let moment = Arc::new(Moment::new(&trace.recording, &replay, point, budget));
         summary.points += 1;
         for number in 0..moment.count() {
             if budget.only.is_some_and(|(_, only)| only != number) {
                 continue;
             }
             let hash = moment.hash(number, &mut take);
-            if !seen.insert(moment.identity(hash, trace.flavour)) {
+            if !seen.insert(moment.identity(hash, trace.recording.flavour)) {
                 summary.repeated += 1;
                 continue;
             }
@@ -171,7 +128,7 @@ where
     let outcome = match trace.simulator(state) {
         Ok(sim) => {
             let outcome = catch_unwind(AssertUnwindSafe(|| check(state, &sim)));
-            trace.nursery.give_back(sim);
+            trace.idle.put_back(sim);
             outcome.unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(&*panic))))
         }
         Err(error) => Err(format!("no memory for the simulator: {error}")),
@@ -182,7 +139,7 @@ where
             message,
             point: state.point.number,
             number: state.number,
-            seed: trace.seed,
+            seed: trace.recording.seed,
         })
     })
 }
@@ -202,7 +159,7 @@ fn chosen_points(trace: &Trace, budget: &Budget) -> Vec<CrashPoint> {
     points.retain(|point| budget.kills || point.kind == CrashKind::PowerCut);
     if points.len() > budget.points {
         // One point at random from each of equal stretches, and the end.
-        let mut dice = Dice::new(scramble(trace.seed ^ 0x5eed));
+        let mut dice = Dice::new(scramble(trace.recording.seed ^ 0x5eed));
         let (all, wanted) = (points.len(), budget.points.max(1));
         let mut kept: Vec<CrashPoint> = (0..wanted)
             .map(|i| (i * all / wanted, (i + 1) * all / wanted))

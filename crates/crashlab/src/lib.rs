@@ -46,19 +46,25 @@
 #![forbid(unsafe_code)]
 
 mod choose;
+mod config;
 mod explore;
 mod faulty;
+mod image;
 mod lab;
 mod log;
 mod moment;
 mod pages;
+mod recording;
 mod replay;
 mod simulator;
 mod trace;
 
-pub use explore::{Budget, Failure, Summary, explore, explore_nested};
+pub use config::{Budget, Flavour};
+pub use explore::{Failure, Summary, explore, explore_nested};
 pub use faulty::{Call, Fault, Faulty};
-pub use lab::{Flavour, Lab};
-pub use moment::{CrashImage, CrashState};
+pub use image::CrashImage;
+pub use lab::Lab;
+pub use moment::CrashState;
+pub use recording::{CrashKind, CrashPoint};
 pub use simulator::{Simulator, Violation};
-pub use trace::{CrashKind, CrashPoint, Trace};
+pub use trace::Trace;

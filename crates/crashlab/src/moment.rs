@@ -10,54 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::choose::{Frontier, Pick};
-use crate::explore::Budget;
-use crate::lab::Flavour;
+use crate::config::{Budget, Flavour};
+use crate::image::CrashImage;
 use crate::log::Op;
 use crate::pages::{Dice, PAGE, PageMap, by_page, scramble, share};
+use crate::recording::{CrashKind, CrashPoint, Recording};
 use crate::replay::Replay;
-use crate::trace::{CrashKind, CrashPoint, Trace};
-
-/// The bytes that a crash left: an image shared with other states, and what differs from it.
-#[derive(Clone)]
-pub struct CrashImage {
-    pub(crate) base: Arc<PageMap>,
-    arena: Arc<Vec<u8>>,
-    patches: Vec<(u64, Range<usize>)>,
-}
-
-impl CrashImage {
-    pub(crate) fn plain(base: Arc<PageMap>) -> CrashImage {
-        CrashImage { base, arena: Arc::default(), patches: Vec::new() }
-    }
-
-    /// Bytes to store over the base, none of them across a page boundary.
-    pub(crate) fn patches(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.patches.iter().map(|(at, range)| (*at, &self.arena[range.clone()]))
-    }
-
-    pub(crate) fn into_base(self) -> Arc<PageMap> {
-        let mut base = self.base.clone();
-        if !self.patches.is_empty() {
-            let map = Arc::make_mut(&mut base);
-            self.patches().for_each(|(at, bytes)| map.write_within(at, bytes));
-        }
-        base
-    }
-
-    /// Copies bytes out, without making a simulator of the image.
-    pub fn read(&self, at: u64, buf: &mut [u8]) {
-        let image = self.clone().into_base();
-        for (here, from, len) in by_page(at, buf.len() as u64) {
-            buf[from..from + len].copy_from_slice(image.slice(here, len));
-        }
-    }
-}
-
-impl fmt::Debug for CrashImage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CrashImage").field("patches", &self.patches.len()).finish_non_exhaustive()
-    }
-}
 
 /// One thing that a crash may leave. `Display` says which, in words.
 #[derive(Clone)]
@@ -71,7 +29,7 @@ pub struct CrashState {
     /// How many of those marks must have survived: all of them, but on media that is durable at
     /// a sync, after a power cut, those before the last completed sync.
     pub must_survive: usize,
-    /// Equal for equal images of one trace.
+    /// Equal for equal images of one recording.
     pub hash: u64,
     /// The bytes.
     pub image: CrashImage,
@@ -129,27 +87,27 @@ struct Kill {
 
 impl Moment {
     /// The replay must stand at the point.
-    pub(crate) fn new(trace: &Trace, replay: &Replay<'_>, point: CrashPoint, budget: &Budget) -> Moment {
-        let seed = scramble(trace.seed ^ scramble(point.number as u64 + 1));
-        let all_survive = point.kind == CrashKind::ProcessKill || trace.flavour == Flavour::Lines;
-        let next = match trace.log.events.get(point.event) {
+    pub(crate) fn new(recording: &Recording, replay: &Replay<'_>, point: CrashPoint, budget: &Budget) -> Moment {
+        let seed = scramble(recording.seed ^ scramble(point.number as u64 + 1));
+        let all_survive = point.kind == CrashKind::ProcessKill || recording.flavour == Flavour::Lines;
+        let next = match recording.log.events.get(point.event) {
             Some(event) => format!("event {} ({event})", point.event),
             None => "nothing more".to_string(),
         };
         let states = match point.kind {
             CrashKind::PowerCut => {
                 let frontier = Frontier::at(replay);
-                let tear = budget.tear_pages || trace.flavour == Flavour::Lines;
+                let tear = budget.tear_pages || recording.flavour == Flavour::Lines;
                 let plan = frontier.plan(budget, tear, seed);
                 States::Cut { frontier, plan, tear }
             }
-            CrashKind::ProcessKill => kills(trace, replay, point, seed),
+            CrashKind::ProcessKill => kills(recording, replay, point, seed),
         };
         Moment {
             point,
             acknowledged: replay.marks,
             must_survive: if all_survive { replay.marks } else { replay.synced_marks },
-            seed: trace.seed,
+            seed: recording.seed,
             next,
             states,
         }
@@ -174,24 +132,22 @@ impl Moment {
     }
 
     /// Two states with one identity need be tried only once: the bytes, the kind of crash where
-    /// that can be told afterwards, and what is expected.
+    /// that shows afterwards, and what is expected.
     pub(crate) fn identity(&self, hash: u64, flavour: Flavour) -> u64 {
-        let told = flavour == Flavour::Pages && self.point.kind == CrashKind::ProcessKill;
+        let distinguishable = flavour == Flavour::Pages && self.point.kind == CrashKind::ProcessKill;
         let expected = scramble(scramble(self.acknowledged as u64 + 1) ^ self.must_survive as u64);
-        scramble(hash ^ expected).wrapping_add(u64::from(told))
+        scramble(hash ^ expected).wrapping_add(u64::from(distinguishable))
     }
 
     pub(crate) fn state(self: &Arc<Self>, number: usize) -> CrashState {
         let mut take = Vec::new();
         let hash = self.hash(number, &mut take);
         let image = match &self.states {
-            States::Cut { frontier, .. } => CrashImage {
-                base: frontier.base.clone(),
-                arena: frontier.arena().clone(),
-                patches: frontier.patches(&take),
-            },
+            States::Cut { frontier, .. } => {
+                CrashImage::new(frontier.base.clone(), frontier.arena().clone(), frontier.patches(&take))
+            }
             States::Kill { base, kills, arena } => {
-                CrashImage { base: base.clone(), arena: arena.clone(), patches: kills[number].patches.clone() }
+                CrashImage::new(base.clone(), arena.clone(), kills[number].patches.clone())
             }
         };
         CrashState {
@@ -218,8 +174,8 @@ impl Moment {
 }
 
 /// A kill before the next event, and in the middle of it where that is a write.
-fn kills(trace: &Trace, replay: &Replay<'_>, point: CrashPoint, seed: u64) -> States {
-    let (at, len, data) = match trace.log.events.get(point.event).map(|event| event.op) {
+fn kills(recording: &Recording, replay: &Replay<'_>, point: CrashPoint, seed: u64) -> States {
+    let (at, len, data) = match recording.log.events.get(point.event).map(|event| event.op) {
         Some(Op::Write { at, len, data, .. }) => (at, len, Some(data)),
         Some(Op::Zero { at, len }) => (at, len, None),
         _ => (0, 0, None),
@@ -239,7 +195,7 @@ fn kills(trace: &Trace, replay: &Replay<'_>, point: CrashPoint, seed: u64) -> St
             arena.extend_from_slice(old);
             let new = &mut arena[place + (here - low) as usize..][..size];
             match data {
-                Some(data) => new.copy_from_slice(&trace.log.bytes[data + from..data + from + size]),
+                Some(data) => new.copy_from_slice(&recording.log.bytes[data + from..data + from + size]),
                 None => new.fill(0),
             }
             let change = share(low, &arena[place..]).wrapping_sub(share(low, old));

@@ -15,7 +15,7 @@ use std::thread::ThreadId;
 
 use smallvec::SmallVec;
 
-use crate::lab::Flavour;
+use crate::config::Flavour;
 use crate::log::{Event, Log, Op, Via};
 use crate::pages::{PAGE, PageMap, by_page, share};
 

@@ -18,11 +18,11 @@ use std::sync::{Arc, Weak};
 use pagestone::media::{Description, Durability, Granularity, Mapping, Media, MediaKind, Part, PersistMethod, Windows};
 use parking_lot::Mutex;
 
-use crate::lab::{Flavour, Nursery};
+use crate::config::Flavour;
+use crate::image::CrashImage;
 use crate::log::{Log, Op, Via};
-use crate::moment::CrashImage;
 use crate::pages::{FastMap, FastSet, PAGE, PageMap, by_page};
-use crate::trace::Trace;
+use crate::recording::Recording;
 
 /// A use of the media that its contract forbids, seen while it ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,7 +49,7 @@ pub struct Simulator {
     seed: u64,
     description: Description,
     live: Mutex<Live>,
-    nursery: Weak<Nursery>,
+    idle: Weak<IdleSimulators>,
 }
 
 impl std::fmt::Debug for Simulator {
@@ -72,7 +72,7 @@ struct Live {
 }
 
 impl Simulator {
-    pub(crate) fn new(len: u64, flavour: Flavour, seed: u64, nursery: Weak<Nursery>) -> io::Result<Simulator> {
+    pub(crate) fn new(len: u64, flavour: Flavour, seed: u64, idle: Weak<IdleSimulators>) -> io::Result<Simulator> {
         let pages = flavour == Flavour::Pages;
         Ok(Simulator {
             meta: Mapping::anonymous(len)?,
@@ -89,7 +89,7 @@ impl Simulator {
                 read_only: false,
             },
             live: Mutex::new(Live::default()),
-            nursery,
+            idle,
         })
     }
 
@@ -138,17 +138,25 @@ impl Simulator {
         }
     }
 
-    /// Ends the recording. What was never recorded yields a trace without events.
-    pub fn finish(&self) -> Trace {
+    /// Ends the recording: what was done, and which uses of the media its contract forbids.
+    pub(crate) fn take_recording(&self) -> (Recording, Vec<Violation>) {
         let mut live = self.live.lock();
         let base = match live.start.take() {
             Some(start) => start.into_base(),
             None => live.resident.clone(),
         };
         let log = std::mem::take(&mut live.log);
-        let violations = std::mem::take(&mut live.violations);
-        let nursery = self.nursery.upgrade().unwrap_or_else(|| Nursery::new(self.len(), self.flavour, self.seed));
-        Trace::new(base, log, violations, self.flavour, self.seed, self.description.cache_id, nursery)
+        let recording = Recording { base, log, flavour: self.flavour, seed: self.seed };
+        (recording, std::mem::take(&mut live.violations))
+    }
+
+    pub(crate) fn cache_id(&self) -> [u8; 16] {
+        self.description.cache_id
+    }
+
+    /// The idle simulators of the lab that made this one; others if that lab is gone.
+    pub(crate) fn idle(&self) -> Arc<IdleSimulators> {
+        self.idle.upgrade().unwrap_or_else(|| IdleSimulators::new(self.len(), self.flavour, self.seed))
     }
 
     /// Uses of the media that its contract forbids, since the recording began.
@@ -366,5 +374,51 @@ impl Media for Simulator {
 
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         if self.meta.contains(at, len) { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+}
+
+/// Simulators that nobody uses. Loading the next image into one of them copies only what differs,
+/// which is what makes tens of thousands of crash states per second possible.
+#[derive(Debug)]
+pub(crate) struct IdleSimulators {
+    len: u64,
+    flavour: Flavour,
+    seed: u64,
+    simulators: Mutex<Vec<Arc<Simulator>>>,
+}
+
+impl IdleSimulators {
+    pub(crate) fn new(len: u64, flavour: Flavour, seed: u64) -> Arc<IdleSimulators> {
+        Arc::new(IdleSimulators { len, flavour, seed, simulators: Mutex::default() })
+    }
+
+    /// A simulator that holds zeros.
+    pub(crate) fn fresh(self: &Arc<Self>) -> io::Result<Simulator> {
+        Simulator::new(self.len, self.flavour, self.seed, Arc::downgrade(self))
+    }
+
+    /// A simulator that holds `image` and records from there.
+    pub(crate) fn with_image(self: &Arc<Self>, image: CrashImage, cache_id: [u8; 16]) -> io::Result<Arc<Simulator>> {
+        let idle = self.simulators.lock().pop();
+        let mut sim = match idle {
+            Some(sim) => sim,
+            None => Arc::new(self.fresh()?),
+        };
+        match Arc::get_mut(&mut sim) {
+            Some(free) => free.load(image, cache_id),
+            None => {
+                let mut other = self.fresh()?;
+                other.load(image, cache_id);
+                sim = Arc::new(other);
+            }
+        }
+        Ok(sim)
+    }
+
+    /// Takes a simulator back, unless somebody still holds it.
+    pub(crate) fn put_back(&self, mut sim: Arc<Simulator>) {
+        if Arc::get_mut(&mut sim).is_some() {
+            self.simulators.lock().push(sim);
+        }
     }
 }

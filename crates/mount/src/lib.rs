@@ -7,7 +7,7 @@
 //!       |
 //!    transport    trait Transport: FuseTransport speaks to /dev/fuse
 //!       |         (one server thread for each processor)
-//!    trait FileSystem: neutral questions and answers
+//!    trait FileSystem: requests and replies, independent of FUSE
 //!       |                     |
 //!    PoolFs: a pool        NullFs: does nothing, to measure the transport itself
 //! ```
@@ -16,16 +16,16 @@
 //! traits are there so that another transport (FUSE over io_uring, vhost-user-fs) can take the
 //! place of this one, and so that the transport can be measured without a filesystem behind it.
 
-mod crew;
 mod fuse;
-mod ghosts;
 mod handles;
 mod mountpoint;
 mod mounts;
 mod null;
 mod poolfs;
 mod sched;
+mod thread_placement;
 mod transport;
+mod unlinked_nodes;
 
 pub use fuse::FuseTransport;
 pub use mountpoint::{MountError, Prepared, can_mount, prepare, unmount, unmount_lazily};

@@ -133,7 +133,7 @@ fn probe(dir: &Path) -> io::Result<fs::Metadata> {
     if meta.is_dir() {
         match rustix::fs::statfs(dir).map_err(io::Error::from) {
             Err(e) if is_dead(&e) => return Err(e),
-            // Whether the space can be told does not matter here.
+            // The answer itself does not matter here.
             _ => {}
         }
     }

@@ -1,4 +1,4 @@
-//! The seam between a mount's transport and what is mounted: neutral questions, neutral answers.
+//! The seam between a mount's transport and what is mounted: requests and replies, independent of FUSE.
 //!
 //! ```text
 //!    Transport::serve(fs, dir, options) -> Mounted -> wait
@@ -278,7 +278,7 @@ impl Options {
     }
 }
 
-/// What carries the questions of the kernel to a [`FileSystem`].
+/// Passes the requests of the kernel on to a [`FileSystem`].
 pub trait Transport {
     /// Mounts `fs` on the directory and serves it from threads of its own.
     fn serve<F: FileSystem>(&self, fs: Arc<F>, dir: &Path, options: &Options) -> Result<Mounted, MountError>;

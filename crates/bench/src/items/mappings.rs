@@ -19,10 +19,11 @@ use pagestone::{MapOptions, Mapping};
 use rustix::fs::{Advice, fadvise};
 
 use super::Report;
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::{Bed, on_disk, plain_file};
 use crate::race::{offsets, race, race_by};
 use crate::sys::{Plain, Pmem2};
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "mappings";
 

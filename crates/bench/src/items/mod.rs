@@ -12,7 +12,8 @@ mod unpack;
 
 use anyhow::Result;
 
-use crate::{Config, Figure};
+use crate::config::Config;
+use crate::figure::Figure;
 
 /// Takes a figure.
 pub(crate) type Report<'a> = &'a mut dyn FnMut(Figure);

@@ -16,9 +16,10 @@ use pagestone_mount::{FileSystem, FuseTransport, Mounted, NullFs, Options, PoolF
 use super::Report;
 use super::access::{LEN, Side, Way};
 use super::still::Still;
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::{on_disk, on_tmpfs, plain_file};
 use crate::race::{processors, race_by};
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "mount";
 

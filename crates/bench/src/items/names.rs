@@ -8,9 +8,10 @@ use pagestone::{Kind, NewNode};
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat, unlinkat};
 
 use super::Report;
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::Bed;
 use crate::race::race;
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "names";
 

@@ -10,9 +10,10 @@ use anyhow::Result;
 use pagestone::media::Part;
 
 use super::Report;
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::{Bed, plain_file};
 use crate::race::{offsets, race};
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "overwrite";
 

@@ -12,9 +12,10 @@ use tempfile::TempDir;
 
 use super::Report;
 use crate::child::{Job, delegate};
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::on_tmpfs;
 use crate::race::median;
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "reopen";
 
@@ -22,7 +23,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const TEN_MS: Target = Target::AtMost(10e6);
 
-/// What opening told.
+/// What opening reported.
 struct Opened {
     ns: f64,
     worst: f64,

@@ -18,9 +18,10 @@ use rustix::fs::{AtFlags, unlinkat};
 
 use super::Report;
 use super::names::{many, open_dir, touch};
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::{Bed, plain_file};
 use crate::race::{median, offsets, processors, together};
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "threads";
 

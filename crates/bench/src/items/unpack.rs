@@ -13,9 +13,10 @@ use rustix::fs::syncfs;
 use super::Report;
 use super::mount::serve;
 use super::names::open_dir;
+use crate::config::Config;
+use crate::figure::{Figure, Target, Unit};
 use crate::place::on_disk;
 use crate::race::{offsets, race};
-use crate::{Config, Figure, Target, Unit};
 
 pub(super) const NAME: &str = "unpack";
 

@@ -16,44 +16,41 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 
-use crate::args::Mount;
-use crate::exit::Exit;
-use crate::output;
+/// How a server started.
+pub(super) enum Started {
+    /// Its mount stands. It has printed this line.
+    Mounted { pid: u32, line: String },
+    /// It ended with this code, after it said why.
+    Ended(Option<i32>),
+}
 
-/// Starts a server and returns when its mount stands.
-pub(crate) fn start(args: &Mount) -> Result<Exit> {
-    let said = memory().context("memory for the server's messages")?;
+/// Starts a server with these arguments, and returns when its mount stands.
+pub(super) fn start(arguments: &[OsString]) -> Result<Started> {
+    let messages = memory().context("memory for the server's messages")?;
     let mut server = Command::new(std::env::current_exe().context("finding this program")?)
         // By this name others know it (`holder`), and not by one that mount(8) has for its helpers.
         .arg0("pagestone")
-        .args(arguments(args))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::from(said.try_clone().context("starting the server")?))
+        .stderr(Stdio::from(messages.try_clone().context("starting the server")?))
         .spawn()
         .context("starting the server")?;
     let mut line = String::new();
     let stdout = server.stdout.take().context("starting the server")?;
     BufReader::new(stdout).read_line(&mut line).context("waiting for the server")?;
-    pass_on(said).context("standard error")?;
+    pass_on(messages).context("standard error")?;
     if line.is_empty() {
         let status = server.wait().context("waiting for the server")?;
-        return Ok(status.code().map_or(Exit::Failed, Exit::of_code));
+        return Ok(Started::Ended(status.code()));
     }
-    if args.common.json {
-        output::line(line.trim_end())?;
-    } else if !args.quiet {
-        let (pool, dir) = (args.pool.display(), args.dir.display());
-        output::line(&format!("{pool}: mounted on {dir} by process {} (stop: pagestone umount {dir})", server.id()))?;
-    }
-    Ok(Exit::Ok)
+    Ok(Started::Mounted { pid: server.id(), line })
 }
 
 /// The server leaves what it has of its caller: the session, and descriptors, on which others may wait (`$(...)`, a
 /// lock) for as long as it lives. The first thing that it does.
-pub(crate) fn leave_session() -> io::Result<()> {
+pub(super) fn leave_session() -> io::Result<()> {
     rustix::process::setsid()?;
     // SAFETY: nothing in this process has opened a descriptor yet, beside the standard ones.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
@@ -66,7 +63,7 @@ pub(crate) fn leave_session() -> io::Result<()> {
 
 /// The rest of it, once the mount stands and the paths that the caller gave are open: the working directory, which
 /// could not be unmounted, and the pipe.
-pub(crate) fn leave_place() -> io::Result<()> {
+pub(super) fn leave_place() -> io::Result<()> {
     std::env::set_current_dir("/")?;
     let null = File::options().write(true).open("/dev/null")?;
     // SAFETY: the standard output of a process is nobody's own; whoever prints from now on does so to nothing.
@@ -81,37 +78,11 @@ fn memory() -> io::Result<File> {
     Ok(File::from(memory))
 }
 
-fn pass_on(mut said: File) -> io::Result<()> {
+fn pass_on(mut messages: File) -> io::Result<()> {
     let mut text = String::new();
     // The server shares the offset, and goes on behind what is there.
-    said.rewind()?;
-    said.read_to_string(&mut text)?;
+    messages.rewind()?;
+    messages.read_to_string(&mut text)?;
     eprint!("{text}");
     Ok(())
-}
-
-/// The server's command line.
-fn arguments(args: &Mount) -> Vec<OsString> {
-    let mut line: Vec<OsString> = ["mount", "--detached"].map(OsString::from).to_vec();
-    let flags = [
-        (args.read_only, "--read-only"),
-        (args.allow_other, "--allow-other"),
-        (args.no_exec, "--no-exec"),
-        (args.dev, "--dev"),
-        (args.suid, "--suid"),
-        (args.common.json, "--json"),
-    ];
-    for (given, flag) in flags {
-        line.extend(given.then(|| flag.into()));
-    }
-    let media = args.common.media.and_then(|media| media.to_possible_value()).map(|media| media.get_name().to_owned());
-    let values = [
-        ("create", args.create.map(|size| size.to_string())),
-        ("threads", args.threads.map(|threads| threads.to_string())),
-        ("pin", args.pin.map(|pin| pin.to_string())),
-        ("media", media),
-    ];
-    line.extend(values.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?).into())));
-    line.extend(["--".into(), args.pool.clone().into(), args.dir.clone().into()]);
-    line
 }

@@ -1,15 +1,32 @@
 //! `pagestone check`: every finding with its place and what it means.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use clap::Args;
 use pagestone::{CheckOptions, Report};
 use serde::Serialize;
 
-use crate::args::Check;
 use crate::command::holder::patiently;
 use crate::command::pool::explain;
 use crate::exit::Exit;
+use crate::options::Common;
 use crate::output;
 use crate::progress::Progress;
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// The pool
+    pool: PathBuf,
+    /// Repair what can be repaired
+    #[arg(long)]
+    repair: bool,
+    /// Read all data, too, and name what the media have lost of each file
+    #[arg(long)]
+    data: bool,
+    #[command(flatten)]
+    common: Common,
+}
 
 /// What `--json` prints: the report, and the verdict in one word.
 #[derive(Serialize)]

@@ -1,15 +1,32 @@
 //! `pagestone clone` and `pagestone snapshot`.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
 use pagestone::{Change, Copied, Error, Kind, Pool, What};
 
-use crate::args::{Clone, OneSnapshot, SnapshotCommand, SnapshotDiff, Snapshots};
 use crate::command::{files, pool};
 use crate::exit::{Exit, WrongUsage};
+use crate::options::Common;
 use crate::output;
 use crate::size::show;
+use crate::target::{self, Target};
+
+#[derive(Args, Debug)]
+pub(crate) struct Clone {
+    /// The file or directory
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    from: Target,
+    /// The new name, in the same pool; into it if it is a directory
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    to: Target,
+    #[command(flatten)]
+    common: Common,
+}
 
 pub(crate) fn clone(args: &Clone) -> Result<Exit> {
     if args.from.pool != args.to.pool {
@@ -35,8 +52,59 @@ pub(crate) fn clone(args: &Clone) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-pub(crate) fn snapshot(what: &SnapshotCommand) -> Result<Exit> {
-    match what {
+#[derive(Args, Debug)]
+pub(crate) struct Snapshot {
+    #[command(subcommand)]
+    what: SnapshotCommand,
+}
+
+/// What can be done about snapshots; they lie in the pool's directory /.snapshots.
+#[derive(Subcommand, Debug)]
+pub(crate) enum SnapshotCommand {
+    /// Make a snapshot of everything in the pool
+    Create(OneSnapshot),
+    /// List the snapshots
+    List(Snapshots),
+    /// Take a snapshot away
+    Delete(OneSnapshot),
+    /// Say what has changed since a snapshot, or between two
+    Diff(SnapshotDiff),
+    /// Bring back everything as it was; what is there now is removed
+    Restore(OneSnapshot),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct OneSnapshot {
+    /// The pool
+    pool: PathBuf,
+    /// Name of the snapshot
+    name: OsString,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Snapshots {
+    /// The pool
+    pool: PathBuf,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SnapshotDiff {
+    /// The pool
+    pool: PathBuf,
+    /// The older snapshot
+    name: OsString,
+    /// The newer one; the pool as it is now if this is left out
+    other: Option<OsString>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) fn snapshot(args: &Snapshot) -> Result<Exit> {
+    match &args.what {
         SnapshotCommand::Create(args) => one(args, "kept as", |pool, name| pool.snapshots().create(name)),
         SnapshotCommand::Restore(args) => one(args, "brought back from", |pool, name| pool.snapshots().restore(name)),
         SnapshotCommand::Delete(args) => delete(args),

@@ -2,23 +2,35 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::CommandFactory;
+use clap::{Args, Command};
 
-use crate::args::{Cli, Completions, Man};
 use crate::exit::Exit;
 
-pub(crate) fn completions(args: &Completions) -> Result<Exit> {
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// For which shell
+    shell: clap_complete::Shell,
+}
+
+pub(crate) fn completions(args: &Completions, mut line: Command) -> Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "pagestone", &mut script);
+    clap_complete::generate(args.shell, &mut line, "pagestone", &mut script);
     io::Write::write_all(&mut io::stdout().lock(), &script).context("standard output")?;
     Ok(Exit::Ok)
 }
 
-pub(crate) fn man(args: &Man) -> Result<Exit> {
+#[derive(Args, Debug)]
+pub(crate) struct Man {
+    /// The directory
+    dir: PathBuf,
+}
+
+pub(crate) fn man(args: &Man, line: Command) -> Result<Exit> {
     fs::create_dir_all(&args.dir).with_context(|| format!("making {}", args.dir.display()))?;
-    clap_mangen::generate_to(Cli::command(), &args.dir)
+    clap_mangen::generate_to(line, &args.dir)
         .with_context(|| format!("writing manual pages into {}", args.dir.display()))?;
     Ok(Exit::Ok)
 }

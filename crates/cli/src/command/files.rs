@@ -1,14 +1,15 @@
 //! `pagestone mkdir`, `rm` and `mv`.
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use pagestone::{Error, Kind, NewNode, Node, Pool, RenameMode};
 use serde::Serialize;
 
-use crate::args::{Mkdir, Mv, Rm};
 use crate::command::pool;
 use crate::exit::{Exit, WrongUsage};
+use crate::options::Common;
 use crate::output;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 #[derive(Serialize)]
 struct Done {
@@ -52,6 +53,18 @@ fn report(json: bool, done: u64) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Mkdir {
+    /// The directories
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
+    targets: Vec<Target>,
+    /// Make the directories above as well; what exists is no error
+    #[arg(short)]
+    parents: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
 pub(crate) fn mkdir(args: &Mkdir) -> Result<Exit> {
     let first = one_pool(&args.targets)?;
     let new = owned(Kind::Dir, 0o777 & !umask());
@@ -89,6 +102,21 @@ pub(crate) fn make_all(pool: &Pool, target: &Target, new: &NewNode<'_>) -> Resul
     Ok(made)
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct Rm {
+    /// The files
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
+    targets: Vec<Target>,
+    /// Directories too, with everything in them
+    #[arg(short)]
+    recursive: bool,
+    /// What does not exist is no error
+    #[arg(short)]
+    force: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
 pub(crate) fn rm(args: &Rm) -> Result<Exit> {
     let first = one_pool(&args.targets)?;
     let done = pool::with(&first.pool, false, &args.common, |pool| {
@@ -119,6 +147,21 @@ fn remove(pool: &Pool, target: &Target, node: &Node, recursive: bool) -> Result<
         bail!("{}: is a directory (remove it with -r)", target.show());
     }
     dir.remove_tree(name).with_context(|| target.show())
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Mv {
+    /// What to rename
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    from: Target,
+    /// Its new name, in the same pool; into it if it is a directory
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    to: Target,
+    /// Fail if the new name exists
+    #[arg(short, long)]
+    no_clobber: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 pub(crate) fn mv(args: &Mv) -> Result<Exit> {

@@ -3,14 +3,27 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use pagestone::{Attr, DirEntry, Kind, Node, PAGE_SIZE, Pool};
 
-use crate::args::{Ls, Stat};
 use crate::command::pool;
 use crate::exit::{self, Exit};
+use crate::options::Common;
 use crate::output::{self, Named};
 use crate::size::show;
-use crate::target::Target;
+use crate::target::{self, Target};
+
+#[derive(Args, Debug)]
+pub(crate) struct Ls {
+    /// What to list
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    target: Target,
+    /// With mode, owner, size and time
+    #[arg(short)]
+    long: bool,
+    #[command(flatten)]
+    common: Common,
+}
 
 /// The entries of a directory by name.
 pub(crate) fn entries(node: &Node) -> pagestone::Result<Vec<DirEntry>> {
@@ -86,6 +99,15 @@ fn print(lines: &[Line], long: bool) -> Result<()> {
         out.write_all(b"\n")?;
     }
     Ok(out.flush()?)
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Stat {
+    /// The files
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
+    targets: Vec<Target>,
+    #[command(flatten)]
+    common: Common,
 }
 
 pub(crate) fn stat(args: &Stat) -> Result<Exit> {

@@ -9,23 +9,68 @@
 //! ```
 
 use std::borrow::Cow;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
 use pagestone::{CreateOptions, Info, Pool};
 use pagestone_mount::{FuseTransport, Mounted, Options, PoolFs, Prepared, Transport, can_mount, prepare, source_name};
 use serde::Serialize;
 
-use crate::args::Mount;
-use crate::command::background;
+use crate::command::background::{self, Started};
 use crate::command::holder::patiently;
 use crate::command::pool::{self, explain};
 use crate::command::signals::Signals;
 use crate::exit::Exit;
+use crate::options::Common;
 use crate::output;
-use crate::size::show;
+use crate::size::{self, show};
+
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// The pool
+    pool: PathBuf,
+    /// The directory to mount it on; made if it is missing
+    dir: PathBuf,
+    /// Make the pool with this size if it is missing, for example 1G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "read_only")]
+    create: Option<u64>,
+    /// Change nothing
+    #[arg(long)]
+    read_only: bool,
+    /// Let other users in, as far as owners and modes allow
+    #[arg(long)]
+    allow_other: bool,
+    /// Let no program be started from it
+    #[arg(long)]
+    no_exec: bool,
+    /// Let device nodes in it be devices (root only)
+    #[arg(long)]
+    dev: bool,
+    /// Let set-user-id and set-group-id bits of programs in it count (root only)
+    #[arg(long)]
+    suid: bool,
+    /// Return when the mount stands; a process of its own serves it
+    #[arg(long)]
+    background: bool,
+    /// With --background: say nothing if all goes well
+    #[arg(long, requires = "background")]
+    quiet: bool,
+    /// Be that process
+    #[arg(long, hide = true)]
+    detached: bool,
+    /// Server threads (one for each processor if this is left out)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Bind each server thread to a processor (yes where there are two or more)
+    #[arg(long, value_name = "YES|NO", value_parser = clap::builder::BoolishValueParser::new())]
+    pin: Option<bool>,
+    #[command(flatten)]
+    common: Common,
+}
 
 /// What `--json` prints once the mount stands.
 #[derive(Serialize)]
@@ -40,7 +85,7 @@ struct Standing<'a> {
 
 pub(crate) fn mount(args: &Mount) -> Result<Exit> {
     if args.background {
-        return background::start(args);
+        return in_background(args);
     }
     if args.detached {
         background::leave_session().context("a session of its own")?;
@@ -63,6 +108,47 @@ pub(crate) fn mount(args: &Mount) -> Result<Exit> {
         output::line(&format!("{}: unmounted, everything is durable", args.dir.display()))?;
     }
     Ok(Exit::Ok)
+}
+
+/// Lets a process of its own serve the mount.
+fn in_background(args: &Mount) -> Result<Exit> {
+    let (pid, line) = match background::start(&server_arguments(args))? {
+        Started::Mounted { pid, line } => (pid, line),
+        Started::Ended(code) => return Ok(code.map_or(Exit::Failed, Exit::of_code)),
+    };
+    if args.common.json {
+        output::line(line.trim_end())?;
+    } else if !args.quiet {
+        let (pool, dir) = (args.pool.display(), args.dir.display());
+        output::line(&format!("{pool}: mounted on {dir} by process {pid} (stop: pagestone umount {dir})"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The command line of a server in the background.
+fn server_arguments(args: &Mount) -> Vec<OsString> {
+    let mut line: Vec<OsString> = ["mount", "--detached"].map(OsString::from).to_vec();
+    let flags = [
+        (args.read_only, "--read-only"),
+        (args.allow_other, "--allow-other"),
+        (args.no_exec, "--no-exec"),
+        (args.dev, "--dev"),
+        (args.suid, "--suid"),
+        (args.common.json, "--json"),
+    ];
+    for (given, flag) in flags {
+        line.extend(given.then(|| flag.into()));
+    }
+    let media = args.common.media.and_then(|media| media.to_possible_value()).map(|media| media.get_name().to_owned());
+    let values = [
+        ("create", args.create.map(|size| size.to_string())),
+        ("threads", args.threads.map(|threads| threads.to_string())),
+        ("pin", args.pin.map(|pin| pin.to_string())),
+        ("media", media),
+    ];
+    line.extend(values.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?).into())));
+    line.extend(["--".into(), args.pool.clone().into(), args.dir.clone().into()]);
+    line
 }
 
 /// Closes the pool, however the mount has ended.
@@ -197,18 +283,18 @@ fn end(dir: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::FromArgMatches;
     use pagestone::{Error, OpenOptions};
 
     use super::*;
-    use crate::args::{Cli, Command};
 
     #[test]
     fn a_mount_that_ends_with_an_error_closes_its_pool_all_the_same() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("test.pool");
-        let cli = Cli::try_parse_from(["pagestone".as_ref(), "mount".as_ref(), path.as_os_str(), "m".as_ref()])?;
-        let Command::Mount(args) = cli.command else { anyhow::bail!("not what was said") };
+        let line = ["mount".as_ref(), path.as_os_str(), "m".as_ref()];
+        let args =
+            Mount::from_arg_matches(&Mount::augment_args(clap::Command::new("mount")).try_get_matches_from(line)?)?;
         let pool = Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() })?;
         let kept = Kept::new(pool.clone());
         let of_the_thread = kept.clone();

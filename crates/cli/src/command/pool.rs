@@ -1,18 +1,19 @@
 //! `pagestone create` and `pagestone info`, and how every other subcommand opens its pool.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use clap::Args;
 use pagestone::media::{Durability, Granularity, PersistMethod};
 use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool, Time};
 
-use crate::args::{Common, Create, Info, Media};
 use crate::command::holder::{Holder, patiently};
 use crate::exit::Exit;
+use crate::options::{Common, Media};
 use crate::output;
-use crate::size::show;
+use crate::pool_error::PoolError;
+use crate::size::{self, show};
 
 /// Opens a pool, or says what is wrong with it and what can be done.
 pub(crate) fn open(path: &Path, read_only: bool, media: Option<Media>) -> Result<Pool> {
@@ -39,43 +40,6 @@ pub(crate) fn with<T>(
     Ok(done)
 }
 
-/// What went wrong with a pool: where, what, and the way out if there is one.
-#[derive(Debug)]
-pub(crate) struct PoolError {
-    path: PathBuf,
-    error: Error,
-    hint: Option<String>,
-}
-
-impl fmt::Display for PoolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !matches!(self.error, Error::Path { .. } | Error::InUse { .. }) {
-            write!(f, "{}: ", self.path.display())?;
-        }
-        write!(f, "{}", self.error)?;
-        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " ({hint})"))
-    }
-}
-
-impl std::error::Error for PoolError {}
-
-impl PoolError {
-    /// Whether it takes no changes, but may be read.
-    fn is_refusal(&self) -> bool {
-        match &self.error {
-            Error::ReadOnly => true,
-            Error::Path { source, .. } | Error::Media(source) => {
-                matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
-            }
-            _ => false,
-        }
-    }
-    /// Whether the pool is damaged.
-    pub(crate) fn is_damage(&self) -> bool {
-        matches!(self.error, Error::Corrupt { .. })
-    }
-}
-
 /// The library's error with the pool's path and, where there is one, the way out.
 pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
     let hint = match &error {
@@ -96,7 +60,7 @@ pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
         Error::InUse { pid, .. } => Holder::of(path, *pid).hint(),
         _ => hint.map(str::to_owned),
     };
-    PoolError { path: path.to_path_buf(), error, hint }.into()
+    PoolError::new(path, error, hint).into()
 }
 
 fn missing(path: &Path) -> &'static str {
@@ -107,6 +71,20 @@ fn missing(path: &Path) -> &'static str {
     } else {
         "is the path right? pagestone create makes a new pool"
     }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Where: a file (made if it is missing) or a DAX device
+    pool: PathBuf,
+    /// How large, for example 1G; a device or an existing file keeps its size if this is left out
+    #[arg(long, value_parser = size::parse)]
+    size: Option<u64>,
+    /// Overwrite a pool that is there already
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 pub(crate) fn create(args: &Create) -> Result<Exit> {
@@ -126,6 +104,14 @@ pub(crate) fn create(args: &Create) -> Result<Exit> {
         output::line(&format!("{}; {}", info.media.kind, info.media.promise))?;
     }
     Ok(Exit::Ok)
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Info {
+    /// The pool
+    pool: PathBuf,
+    #[command(flatten)]
+    common: Common,
 }
 
 pub(crate) fn info(args: &Info) -> Result<Exit> {

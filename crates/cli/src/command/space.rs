@@ -3,15 +3,25 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use pagestone::{Kind, PAGE_SIZE, Pool};
 use serde::Serialize;
 
-use crate::args::Du;
 use crate::command::{list, pool};
 use crate::exit::Exit;
+use crate::options::Common;
 use crate::output;
 use crate::size::show;
-use crate::target::Target;
+use crate::target::{self, Target};
+
+#[derive(Args, Debug)]
+pub(crate) struct Du {
+    /// The files and trees
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
+    targets: Vec<Target>,
+    #[command(flatten)]
+    common: Common,
+}
 
 /// What a tree takes, in bytes.
 #[derive(Default, Serialize)]

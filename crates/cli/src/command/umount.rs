@@ -9,13 +9,25 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use pagestone_mount::{mount_at, unmount, unmount_lazily};
 use serde::Serialize;
 
-use crate::args::Umount;
 use crate::command::holder::{Holder, Wait};
 use crate::exit::Exit;
+use crate::options::Common;
 use crate::output;
+
+#[derive(Args, Debug)]
+pub(crate) struct Umount {
+    /// The directory
+    dir: PathBuf,
+    /// Take it out of sight at once, and do not wait: it ends with its last user
+    #[arg(long)]
+    lazy: bool,
+    #[command(flatten)]
+    common: Common,
+}
 
 /// How long the server may take to write what it holds, before we give up waiting. It goes on.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -17,7 +17,7 @@ use fuser::{
 use pagestone::{Attr, Ino, Kind, NewNode, Time};
 
 use super::convert::{file_attr, sent_time};
-use crate::crew::Crew;
+use crate::thread_placement::ThreadPlacement;
 use crate::transport::{Caller, Errno, FileSystem, Handle, NodeId, Reply, Written};
 
 /// Generations are part of the node numbers.
@@ -28,12 +28,12 @@ const SET_GROUP_ID: u32 = libc::S_ISGID;
 #[derive(Debug)]
 pub(super) struct Adapter<F> {
     pub(super) fs: Arc<F>,
-    pub(super) crew: Option<Crew>,
+    pub(super) placement: Option<ThreadPlacement>,
     pub(super) cache: Duration,
     notifier: KernelNotifier,
 }
 
-/// The way to tell the kernel something unasked; there from when the mount stands.
+/// Sends notifications to the kernel. It is set when the mount stands.
 pub(super) type KernelNotifier = Arc<OnceLock<Notifier>>;
 
 pub(super) fn node(ino: INodeNo) -> NodeId {
@@ -78,23 +78,23 @@ pub(super) fn chosen_time(time: Option<TimeOrNow>) -> Option<Time> {
 }
 
 impl<F: FileSystem> Adapter<F> {
-    pub(super) fn new(fs: Arc<F>, crew: Option<Crew>, cache: Duration) -> Adapter<F> {
-        Adapter { fs, crew, cache, notifier: KernelNotifier::default() }
+    pub(super) fn new(fs: Arc<F>, placement: Option<ThreadPlacement>, cache: Duration) -> Adapter<F> {
+        Adapter { fs, placement, cache, notifier: KernelNotifier::default() }
     }
 
     pub(super) fn notifier(&self) -> KernelNotifier {
         self.notifier.clone()
     }
 
-    /// Tells the kernel what it cannot know of a change of a file's contents.
+    /// Invalidates what the kernel has cached and a write has changed.
     pub(super) fn changed(&self, ino: INodeNo, written: Written) {
         if written == Written::BytesAndMode {
             self.mode_changed(ino);
         }
     }
 
-    /// Set-id bits went away in the course of a write: of this change alone the kernel does not
-    /// know. An offset below zero means "the attributes, not the data".
+    /// A write has cleared set-id bits. This is the only change that the kernel does not know of. An offset below
+    /// zero means "the attributes, not the data".
     #[cold]
     fn mode_changed(&self, ino: INodeNo) {
         if let Some(notifier) = self.notifier.get() {
@@ -103,24 +103,23 @@ impl<F: FileSystem> Adapter<F> {
         }
     }
 
-    /// Asks the filesystem. A panic in it is an I/O error to one caller, not the end of the
-    /// server thread: the others' files stay within reach.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&F) -> Reply<T>) -> Reply<T> {
-        if let Some(crew) = &self.crew {
-            crew.settle();
+    /// Calls the filesystem. A panic in it is an I/O error for one caller. The server thread goes on.
+    pub(super) fn ask<T>(&self, call: impl FnOnce(&F) -> Reply<T>) -> Reply<T> {
+        if let Some(placement) = &self.placement {
+            placement.bind_current_thread();
         }
-        catch_unwind(AssertUnwindSafe(|| question(&self.fs))).unwrap_or(Err(Errno(libc::EIO)))
+        catch_unwind(AssertUnwindSafe(|| call(&self.fs))).unwrap_or(Err(Errno(libc::EIO)))
     }
 
-    /// To be kept until the request has been answered; then the crew decides who waits for the next.
-    pub(super) fn turn(&self, req: &Request) -> Turn<'_> {
-        Turn { crew: self.crew.as_ref(), client: req.pid() }
+    /// To be kept until the request has been answered; the placement then decides which thread waits for the next.
+    pub(super) fn guard(&self, req: &Request) -> RequestGuard<'_> {
+        RequestGuard { placement: self.placement.as_ref(), client: req.pid() }
     }
 
-    /// What comes now may take its time.
+    /// Call this before a request that may be slow.
     pub(super) fn slow(&self) {
-        if let Some(crew) = &self.crew {
-            crew.all();
+        if let Some(placement) = &self.placement {
+            placement.wake_all();
         }
     }
 
@@ -161,16 +160,16 @@ impl<F: FileSystem> Adapter<F> {
     }
 }
 
-/// One request of a kind that is asked often, from its arrival until it has been answered.
-pub(super) struct Turn<'a> {
-    crew: Option<&'a Crew>,
+/// One request of a frequent kind, from its arrival until it has been answered.
+pub(super) struct RequestGuard<'a> {
+    placement: Option<&'a ThreadPlacement>,
     client: u32,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for RequestGuard<'_> {
     fn drop(&mut self) {
-        if let Some(crew) = self.crew {
-            crew.answered(self.client);
+        if let Some(placement) = self.placement {
+            placement.request_answered(self.client);
         }
     }
 }

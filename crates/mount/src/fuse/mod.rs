@@ -11,8 +11,8 @@ use std::thread;
 
 use fuser::{Config, InitFlags, KernelConfig, MountOption, Session, SessionACL};
 
-use crate::crew::{Crew, usable};
 use crate::mountpoint::{MountError, can_mount};
+use crate::thread_placement::{ThreadPlacement, usable};
 use crate::transport::{FileSystem, Mounted, Options, Transport};
 use adapter::Adapter;
 
@@ -60,7 +60,7 @@ impl Transport for FuseTransport {
         let processors = usable().len().max(1);
         let threads = options.threads.unwrap_or(processors.max(2)).max(1);
         let pin = options.pin.unwrap_or(processors >= 2);
-        let adapter = Adapter::new(fs, pin.then(|| Crew::new(threads)), options.cache);
+        let adapter = Adapter::new(fs, pin.then(|| ThreadPlacement::new(threads)), options.cache);
         let notifier = adapter.notifier();
         let session = Session::new(adapter, &dir, &config(options, threads))
             .map_err(|source| MountError::Mount { dir: dir.clone(), source })?;

@@ -34,7 +34,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let answer = match self.ask(|fs| fs.lookup(node(parent), name.as_bytes())) {
             Err(Errno(libc::ENOENT)) => Ok(absent()),
             answer => answer,
@@ -47,7 +47,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         self.attr(reply, self.ask(|fs| fs.getattr(node(ino), fh.map(handle))));
     }
 
@@ -111,7 +111,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         self.entry(reply, self.make(req, parent, name, NewNode::new(Kind::Dir, mode & 0o7777)));
     }
 
@@ -130,7 +130,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let how = OpenHow { exclusive: flags & libc::O_EXCL != 0, truncate: flags & libc::O_TRUNC != 0 };
         let answer = self.ask(|fs| {
             let new = self.owned(fs, req, node(parent), NewNode::new(Kind::File, mode & 0o7777))?;
@@ -149,7 +149,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         empty(reply, self.ask(|fs| fs.unlink(node(parent), name.as_bytes())));
     }
 
@@ -182,7 +182,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let how = OpenHow { exclusive: false, truncate: flags.0 & libc::O_TRUNC != 0 };
         match self.ask(|fs| fs.open(node(ino), how)) {
             Ok(handle) => reply.opened(FileHandle(handle.0), DIRECT),
@@ -201,7 +201,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let mut reply = Some(reply);
         let answer = self.ask(|fs| {
             fs.read(handle(fh), offset, size, &mut |bytes| {
@@ -231,7 +231,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let how = WriteHow {
             kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
@@ -261,7 +261,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         let answer = self.ask(|fs| {
             fs.release(handle(fh));
             Ok(())
@@ -341,7 +341,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _turn = self.turn(req);
+        let _guard = self.guard(req);
         sized(reply, size, self.ask(|fs| fs.xattr(node(ino), name.as_bytes())));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   NodeId 1  <->  the pool's root          NodeId n  <->  Ino n (generation included)
-//!   Handle    ->   an open File             (this table and the ghosts are all there is)
+//!   Handle    ->   an open File             (this table and the unlinked nodes are the only state)
 //! ```
 
 mod data;
@@ -11,11 +11,11 @@ mod privileges;
 
 use pagestone::{Attr, Dir, Error, File, Ino, Node, Pool, SetAttr, StatFs, XattrMode};
 
-use crate::ghosts::Ghosts;
 use crate::handles::Handles;
 use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
+use crate::unlinked_nodes::UnlinkedNodes;
 use pagestone::{NewNode, RenameMode};
 
 /// A pool that is being mounted.
@@ -24,14 +24,14 @@ pub struct PoolFs {
     pool: Pool,
     root: Ino,
     handles: Handles<File>,
-    ghosts: Ghosts,
+    unlinked: UnlinkedNodes,
 }
 
 impl PoolFs {
     /// Serves `pool`. Its clone here goes when the mount ends.
     pub fn new(pool: Pool) -> PoolFs {
         let root = pool.root().ino();
-        PoolFs { pool, root, handles: Handles::new(), ghosts: Ghosts::default() }
+        PoolFs { pool, root, handles: Handles::new(), unlinked: UnlinkedNodes::default() }
     }
 
     fn ino(&self, node: NodeId) -> Ino {
@@ -43,13 +43,13 @@ impl PoolFs {
     }
 
     fn node(&self, node: NodeId) -> Result<Node, Error> {
-        self.missed(self.pool.node(self.ino(node)))
+        self.note_if_stale(self.pool.node(self.ino(node)))
     }
 
-    /// Passes `answer` on, and takes note if it is that a node is gone.
-    fn missed<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+    /// Passes `answer` on, and notes that a node is stale.
+    fn note_if_stale<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         if matches!(answer, Err(Error::Stale(_))) {
-            self.ghosts.missed();
+            self.unlinked.note_stale();
         }
         answer
     }
@@ -68,7 +68,7 @@ impl PoolFs {
     fn attr(&self, node: NodeId) -> Reply<Attr> {
         match self.node(node).and_then(|n| n.attr()) {
             Ok(attr) => Ok(self.outward(attr)),
-            Err(e @ (Error::Stale(_) | Error::NotFound)) => self.ghosts.get(node).ok_or(e.into()),
+            Err(e @ (Error::Stale(_) | Error::NotFound)) => self.unlinked.get(node).ok_or(e.into()),
             Err(e) => Err(e.into()),
         }
     }
@@ -99,21 +99,21 @@ impl FileSystem for PoolFs {
     }
 
     fn forget(&self, node: NodeId) {
-        self.ghosts.forget(node);
+        self.unlinked.forget(node);
     }
 
     fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr, caller: Caller) -> Reply<Attr> {
         let change = &SetAttr { perm: self.perm_after(node, change, caller), ..*change };
-        match self.node(node).and_then(|n| self.missed(n.set_attr(change))) {
+        match self.node(node).and_then(|n| self.note_if_stale(n.set_attr(change))) {
             Ok(attr) => Ok(self.outward(attr)),
-            Err(e @ Error::Stale(_)) if change.size.is_none() => self.ghosts.set_attr(node, change).ok_or(e.into()),
+            Err(e @ Error::Stale(_)) if change.size.is_none() => self.unlinked.set_attr(node, change).ok_or(e.into()),
             Err(e) => Err(e.into()),
         }
     }
 
     fn readlink(&self, node: NodeId) -> Reply<Vec<u8>> {
         match self.node(node).and_then(|n| n.read_link()) {
-            Err(e @ Error::Stale(_)) => self.ghosts.target(node).ok_or(e.into()),
+            Err(e @ Error::Stale(_)) => self.unlinked.target(node).ok_or(e.into()),
             other => Ok(other?),
         }
     }
@@ -132,30 +132,30 @@ impl FileSystem for PoolFs {
 
     fn unlink(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
         let dir = self.dir(parent)?;
-        self.losing_a_name(&dir, name, || dir.unlink(name))
+        self.unlink_name(&dir, name, || dir.unlink(name))
     }
 
     fn rmdir(&self, parent: NodeId, name: &[u8]) -> Reply<()> {
         let dir = self.dir(parent)?;
-        self.losing_a_name(&dir, name, || dir.rmdir(name))
+        self.unlink_name(&dir, name, || dir.rmdir(name))
     }
 
     fn rename(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8], mode: RenameMode) -> Reply<()> {
         let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
         let rename = || dir.rename(name, to_dir.ino(), to_name, mode);
         match mode {
-            RenameMode::Replace => self.losing_a_name(&to_dir, to_name, rename),
+            RenameMode::Replace => self.unlink_name(&to_dir, to_name, rename),
             RenameMode::NoReplace | RenameMode::Exchange => Ok(rename()?),
         }
     }
 
     fn rename_with_whiteout(&self, parent: NodeId, name: &[u8], to: NodeId, to_name: &[u8]) -> Reply<()> {
         let (dir, to_dir) = (self.dir(parent)?, self.dir(to)?);
-        self.losing_a_name(&to_dir, to_name, || dir.rename_with_whiteout(name, to_dir.ino(), to_name))
+        self.unlink_name(&to_dir, to_name, || dir.rename_with_whiteout(name, to_dir.ino(), to_name))
     }
 
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
-        let file = self.missed(self.node(node)?.open())?;
+        let file = self.note_if_stale(self.node(node)?.open())?;
         if how.truncate {
             file.set_len(0)?;
         }
@@ -184,7 +184,7 @@ impl FileSystem for PoolFs {
     fn fsync_dir(&self, node: NodeId) -> Reply<()> {
         match self.node(node).and_then(|n| n.sync()) {
             // A directory that is gone has nothing left to make durable.
-            Err(Error::Stale(_)) if self.ghosts.get(node).is_some() => Ok(()),
+            Err(Error::Stale(_)) if self.unlinked.get(node).is_some() => Ok(()),
             other => Ok(other?),
         }
     }

@@ -3,8 +3,8 @@
 use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode};
 
 use super::PoolFs;
-use crate::ghosts::Ghost;
 use crate::transport::{Errno, Handle, Listed, NodeId, OpenHow, Reply};
+use crate::unlinked_nodes::UnlinkedNode;
 
 /// Entries that are taken out of a directory at a time: about as many as fit one reply.
 const BATCH: usize = 128;
@@ -37,44 +37,39 @@ impl PoolFs {
             // The kernel looks the name up again and treats it as what it is.
             return Err(Errno(libc::ESTALE));
         }
-        let file = self.missed(self.pool.node(attr.ino).and_then(|n| n.open()))?;
+        let file = self.note_if_stale(self.pool.node(attr.ino).and_then(|n| n.open()))?;
         if how.truncate {
             file.set_len(0)?;
         }
         Ok((file.attr()?, file))
     }
 
-    /// Runs `change`, which takes a name away. Where it was the last one, the attributes are
-    /// remembered for those who still hold the node.
-    pub(super) fn losing_a_name(
-        &self,
-        dir: &Dir,
-        name: &[u8],
-        change: impl FnOnce() -> Result<(), Error>,
-    ) -> Reply<()> {
+    /// Runs `change`, which removes a name. If it was the last one, the attributes are
+    /// kept while the kernel refers to the node.
+    pub(super) fn unlink_name(&self, dir: &Dir, name: &[u8], change: impl FnOnce() -> Result<(), Error>) -> Reply<()> {
         let last = dir.lookup(name).ok().filter(|attr| attr.nlink == 1 || attr.kind == Kind::Dir);
         let Some(attr) = last else { return Ok(change()?) };
         let node = self.node_id(attr.ino);
         // Before the change: the kernel may forget the node as soon as it is answered.
-        self.ghosts.remember(node, self.ghost(attr));
+        self.unlinked.remember(node, self.unlinked_node(attr));
         change().map_err(|e| {
-            self.ghosts.forget(node);
+            self.unlinked.forget(node);
             e.into()
         })
     }
 
     /// What is kept of a node that is about to lose its last name.
-    fn ghost(&self, attr: Attr) -> Ghost {
+    fn unlinked_node(&self, attr: Attr) -> UnlinkedNode {
         let node = self.pool.node(attr.ino);
         let file = match attr.kind {
-            Kind::File if self.ghosts.wary() => node.as_ref().ok().and_then(|n| n.open().ok()),
+            Kind::File if self.unlinked.recently_stale() => node.as_ref().ok().and_then(|n| n.open().ok()),
             _ => None,
         };
         let target = match attr.kind {
             Kind::Symlink => node.and_then(|n| n.read_link()).unwrap_or_default(),
             _ => Vec::new(),
         };
-        Ghost::new(self.outward(attr), target, file)
+        UnlinkedNode::new(self.outward(attr), target, file)
     }
 
     pub(super) fn list_dir(
@@ -86,7 +81,7 @@ impl PoolFs {
     ) -> Reply<()> {
         let dir = match self.dir(node) {
             // Removed while somebody stands in it: there is nothing in it, not even itself.
-            Err(Error::Stale(_)) if self.ghosts.get(node).is_some() => return Ok(()),
+            Err(Error::Stale(_)) if self.unlinked.get(node).is_some() => return Ok(()),
             other => other?,
         };
         if cookie < AFTER_DOT_DOT && !self.list_dots(&dir, cookie, attrs, add)? {

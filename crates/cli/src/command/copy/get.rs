@@ -7,35 +7,53 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use pagestone::{Attr, Error, Ino, Kind, Node, Pool};
 
 use super::local::{self, Way};
 use super::{Copied, STEP, copy_out, report};
-use crate::args::Get as Args;
 use crate::command::{list, pool};
 use crate::exit::{self, Exit, WrongUsage};
+use crate::options::Common;
 use crate::progress::Progress;
-use crate::target::{Target, to_os};
+use crate::target::{self, Target, to_os};
 
-pub(crate) fn get(args: &Args) -> Result<Exit> {
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    /// The file or directory to copy
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    from: Target,
+    /// Where to; into it if it is a directory; - is standard output
+    to: PathBuf,
+    /// Copy a directory with everything in it
+    #[arg(short)]
+    recursive: bool,
+    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
+    #[arg(short, long)]
+    archive: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) fn get(args: &Get) -> Result<Exit> {
     if args.common.json && args.to.as_os_str() == "-" {
         return Err(WrongUsage("--json and - would both write to standard output".into()).into());
     }
     let copied = pool::with(&args.from.pool, true, &args.common, |pool| {
-        let mut get = Get {
+        let mut copier = Copier {
             pool,
             archive: args.archive,
             copied: Copied::default(),
             linked: HashMap::new(),
             directories: Vec::new(),
         };
-        get.all(args)?;
-        Ok(get.copied)
+        copier.all(args)?;
+        Ok(copier.copied)
     })?;
     report(args.common.json, args.archive, &copied)
 }
 
-struct Get<'p> {
+struct Copier<'p> {
     pool: &'p Pool,
     archive: bool,
     copied: Copied,
@@ -45,8 +63,8 @@ struct Get<'p> {
     directories: Vec<(PathBuf, Ino, Attr)>,
 }
 
-impl Get<'_> {
-    fn all(&mut self, args: &Args) -> Result<()> {
+impl Copier<'_> {
+    fn all(&mut self, args: &Get) -> Result<()> {
         let node = args.from.resolve(self.pool)?;
         let kind = node.attr().with_context(|| args.from.show())?.kind;
         if args.to.as_os_str() == "-" {

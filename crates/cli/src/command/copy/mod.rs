@@ -16,18 +16,19 @@ mod put;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use pagestone::File;
 use serde::Serialize;
 
-use crate::args::{Cat, Common};
 use crate::command::pool;
 use crate::exit::Exit;
+use crate::options::{Common, Media};
 use crate::output;
 use crate::progress::Progress;
-use crate::target::Target;
+use crate::target::{self, Target};
 
-pub(crate) use get::get;
-pub(crate) use put::put;
+pub(crate) use get::{Get, get};
+pub(crate) use put::{Put, put};
 
 /// Bytes moved at a time.
 const STEP: usize = 1 << 20;
@@ -82,6 +83,16 @@ fn report(json: bool, archive: bool, copied: &Copied) -> Result<Exit> {
     }
     let failed = if archive { copied.left_out.any() } else { copied.left_out.whole > 0 };
     Ok(if failed { Exit::Failed } else { Exit::Ok })
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Cat {
+    /// The files
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
+    targets: Vec<Target>,
+    /// Treat the pool as this kind of media instead of finding out
+    #[arg(long, value_name = "KIND")]
+    media: Option<Media>,
 }
 
 pub(crate) fn cat(args: &Cat) -> Result<Exit> {

@@ -6,23 +6,41 @@ use std::fs::{self, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use pagestone::{Dir, Error, File, Ino, Kind, NewNode, Pool, RenameMode, SetAttr, Time, XattrMode};
 
 use super::{Copied, STEP, local, report};
-use crate::args::Put as Args;
 use crate::command::files::{into_directory, make_all, owned, umask};
 use crate::command::pool;
 use crate::exit::Exit;
+use crate::options::Common;
 use crate::progress::Progress;
-use crate::target::Target;
+use crate::target::{self, Target};
 
-pub(crate) fn put(args: &Args) -> Result<Exit> {
+#[derive(Args, Debug)]
+pub(crate) struct Put {
+    /// The file or directory to copy; - is standard input
+    from: PathBuf,
+    /// Where to; into it if it is a directory
+    #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
+    to: Target,
+    /// Copy a directory with everything in it
+    #[arg(short)]
+    recursive: bool,
+    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
+    #[arg(short, long)]
+    archive: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) fn put(args: &Put) -> Result<Exit> {
     let copied = pool::with(&args.to.pool, false, &args.common, |pool| {
         let own = fs::metadata(&args.to.pool).map(|meta| (meta.dev(), meta.ino())).ok();
-        let mut put = Put {
+        let mut copier = Copier {
             pool,
             own,
             archive: args.archive,
@@ -30,13 +48,13 @@ pub(crate) fn put(args: &Args) -> Result<Exit> {
             linked: HashMap::new(),
             directories: Vec::new(),
         };
-        put.all(args)?;
-        Ok(put.copied)
+        copier.all(args)?;
+        Ok(copier.copied)
     })?;
     report(args.common.json, args.archive, &copied)
 }
 
-struct Put<'p> {
+struct Copier<'p> {
     pool: &'p Pool,
     /// Device and number of the pool's own file.
     own: Option<(u64, u64)>,
@@ -48,8 +66,8 @@ struct Put<'p> {
     directories: Vec<(Ino, SetAttr)>,
 }
 
-impl Put<'_> {
-    fn all(&mut self, args: &Args) -> Result<()> {
+impl Copier<'_> {
+    fn all(&mut self, args: &Put) -> Result<()> {
         if args.from.as_os_str() == "-" {
             return self.stream(&mut io::stdin().lock(), &args.to);
         }
