@@ -333,7 +333,7 @@ fn a_snapshot_is_the_whole_tree_and_a_diff_says_what_has_changed() {
     assert_eq!((copy.attr().unwrap().nlink, all(&copy.open().unwrap())), (2, b"first".to_vec()));
     pool.snapshots().delete(b"one").unwrap();
     assert!(matches!(pool.snapshots().delete(b"one"), Err(Error::NotFound)));
-    drop(root);
+    drop((root, a, copy));
     is_clean(&place, pool);
 }
 

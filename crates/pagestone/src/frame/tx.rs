@@ -24,6 +24,9 @@ use crate::lock::MutexGuard;
 use crate::media::{PageRef, Part};
 use crate::units::{FrameNo, Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
+/// Pages that a whole frame must leave to others: more than the nodes that one record takes for a map.
+const NODES: i64 = 16;
+
 /// Pages handed out to a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
@@ -243,7 +246,7 @@ impl<'p> Tx<'p> {
     /// Reserves up to `pages` pages for `owner`'s data from `file_page` on: if `whole` and there is
     /// one, a whole frame (`file_page` begins one), else a run out of a split frame.
     pub(crate) fn reserve_data(&mut self, owner: u64, file_page: u64, pages: u64, whole: bool) -> TxResult<Fresh> {
-        if whole {
+        if whole && self.leaves_room_for_nodes() {
             match self.take_frame(owner, file_page) {
                 Ok(frame) => {
                     return Ok(Fresh { file_page, run: Run { page: frame.first_page(), pages: PAGES_PER_FRAME } });
@@ -254,6 +257,13 @@ impl<'p> Tx<'p> {
         }
         let run = self.take_pages(pages, PageUse::Data, owner)?;
         Ok(Fresh { file_page, run })
+    }
+
+    /// Whether a whole frame leaves a few pages for the nodes that map it. Else its pages are better had one run at a
+    /// time: of those, no more is taken than the data needs.
+    fn leaves_room_for_nodes(&self) -> bool {
+        let kept = self.frames.kept + self.frames.pins.withheld();
+        self.frames.free.load(Ordering::Relaxed) >= kept + PAGES_PER_FRAME as i64 + NODES
     }
 
     /// Writes the contents of fresh pages, and of older ones that the file is about to reach, with

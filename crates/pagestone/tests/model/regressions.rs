@@ -167,3 +167,22 @@ fn a_write_that_finds_no_room_has_not_changed_a_byte() {
     pool.close().unwrap();
     place.check();
 }
+
+/// A file that grew took the last whole frame ahead of need, and then found no page for a node of its map: the pool was
+/// full with a third of it free.
+#[test]
+fn a_frame_taken_ahead_leaves_room_for_the_map() {
+    let (place, pool) = Place::create(On::File, 8 << 20);
+    let (a, b) = (create(&pool, "a"), create(&pool, "b"));
+    pool.root().unlink(b"a").unwrap();
+    assert_ne!(a, b);
+    let file = pool.node(b).unwrap().open().unwrap();
+    file.write_at(4_354_048, b"x").unwrap();
+    file.allocate(432, 7761, false).unwrap();
+    while file.append(&[0x55; 200_000]).is_ok() {}
+    let space = pool.statfs();
+    assert!(space.available < 56 + 24, "full, with {space:?}");
+    drop(file);
+    pool.close().unwrap();
+    place.check();
+}
