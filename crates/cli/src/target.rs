@@ -85,12 +85,12 @@ impl Target {
     }
 
     /// What the path names.
-    pub(crate) fn resolve<'p>(&self, pool: &'p Pool) -> Result<Node> {
+    pub(crate) fn resolve(&self, pool: &Pool) -> Result<Node> {
         pool.resolve(&self.path).with_context(|| self.show())
     }
 
     /// The directory that holds the path's last part, and that part.
-    pub(crate) fn place<'p>(&self, pool: &'p Pool) -> Result<(Dir, &[u8])> {
+    pub(crate) fn place(&self, pool: &Pool) -> Result<(Dir, &[u8])> {
         let Some(name) = self.name() else {
             return Err(WrongUsage(format!("'{}' is the pool's root directory", self.show())).into());
         };

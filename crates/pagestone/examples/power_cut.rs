@@ -140,7 +140,7 @@ fn chance(seed: u64, thread: u64) -> Chance {
     Chance(seed.wrapping_mul(THREADS).wrapping_add(thread))
 }
 
-fn dir<'p>(pool: &'p Pool, seed: u64, thread: u64) -> Result<Dir> {
+fn dir(pool: &Pool, seed: u64, thread: u64) -> Result<Dir> {
     pool.resolve(format!("/run-{seed}-{thread}").as_bytes())?.dir()
 }
 

@@ -341,10 +341,15 @@ impl Area {
         page: u64,
     ) -> (Range<u64>, usize) {
         let window = self.window_of(page);
-        let pieces = spans(engine, rec, window.clone(), PIECES).map_or(PIECES, |spans| spans.len());
-        let few = pieces < PIECES;
-        let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
-        let pages = if few { window } else { self.clip(start..start + PAGES_PER_FRAME) };
+        let pieces_of = |pages: Range<u64>, most| spans(engine, rec, pages, most).map_or(most, |spans| spans.len());
+        let mut pieces = pieces_of(window.clone(), PIECES);
+        let mut pages = window;
+        if pieces == PIECES {
+            let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
+            pages = self.clip(start..start + PAGES_PER_FRAME);
+            // Each may be a mapping of its own to the kernel.
+            pieces = pieces_of(pages.clone(), PAGES_PER_FRAME as usize);
+        }
         self.unresolved(&pages).into_iter().for_each(|part| self.install(held, engine, rec, part));
         (pages, pieces)
     }

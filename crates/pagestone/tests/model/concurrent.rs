@@ -118,7 +118,7 @@ fn own_step(pool: &Pool, at: &Dir, model: &mut BTreeMap<String, Vec<u8>>, rng: &
                 shared_contents()
             }
             _ => {
-                new_file(&at, &name).unwrap();
+                new_file(at, &name).unwrap();
                 Vec::new()
             }
         };
