@@ -38,23 +38,23 @@ impl Area {
     /// where the kernel can do that (not for pages of an ordinary file).
     pub(super) fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
-        let hull = first.start..last.end;
-        // One look at the page tables, however many parts there are. Once stores are held up, pages that are not there
-        // look as if they were swapped out: those that are there by then are copies too.
-        let mut copies = pages::private_copies(self.addr(&hull), self.dax);
-        let held: Vec<_> = parts.iter().filter(|part| self.hold_stores(part)).cloned().collect();
-        if let Ok(Some(copies)) = &mut copies
-            && !held.is_empty()
-        {
-            copies
-                .extend(pages::private_present(self.addr(&hull), self.dax).unwrap_or_else(|_| vec![self.addr(&hull)]));
-        }
+        let hull = self.addr(&(first.start..last.end));
         let mut rest = Ranges::default();
         parts.into_iter().for_each(|part| rest.insert(part));
+        let mut held = Vec::new();
         // What stays as it is.
         let mut stays = Ranges::default();
-        if let Ok(Some(copies)) = copies {
+        // One look at the page tables, however many parts there are.
+        if let Ok(Some(mut copies)) = pages::private_copies(hull.clone(), self.dax) {
             copies.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
+            held = rest.within(self.range());
+            held.retain(|part| self.hold_stores(part));
+            if !held.is_empty() {
+                // Copies that were made before. Pages that are not there look as if they were swapped out now.
+                let more = pages::private_present(hull.clone(), self.dax).unwrap_or_else(|_| vec![hull]);
+                more.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
+                copies.extend(more);
+            }
             for copy in copies {
                 let piece = self.whole(self.pages_at(copy));
                 // What cannot be mapped by itself goes on to be shown as it was: a store there is a conflict.
