@@ -24,7 +24,7 @@ struct Slots<T> {
 #[repr(align(128))]
 struct Shard<T>(RwLock<Slots<T>>);
 
-/// A table of open files. `T` is cheap to clone: a lookup clones it and lets go of the lock, so
+/// A table of open files. `T` is cheap to clone: a lookup clones it and releases the lock, so
 /// that closing one file never waits for the reading of another.
 #[derive(Debug)]
 pub(crate) struct Handles<T> {

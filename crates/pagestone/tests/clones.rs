@@ -241,10 +241,13 @@ fn a_sync_of_one_file_merges_too() {
     let bytes = vec![7; 2 << 20];
     let source = file(&pool, "source", &bytes);
     for round in 0..40 {
-        let _ = pool.root().unlink(b"clone");
         clone(&pool, &source, "clone");
         source.write_at(0, &bytes).unwrap_or_else(|e| panic!("round {round}: {e}"));
         source.sync().unwrap();
+        let _ = pool.root().unlink(b"clone");
+        source.sync().unwrap();
+        // At once, and not by the thread that syncs at an interval.
+        assert_eq!(source.attr().unwrap().shared, 0, "round {round}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who has a pool in use, where it is mounted, and whether that one is about to let go.
+//! Who has a pool in use, where it is mounted, and whether that process is about to release it.
 //!
 //! ```text
 //!   umount(8) returns       the server sees that, syncs, closes the pool       free
@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A server whose mount is in no mount namespace is going, or has not mounted yet. Neither takes long,
-//! so a command that comes in between waits. A process that has ended meanwhile has let go, or will at once. Everybody
+//! so a command that comes in between waits. A process that has ended meanwhile has released it, or will at once. Everybody
 //! else who has the pool is an error at once.
 
 use std::fs;
@@ -70,7 +70,7 @@ impl Holder {
     }
 }
 
-/// Somebody waits for a holder to let go.
+/// Somebody waits for a holder to release the pool.
 pub(crate) struct Wait {
     begun: Instant,
     patience: Duration,

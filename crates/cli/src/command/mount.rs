@@ -153,7 +153,7 @@ fn server_arguments(args: &Mount) -> Vec<OsString> {
 
 /// Closes the pool, however the mount has ended.
 fn finish(args: &Mount, ended: Result<()>, kept: &Kept, pool: Pool) -> Result<()> {
-    kept.let_go();
+    kept.release();
     let closed = pool.close().map_err(|e| explain(&args.pool, e));
     ended.and(closed)
 }
@@ -172,7 +172,7 @@ impl Kept {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn let_go(&self) {
+    fn release(&self) {
         drop(self.lock().take());
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn umount(args: &Umount) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Waits until the server has let go of the pool, which it does when all is durable.
+/// Waits until the server has released the pool, which it does when all is durable.
 fn wait_for(server: u32, pool: &Path) -> Result<()> {
     let mut wait = Wait::new(PATIENCE);
     while pagestone::media::holder(pool) == Some(server) {

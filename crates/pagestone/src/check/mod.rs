@@ -89,7 +89,7 @@ pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, 
     check_on(opened.media, options, progress)
 }
 
-/// As [`check`], of media in hand; `repair` needs media that take changes.
+/// As [`check`], of media that are open already; `repair` needs media that take changes.
 pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let region = Region::new(media.clone());
     let superblocks = check_superblocks(&region, options.repair)?;

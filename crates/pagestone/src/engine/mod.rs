@@ -41,19 +41,19 @@ use open_inodes::Opens;
 #[derive(Clone, Debug)]
 pub(crate) struct EngineRef(Arc<Shared>);
 
-/// What all references share; the last to go ends what runs beside the engine first.
+/// What all references share. The last one to be dropped ends the background thread first.
 #[derive(Debug)]
 struct Shared {
     /// Dropped before the engine: it waits for its thread, so closing is over when it is over.
-    _beside: Option<Box<dyn Any + Send + Sync>>,
+    _background: Option<Box<dyn Any + Send + Sync>>,
     engine: Arc<Engine>,
 }
 
 impl EngineRef {
-    /// A first reference; what runs `beside` the engine is dropped before it.
-    pub(crate) fn new(engine: Arc<Engine>, beside: Option<impl Any + Send + Sync>) -> EngineRef {
-        let boxed = |beside| -> Box<dyn Any + Send + Sync> { Box::new(beside) };
-        EngineRef(Arc::new(Shared { _beside: beside.map(boxed), engine }))
+    /// The first reference. `background` is dropped before the engine.
+    pub(crate) fn new(engine: Arc<Engine>, background: Option<impl Any + Send + Sync>) -> EngineRef {
+        let boxed = |background| -> Box<dyn Any + Send + Sync> { Box::new(background) };
+        EngineRef(Arc::new(Shared { _background: background.map(boxed), engine }))
     }
 
     /// For who must not keep the pool open.

@@ -40,8 +40,8 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
         rec: &InodeRec,
         replaced: Option<&[Range<u64>]>,
     ) -> Result<()>;
-    /// Lets go of the pages that it has pinned to show them, where that loses nothing; whether there were any. It asks
-    /// for them again.
+    /// Unmaps and unpins the pages that it pinned to map them, where that loses no store; true if there were any. The
+    /// next touch maps them again.
     fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool;
     /// These pages will lie elsewhere: they must be asked for again.
     fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
@@ -349,7 +349,7 @@ impl Opens {
         open.map_or_else(Watchers::new, |open| open.watchers.lock().clone())
     }
 
-    /// `watcher` hears of every change from now on.
+    /// `watcher` is notified of every change from now on.
     pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, watcher: Arc<dyn Watcher>) {
         debug_assert_eq!(held.ino(), open.ino);
         self.watched.fetch_add(1, Ordering::SeqCst);

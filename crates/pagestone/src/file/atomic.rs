@@ -138,7 +138,7 @@ impl Engine {
                     watchers.iter().for_each(|w| w.changed(held.shared(), &replaced));
                 }
                 let first = replaced.first().map_or(0, |pages| pages.start);
-                self.tell(held, &watchers, rec.size, first..end.div_ceil(PAGE_SIZE).max(first))?;
+                self.notify_mappings(held, &watchers, rec.size, first..end.div_ceil(PAGE_SIZE).max(first))?;
                 break after;
             }
         };

@@ -17,7 +17,7 @@ impl Engine {
         self.attr_of(&rec)
     }
 
-    /// As [`Engine::attr`], of a record in hand.
+    /// As [`Engine::attr`], of a record that was read already.
     pub(crate) fn attr_of(&self, rec: &InodeRec) -> Result<Attr> {
         let mut attr = rec.attr()?;
         if attr.kind == Kind::File

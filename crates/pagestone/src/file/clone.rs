@@ -127,7 +127,7 @@ impl Engine {
             })?;
             drop(chain);
             for (&ino, &old_len) in others.iter().zip(&lengths) {
-                self.tell(locks.of(ino), &self.opens.watchers(ino), old_len, 0..0)?;
+                self.notify_mappings(locks.of(ino), &self.opens.watchers(ino), old_len, 0..0)?;
             }
             return Ok(value);
         }

@@ -48,7 +48,7 @@ impl Engine {
         change()
     }
 
-    /// Whether a mapping has let go of pages that it had pinned to show them.
+    /// Has mappings unpin pages that they pinned only to map them; true if any did.
     pub(super) fn unpin_mapped(&self, held: InodeWrite<'_>) -> bool {
         self.opens.watchers(held.ino()).iter().filter(|w| w.unpin(held, self)).count() > 0
     }

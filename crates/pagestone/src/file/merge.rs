@@ -38,7 +38,7 @@ enum Step {
 
 /// `dependent` stands on `base` no more. Returns the base if it is nobody's or one's only now, for the
 /// caller to reclaim once the record is committed. Of the `locks`, those of the base and of the orphan index count.
-pub(super) fn let_go(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
+pub(super) fn detach(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
     let mut rec = tx.inode(locks.of(base).ino())?;
     if !rec.is_base() {
         return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it").into());
@@ -75,7 +75,7 @@ impl Engine {
                     (rec.base, rec.height) = (0, 0);
                     rec.set_borrowed(0);
                     tx.put_inode(&rec)?;
-                    let_go(tx, &locks, base, ino)
+                    detach(tx, &locks, base, ino)
                 })?
             };
             if let Some(base) = left {

@@ -18,7 +18,7 @@ use crate::tree::{self, TreeId};
 use crate::units::{Ino, PAGES_PER_FRAME};
 
 use super::map;
-use super::merge::let_go;
+use super::merge::detach;
 
 /// Runs of a file that is given back together with its name.
 const SMALL_RUNS: usize = 3;
@@ -159,7 +159,7 @@ impl Engine {
                 }
                 tx.free_ino(ino)?;
                 forget_orphan(tx, locks.orphans(), ino)?;
-                let left = if rec.base == 0 { None } else { let_go(tx, &locks, base, ino)? };
+                let left = if rec.base == 0 { None } else { detach(tx, &locks, base, ino)? };
                 Ok(Step::Done(left))
             })?;
             if let Step::Done(base) = step {

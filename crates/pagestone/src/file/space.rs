@@ -38,7 +38,7 @@ impl Engine {
         } else {
             self.set_len_unwatched(held, len, now)?;
         }
-        self.tell(held, &watchers, old, 0..0)
+        self.notify_mappings(held, &watchers, old, 0..0)
     }
 
     fn set_len_unwatched(&self, held: InodeWrite<'_>, len: u64, now: Time) -> Result<()> {
@@ -140,7 +140,7 @@ impl Engine {
         if zeros {
             watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(&pages)));
         }
-        self.tell(held, &watchers, old_len, pages).and(provided)
+        self.notify_mappings(held, &watchers, old_len, pages).and(provided)
     }
 
     fn provide_locked(&self, held: InodeWrite<'_>, offset: u64, end: u64, keep_size: bool, zeros: bool) -> Result<()> {
@@ -205,8 +205,8 @@ impl Engine {
         }
         // They may be zeroed even if the rest has failed.
         punched?;
-        self.tell(held, &watchers, old_len, head)?;
-        self.tell(held, &watchers, old_len, tail)
+        self.notify_mappings(held, &watchers, old_len, head)?;
+        self.notify_mappings(held, &watchers, old_len, tail)
     }
 
     fn punch_locked(&self, held: InodeWrite<'_>, offset: u64, end: u64) -> Result<()> {

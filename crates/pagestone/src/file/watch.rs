@@ -5,7 +5,7 @@
 //!   lock the inode        nobody may fault in what is about to change
 //!     cut                 pages that will be given back leave every mapping
 //!     transactions
-//!     tell                tail zeroed, new pages mapped, growth made accessible
+//!     notify_mappings     tail zeroed, new pages mapped, growth made accessible
 //!   unlock
 //! ```
 //!
@@ -52,8 +52,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells every mapping that these pages have new storage.
-    pub(crate) fn shown_anew(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
+    /// Has every mapping map the new storage of these pages.
+    pub(crate) fn remap_pages(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
         let ino = held.ino();
         let rec = self.frames.inode(ino)?;
         self.opens.watchers(ino).iter().for_each(|w| w.filled(held, self, &rec, pages.clone()));
@@ -77,7 +77,7 @@ impl Engine {
     }
 
     /// The inode has changed: its length was `old_len`, and these pages may have new storage.
-    pub(super) fn tell(
+    pub(super) fn notify_mappings(
         &self,
         held: InodeWrite<'_>,
         watchers: &Watchers,

@@ -70,11 +70,11 @@ impl Engine {
         // the file's own only now.
         let (first, end) = (start.min(old_len) / PAGE_SIZE, start + bytes.len() as u64);
         if first < start / PAGE_SIZE {
-            self.tell(held, &watchers, old_len, first..first + 1)?;
+            self.notify_mappings(held, &watchers, old_len, first..first + 1)?;
         }
         let pages = start / PAGE_SIZE..end.div_ceil(PAGE_SIZE);
         watchers.iter().for_each(|w| w.changed(held.shared(), std::slice::from_ref(&pages)));
-        self.tell(held, &watchers, old_len, pages)?;
+        self.notify_mappings(held, &watchers, old_len, pages)?;
         written.map(|()| start)
     }
 

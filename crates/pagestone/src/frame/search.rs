@@ -136,7 +136,7 @@ impl Frames {
     }
 
     /// The transaction has ended: what was held for it is published, or free again.
-    pub(super) fn let_go(&self, taken: &[Taken]) {
+    pub(super) fn release(&self, taken: &[Taken]) {
         if taken.is_empty() {
             return; // without a lock that all threads share
         }

@@ -371,7 +371,7 @@ impl<'p> Tx<'p> {
         let frame = taken.run.page.frame().0;
         let lane = self.frames.active.iter().position(|a| a.load(Ordering::SeqCst) == frame);
         let mut cursor = lane.map(|lane| self.frames.cursors[lane].lock());
-        self.frames.let_go(std::slice::from_ref(taken));
+        self.frames.release(std::slice::from_ref(taken));
         if let Some(cursor) = &mut cursor {
             // A lost page that was free is handed out once, and not again.
             let pages = (0..taken.run.pages).map(|i| Run { page: taken.run.page.plus(i), pages: 1 });
@@ -439,7 +439,7 @@ impl<'p> Tx<'p> {
     }
 
     fn settle(&self) {
-        self.frames.let_go(&self.taken);
+        self.frames.release(&self.taken);
         for &ino in &self.slots_taken {
             self.frames.slots.settle(ino, true);
         }

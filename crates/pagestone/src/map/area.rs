@@ -1,8 +1,8 @@
 //! One mapping's address space: which of its pages are what, and the steps from one to another.
 //!
 //! ```text
-//!   absent   a question: the first touch is told to us        (userfaultfd, missing)
-//!   hole     zeros; the first store is told to us             (userfaultfd, write-protected)
+//!   absent   unresolved: the first touch is a fault for us   (userfaultfd, missing)
+//!   hole     zeros; the first store is a fault for us        (userfaultfd, write-protected)
 //!   data     the pool's own pages                             (the media's file)
 //!   nothing  SIGBUS, EFAULT: behind the end, or taken away    (an empty file)
 //!
@@ -50,7 +50,7 @@ pub(super) enum Failure {
     Other(String),
 }
 
-/// What pages are, as a parent tells its child.
+/// What pages are, as a parent describes them to its child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Shown {
     /// Behind the end of the file.
@@ -58,7 +58,7 @@ pub(super) enum Shown {
     /// Zeros, until somebody stores there.
     Hole,
     /// Not settled: the next touch asks.
-    Question,
+    Unresolved,
     /// The pool's pages from this one on.
     Data(PageNo),
 }
@@ -87,13 +87,13 @@ pub(super) struct Area {
     pub(super) first: u64,
     pub(super) pages: u64,
     pub(super) lend: Lend,
-    /// Private copies are to be committed, or forgotten: what is replaced below is shown anew.
+    /// Private copies are to be committed, or forgotten: pages that are replaced become unresolved.
     pub(super) atomic: bool,
     /// Pages of the smallest piece that the media can map: 1, or 512.
     pub(super) granule: u64,
     /// The pages are a device's own memory.
     pub(super) dax: bool,
-    /// Stores to its pages can be held up for a moment.
+    /// The kernel can block stores to its pages (userfaultfd write-protection).
     pub(super) holds_stores: bool,
     /// Stores stay in the processor's cache until somebody flushes them.
     pub(super) flushed: bool,
@@ -114,7 +114,7 @@ pub(super) struct State {
     pub(super) nothing: Ranges,
     /// File pages where a hole is mapped at present.
     pub(super) holes: Ranges,
-    /// File pages that are a question at present.
+    /// File pages that are unresolved at present.
     pub(super) absent: Ranges,
     /// Copies that wait for a commit and are of what the file had there before.
     pub(super) stale: Ranges,
@@ -128,10 +128,10 @@ pub(super) struct State {
     failed: BTreeMap<u64, Failure>,
     /// The pages that the last store to a hole got.
     filled: Range<u64>,
-    /// In a child: changes that the parent has told of.
+    /// In a child: invalidations received from the parent.
     pub(super) changes: u64,
     /// In a child: it has no connection to the parent.
-    pub(super) disowned: bool,
+    pub(super) poisoned: bool,
 }
 
 impl Area {
@@ -223,7 +223,7 @@ impl Area {
         }
     }
 
-    /// Lets go of what a private mapping showed.
+    /// Unpins what a private mapping showed.
     pub(super) fn unpin(&self, engine: &Engine) {
         let pinned = std::mem::take(&mut self.locked().pinned);
         pinned.within(0..u64::MAX).into_iter().for_each(|pages| engine.frames.unpin(run_of(pages)));
@@ -234,7 +234,7 @@ impl Area {
         self.locked().pinned.pages()
     }
 
-    /// Lets go of everything that is pinned, and shows none of it any more; whether there was anything. Copies stay.
+    /// Unmaps and unpins everything that is pinned; true if anything was. Private copies stay.
     pub(super) fn release_pins(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
         debug_assert_eq!(held.ino(), self.ino);
         // A child may go on showing it.
@@ -244,7 +244,7 @@ impl Area {
         {
             let Some(mut state) = self.live() else { return false };
             let shown = Area::data(&state, self.range());
-            self.show_anew(&mut state, shown);
+            self.unmap_all_but_copies(&mut state, shown);
         }
         self.unpin(engine);
         true
@@ -257,7 +257,7 @@ impl Area {
         state.pinned.insert(pages);
     }
 
-    /// Everything is a question.
+    /// Everything is unresolved.
     pub(super) fn start(&self) -> io::Result<()> {
         match self.live() {
             Some(mut state) => self.put_absent(&mut state, self.range()),
@@ -276,7 +276,7 @@ impl Area {
     }
 
     /// Maps the storage of the file as it is, `most` pieces at most; holes wait for their first
-    /// touch (but where stores stay private: nobody has to hear of them).
+    /// touch (but where stores stay private: they need no storage).
     pub(super) fn install_first(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, most: usize) -> usize {
         let inside = self.clip(self.whole(0..rec.size.div_ceil(PAGE_SIZE)));
         let Ok(spans) = spans(engine, rec, inside, most) else { return 0 };
@@ -391,7 +391,7 @@ impl Area {
         around
     }
 
-    /// Puts an error at `page`; it is told once, and the page is tried again afterwards.
+    /// Puts an error at `page`; it is reported once, and the page is tried again afterwards.
     pub(super) fn fail(&self, page: u64, error: &Error) {
         let Some(mut state) = self.live() else { return };
         self.fail_locked(&mut state, page, error);
@@ -410,7 +410,7 @@ impl Area {
     /// Why `page` could not be reached; `None` if nothing is wrong (any more).
     pub(super) fn why(&self, page: u64) -> Option<Error> {
         let mut state = self.live()?;
-        if state.disowned {
+        if state.poisoned {
             return Some(Error::Forked);
         }
         let at = page.saturating_mul(PAGE_SIZE);
@@ -450,7 +450,7 @@ impl Area {
         let pages = self.clip(pages);
         let parts = if all { state.nothing.without(pages) } else { state.holes.within(pages) };
         for part in parts {
-            // Put there as one piece, whatever of it is a question already.
+            // Put there as one piece, whatever of it is unresolved already.
             state.absent.remove(part.clone());
             self.put_absent(&mut state, part)?;
         }
@@ -505,7 +505,7 @@ impl Area {
     pub(super) fn freeze_here(&self, engine: &Engine, rec: &InodeRec, replaced: Option<&[Range<u64>]>) {
         let Some(mut state) = self.live() else { return };
         match self.lend {
-            Lend::Private if let Some(replaced) = replaced => self.keep_own(&mut state, replaced),
+            Lend::Private if let Some(replaced) = replaced => self.preserve_private(&mut state, replaced),
             Lend::Private => {
                 let runs = runs(engine, rec, self.range()).unwrap_or_default();
                 runs.into_iter().for_each(|run| Area::pin(&mut state, engine, run));

@@ -166,7 +166,7 @@ impl AtomicMapping {
         if let Some(found) = pages::private_copies(here.clone(), area.dax)? {
             return Ok(pages_of(found));
         }
-        // Nobody tells copies from what was only read.
+        // The kernel does not distinguish copies from pages that were only read.
         let perhaps: Vec<Range<u64>> = pages_of(pages::perhaps_private(here)?);
         let differs = |page| self.differs(page).map(|differs| differs.then_some(page..page + 1)).transpose();
         perhaps.into_iter().flatten().filter_map(differs).collect()

@@ -1,15 +1,15 @@
 //! Mappings in a child of the process that made them.
 //!
 //! ```text
-//!   begin     questions in place of all that was not inherited; three threads:
+//!   begin     what was not inherited becomes unresolved; three threads:
 //!     reader    faults from the kernel                        -> helper
 //!     helper    asks the parent, maps what it answers
-//!     control   hears of changes, takes down what they concern, says so
+//!     control   applies invalidations, and acknowledges them
 //! ```
 //!
 //! The child has the parent's mappings and nothing else of its pools: the storage is mapped from
 //! the same media, everything that takes a lock of the engine happens in the parent. If a change is
-//! heard of while an answer is under way, the answer may be older than the change: it is asked for
+//! received while an answer is under way, the answer may be older than the change: it is asked for
 //! again.
 //!
 //! Only locks of the standard library are used here: those of `parking_lot` keep a table of waiting
@@ -24,7 +24,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::area::{Area, Failure, Shown};
 use super::fork::ANSWER;
-use super::link::{self, News};
+use super::link::{self, Invalidation};
 use super::service::{Mechanism, Service, find};
 use super::sys::{Fault, Userfault, spawn};
 use crate::units::PAGE_SIZE;
@@ -70,7 +70,7 @@ pub(super) fn begin(service: &'static Service, areas: &[Arc<Area>], sockets: Opt
     };
     let ready = closed && started.is_some_and(|()| areas.iter().all(|area| area.inherit().is_ok()));
     if !ready {
-        areas.iter().for_each(|area| area.disown());
+        areas.iter().for_each(|area| area.poison());
     }
 }
 
@@ -89,7 +89,7 @@ fn start(service: &'static Service, areas: &[Arc<Area>], asks: OwnedFd, control:
     let Mechanism::Userfault(uffd) = &child.mechanism else { return None };
     spawn(c"pagestone-fault", move || child.read(uffd)).ok()?;
     spawn(c"pagestone-map", move || child.help(uffd)).ok()?;
-    spawn(c"pagestone-news", move || child.hear()).ok()
+    spawn(c"pagestone-inval", move || child.receive_invalidations()).ok()
 }
 
 impl Child {
@@ -125,7 +125,7 @@ impl Child {
                 let changes = area.changes();
                 let done = match self.ask(area, page, fault.write || fault.protected) {
                     Ok(spans) => area.take_up(region, changes, &spans),
-                    // Each try of the parent may tell of a change and fail: in the end it is the failure that counts.
+                    // Each try of the parent may send an invalidation and fail: in the end the failure counts.
                     Err(failure) if tries >= MOST_TRIES => area.take_failure(area.changes(), page, failure),
                     Err(failure) => area.take_failure(changes, page, failure),
                 };
@@ -151,12 +151,13 @@ impl Child {
         }
     }
 
-    fn hear(&self) {
+    fn receive_invalidations(&self) {
         let mut message = [0; 5];
         while let Ok(5) = link::receive(&self.control, &mut message, RecvFlags::empty()) {
-            let [number, news, id, start, end] = message;
-            if let (Some(news), Some(area)) = (News::of(news), self.areas.iter().find(|area| area.id == id)) {
-                area.hear(news, start..end);
+            let [number, change, id, start, end] = message;
+            if let (Some(change), Some(area)) = (Invalidation::of(change), self.areas.iter().find(|area| area.id == id))
+            {
+                area.apply_invalidation(change, start..end);
             }
             if link::send(&self.control, &[number], SendFlags::empty()).is_err() {
                 return;

@@ -5,9 +5,9 @@
 //!   file       [page] -- write --> [page']
 //! ```
 //!
-//! Whoever changes bytes of a file tells its mappings, once that is done. A page of which an atomic mapping has a copy
+//! Whoever changes bytes of a file notifies its mappings, once that is done. A page of which an atomic mapping has a copy
 //! at that moment is *stale* there until the copy goes: what is copied later is a copy of the new bytes. So there is no
-//! conflict without one, and only stores through other shared mappings, which nobody is told of, go unnoticed.
+//! conflict without one, and only stores through other shared mappings, which nobody reports, go unnoticed.
 
 use std::ops::Range;
 
@@ -55,7 +55,7 @@ impl Area {
         }
     }
 
-    /// The pages of these that are copies; all, if nobody tells: what differs from the file at the commit is taken for
+    /// The pages of these that are copies; all, if the kernel does not say: what differs from the file at the commit is taken for
     /// a copy then.
     pub(super) fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
         match pages::private_copies(self.addr(&pages), self.dax) {

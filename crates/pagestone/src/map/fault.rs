@@ -23,7 +23,7 @@ use crate::units::PAGE_SIZE;
 
 /// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
 pub(super) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
-    // A child may have to be told, and that is waited for.
+    // An invalidation may have to be sent to a child, and that is waited for.
     if !(fault.write || fault.protected) || service.has_children() || service.is_crowded() {
         return false;
     }
@@ -122,7 +122,7 @@ pub(super) fn store(
     let around = area.fill_around(page, hole, end);
     if area.granule > 1 {
         engine.gather(held, around.start, true)?;
-        engine.shown_anew(held, around.clone())?;
+        engine.remap_pages(held, around.clone())?;
     } else {
         engine.materialize(held, around.clone())?;
         // All at once is cheaper than a fault for each.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   prepare    the list and all mappings are locked: the child gets a copy that is consistent
-//!   fork       data and "nothing" are inherited; questions and holes are not (MADV_DONTFORK):
+//!   fork       data and "nothing" are inherited; unresolved pages and holes are not (MADV_DONTFORK):
 //!              a store of the child there would be seen by nobody
 //!   parent     a thread answers the child's faults
 //!   child      see child.rs
@@ -27,7 +27,7 @@ pub(super) const MOST: usize = 256;
 /// Words of an answer: what came of it, how many spans, and three words for each.
 pub(super) const ANSWER: usize = 2 + 3 * MOST;
 
-/// A fork under way. The locks are let go of in the order of the fields.
+/// A fork under way. The locks are released in the order of the fields.
 struct Forking {
     sockets: Option<[(OwnedFd, OwnedFd); 2]>,
     _states: Vec<StdMutexGuard<'static, State>>,
@@ -79,7 +79,7 @@ extern "C" fn in_parent() {
                 area.links.lock().retain(|other| !Arc::ptr_eq(other, &serving));
             }
             service.child_went();
-            service.bury_retired();
+            service.drop_retired();
         };
         // Without a thread the socket is closed, and the child's faults are errors.
         let _ = spawn(c"pagestone-child", serve);

@@ -1,15 +1,15 @@
-//! A mapping on both sides of a fork: what the parent tells, and what the child does with it.
+//! A mapping on both sides of a fork: what the parent sends, and what the child does with it.
 //!
 //! ```text
-//!   parent    describe: pages -> Shown          tell: cut, again, grown
-//!   child     take_up:  Shown -> kernel         hear: the same
+//!   parent    describe: pages -> Shown          invalidate_in_children
+//!   child     take_up:  Shown -> kernel         apply_invalidation
 //! ```
 
 use std::io;
 use std::ops::Range;
 
 use super::area::{Area, Failure, Shown, State};
-use super::link::{Link, News};
+use super::link::{Invalidation, Link};
 use super::steps::spans;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ impl Shown {
         match self {
             Shown::Nothing => 0,
             Shown::Hole => 1,
-            Shown::Question => 2,
+            Shown::Unresolved => 2,
             Shown::Data(page) => page.0 + 3,
         }
     }
@@ -35,7 +35,7 @@ impl Shown {
         match word {
             0 => Shown::Nothing,
             1 => Shown::Hole,
-            2 => Shown::Question,
+            2 => Shown::Unresolved,
             page => Shown::Data(PageNo(page - 3)),
         }
     }
@@ -65,7 +65,7 @@ impl Area {
         for (pages, span) in spans(engine, rec, inside.clone(), most - 1)? {
             let shown = match span {
                 Span::Hole(_) => Shown::Hole,
-                Span::Borrowed(_) if self.lend == Lend::Write => Shown::Question,
+                Span::Borrowed(_) if self.lend == Lend::Write => Shown::Unresolved,
                 Span::Borrowed(run) | Span::Data(run) => {
                     // What is another's goes on to be shown to this child, whatever becomes of the base.
                     if self.lend == Lend::Private && matches!(span, Span::Borrowed(_)) {
@@ -83,19 +83,19 @@ impl Area {
         Ok(out)
     }
 
-    /// Tells the children; whether all have done their part.
-    pub(super) fn tell(&self, news: News, pages: &Range<u64>) -> bool {
+    /// Sends an invalidation to the children; whether all have applied it.
+    pub(super) fn invalidate_in_children(&self, change: Invalidation, pages: &Range<u64>) -> bool {
         let links = self.links.lock().clone();
         let pages = &self.clip(self.whole(pages.clone()));
-        // Each is told, whatever another one says.
-        links.iter().filter(|link| !link.tell(news, self, pages)).count() == 0
+        // Each gets it, whatever another one answers.
+        links.iter().filter(|link| !link.send(change, self, pages)).count() == 0
     }
 
-    /// As `tell`, of pages that will be given back: what a child may still show is pinned.
-    pub(super) fn tell_cut(&self, pages: &Range<u64>) {
+    /// As [`Area::invalidate_in_children`], of pages that will be given back: what a child may still show is pinned.
+    pub(super) fn revoke_in_children(&self, pages: &Range<u64>) {
         let links = self.links.lock().clone();
         for link in links {
-            if link.tell(News::Cut, self, pages) {
+            if link.send(Invalidation::Revoke, self, pages) {
                 continue;
             }
             let Some(pool) = self.pool.upgrade() else { continue };
@@ -122,7 +122,7 @@ impl Area {
         gaps.into_iter().try_for_each(|part| super::sys::put_nothing(self.addr(&part), 0))
     }
 
-    /// Questions in place of what was not inherited, and is nothing yet.
+    /// What was not inherited, and is nothing yet, becomes unresolved.
     pub(super) fn inherit(&self) -> io::Result<()> {
         let Some(mut state) = self.live() else { return Ok(()) };
         for part in state.absent.within(self.range()) {
@@ -133,21 +133,21 @@ impl Area {
     }
 
     /// Nobody answers for the mapping in this process: all of it is an error.
-    pub(super) fn disown(&self) {
+    pub(super) fn poison(&self) {
         if let Some(mut state) = self.live() {
-            state.disowned = true;
+            state.poisoned = true;
             if super::sys::put_nothing(self.addr(&self.range()), 0).is_err() {
                 super::sys::unmap(self.addr(&self.range()));
             }
         }
     }
 
-    /// How often the parent has told of a change.
+    /// Invalidations received from the parent so far.
     pub(super) fn changes(&self) -> u64 {
         self.live().map_or(0, |state| state.changes)
     }
 
-    /// Maps what the parent says; false, nothing done, if it has told of a change since `changes`.
+    /// Maps what the parent says; false, nothing done, if it has sent an invalidation since `changes`.
     pub(super) fn take_up(&self, region: &Region, changes: u64, spans: &[(Range<u64>, Shown)]) -> bool {
         self.unless_changed(changes, |area, state| {
             for (pages, shown) in spans {
@@ -176,7 +176,7 @@ impl Area {
         match shown {
             Shown::Nothing => self.put_nothing(state, part)?,
             Shown::Hole => self.put_hole(state, part)?,
-            Shown::Question => self.put_absent(state, part)?,
+            Shown::Unresolved => self.put_absent(state, part)?,
             Shown::Data(page) => {
                 let run = Run { page: page.plus(part.start - first), pages: part.end - part.start };
                 self.put_data(state, region, part, run)?;
@@ -203,24 +203,24 @@ impl Area {
         true
     }
 
-    /// The parent tells of a change.
-    pub(super) fn hear(&self, news: News, pages: Range<u64>) {
+    /// Applies an invalidation from the parent.
+    pub(super) fn apply_invalidation(&self, change: Invalidation, pages: Range<u64>) {
         let pages = self.clip(self.whole(pages));
         let Some(mut state) = self.live() else { return };
         state.changes += 1;
-        match news {
-            News::Cut => {
+        match change {
+            Invalidation::Revoke => {
                 state.cut.insert(pages.clone());
                 let _ = self.put_nothing(&mut state, pages);
             }
-            News::Grown => {
+            Invalidation::Allow => {
                 state.cut.remove(pages.clone());
                 for part in state.nothing.within(pages) {
                     let _ = self.put_absent(&mut state, part);
                 }
             }
-            News::Again if self.lend == Lend::Private => self.keep_own(&mut state, &[pages]),
-            News::Again => {
+            Invalidation::Unresolve if self.lend == Lend::Private => self.preserve_private(&mut state, &[pages]),
+            Invalidation::Unresolve => {
                 for part in state.cut.without(pages) {
                     let _ = self.put_absent(&mut state, part);
                 }

@@ -30,27 +30,29 @@ use crate::lock::{Mutex, rank};
 /// How long a change waits for a child.
 const PATIENCE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// What a child is told of pages.
+/// What a child has to do with pages that have changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum News {
+pub(super) enum Invalidation {
     /// They were taken away: an error until refreshed.
-    Cut = 1,
+    Revoke = 1,
     /// They are something else now: ask again at the next touch.
-    Again = 2,
+    Unresolve = 2,
     /// They are the file's again, though they were cut.
-    Grown = 3,
+    Allow = 3,
 }
 
-impl News {
-    pub(super) fn of(word: u64) -> Option<News> {
-        [News::Cut, News::Again, News::Grown].into_iter().find(|&news| news as u64 == word)
+impl Invalidation {
+    pub(super) fn of(word: u64) -> Option<Invalidation> {
+        [Invalidation::Revoke, Invalidation::Unresolve, Invalidation::Allow]
+            .into_iter()
+            .find(|&change| change as u64 == word)
     }
 }
 
 /// Messages that are kept for a child that does not read.
 const MOST_UNSENT: usize = 4096;
 
-/// A message: its number, what it tells, the mapping, and the pages.
+/// A message: its number, the invalidation, the mapping, and the pages.
 type Message = [u64; 5];
 
 /// Pages that a child may show, and the message after whose answer it does not.
@@ -72,7 +74,7 @@ struct Control {
     /// What the socket had no room for, in order.
     unsent: VecDeque<Message>,
     /// More were lost than are kept: what the child shows is not known any more.
-    lost_track: bool,
+    overflowed: bool,
     /// The process is gone, or has become another program.
     gone: bool,
     pins: Vec<Pinned>,
@@ -103,26 +105,32 @@ impl Link {
         Link { socket, control: Mutex::default() }
     }
 
-    /// Tells the child; whether it has done its part.
-    pub(super) fn tell(&self, news: News, area: &Area, pages: &Range<u64>) -> bool {
-        let (told, free) = self.tell_locked(&mut self.control.lock(), news, area, pages);
+    /// Sends an invalidation; whether the child has applied it.
+    pub(super) fn send(&self, change: Invalidation, area: &Area, pages: &Range<u64>) -> bool {
+        let (done, free) = self.send_locked(&mut self.control.lock(), change, area, pages);
         unpin(free);
-        told
+        done
     }
 
-    fn tell_locked(&self, control: &mut Control, news: News, area: &Area, pages: &Range<u64>) -> (bool, Vec<Pinned>) {
+    fn send_locked(
+        &self,
+        control: &mut Control,
+        change: Invalidation,
+        area: &Area,
+        pages: &Range<u64>,
+    ) -> (bool, Vec<Pinned>) {
         let mut free = self.catch_up(control);
-        if control.gone || control.lost_track {
+        if control.gone || control.overflowed {
             return (control.gone, free);
         }
         let behind = control.done != control.last;
         let patience = if behind { Timespec { tv_sec: 0, tv_nsec: 0 } } else { PATIENCE };
         control.last += 1;
         if control.unsent.len() >= MOST_UNSENT {
-            control.lost_track = true;
+            control.overflowed = true;
             return (false, free);
         }
-        control.unsent.push_back([control.last, news as u64, area.id, pages.start, pages.end]);
+        control.unsent.push_back([control.last, change as u64, area.id, pages.start, pages.end]);
         self.deliver(control);
         while control.unsent.is_empty() && !control.gone && control.done < control.last {
             if !self.wait(&patience) {
@@ -138,7 +146,7 @@ impl Link {
         let Some(open) = pool.upgrade() else { return };
         runs.iter().for_each(|&run| open.frames.pin(run));
         let mut control = self.control.lock();
-        let until = if control.lost_track { u64::MAX } else { control.last };
+        let until = if control.overflowed { u64::MAX } else { control.last };
         control.pins.extend(runs.iter().map(|&run| (until, pool.clone(), run)));
         let free = control.take_done();
         drop(control);
@@ -231,7 +239,7 @@ impl Link {
 }
 
 impl Control {
-    /// Pins whose message was answered. A child that is gone without a word may live on as another process: its
+    /// Pins whose message was answered. A child that closed its socket may live on as another process: its
     /// pins end with [`Link::bury`].
     fn take_done(&mut self) -> Vec<Pinned> {
         let done = self.done;

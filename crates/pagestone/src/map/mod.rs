@@ -3,11 +3,11 @@
 //! ```text
 //!   Mapping        what a program holds: safe loads and stores, refresh, flush, report
 //!     view.rs      words, values, slices         media/reach             faults become errors
-//!   Area           its address space: absent, hole, data, nothing         (area.rs, told.rs, own.rs, ranges.rs)
+//!   Area           its address space: absent, hole, data, nothing         (area.rs, observer.rs, private_copies.rs, ranges.rs)
 //!   AtomicMapping  stores that are the file's at a commit                (atomic.rs, conflict.rs)
 //!   Service        answers faults for the whole process                   (service.rs, fault.rs)
 //!   fork.rs, link.rs, child.rs, inherit.rs     the same mapping in a child process
-//!   sys.rs         mmap, mremap, userfaultfd       pages.rs   what the kernel tells of pages
+//!   sys.rs         mmap, mremap, userfaultfd       pages.rs   what the kernel knows of pages
 //! ```
 //!
 //! `docs/mappings.md` says what holds on which media.
@@ -20,14 +20,14 @@ mod fault;
 mod fork;
 mod inherit;
 mod link;
-mod own;
+mod observer;
 mod pages;
+mod private_copies;
 mod ranges;
 mod report;
 mod service;
 mod steps;
 mod sys;
-mod told;
 mod view;
 
 pub use atomic::AtomicMapping;
@@ -358,7 +358,7 @@ impl Drop for Mapping {
         self.service.remove(&self.area);
         self.area.give_back(engine, self.taken.clone());
         if here {
-            self.service.bury_retired();
+            self.service.drop_retired();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel tells of pages: which are this process's own copies, and how many are huge.
+//! What the kernel knows of pages: which are this process's own copies, and how many are huge.
 //!
 //! ```text
 //!   PAGEMAP_SCAN (Linux 6.7), or /proc/self/pagemap      there, and not called a file's: perhaps a copy
@@ -8,7 +8,7 @@
 //!                                      ENOENT                 a device's own memory
 //! ```
 //!
-//! The second question is for older kernels, which do not tell zeros from copies in the pagemap, and for DAX: its
+//! The second question is for older kernels, which do not distinguish zeros from copies in the pagemap, and for DAX: its
 //! pages are called a file's only since those kernels that count references to them.
 //!
 //! The pagemap is opened once in a process. An open one goes on telling of the process that opened it, so a child opens
@@ -79,14 +79,25 @@ struct ScanArg {
 }
 
 /// Pages of the range that are this process's own copies: there, not a file's, and not the page of zeros.
-/// `dax`: the file is a device's own memory. `None` if the kernel does not tell, or may not.
+/// `dax`: the file is a device's own memory. `None` if the kernel does not say, or this process may not ask.
 pub(super) fn private_copies(range: Range<usize>, dax: bool) -> io::Result<Option<Vec<Range<usize>>>> {
+    copies_among(range, dax, PRESENT | SWAPPED)
+}
+
+/// Those of [`private_copies`] that are in memory, and not swapped out.
+pub(super) fn copies_in_memory(range: Range<usize>, dax: bool) -> io::Result<Option<Vec<Range<usize>>>> {
+    copies_among(range, dax, PRESENT)
+}
+
+fn copies_among(range: Range<usize>, dax: bool, which: u64) -> io::Result<Option<Vec<Range<usize>>>> {
     let mut found = Vec::new();
     let mut add = |region: &PageRegion| found.push((region.start as usize..region.end as usize, region.categories));
-    let perhaps = match scan(range.clone(), FILE | ZERO, PRESENT | SWAPPED, &mut add) {
+    let perhaps = match scan(range.clone(), FILE | ZERO, which, &mut add) {
         Ok(()) if !dax => return Ok(Some(joined(found.into_iter().map(|(range, _)| range)))),
         Ok(()) => found,
-        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => listed(range)?,
+        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
+            listed(range)?.into_iter().filter(|(_, categories)| categories & which != 0).collect()
+        }
         Err(e) => return Err(e),
     };
     let mut copies = Vec::new();
@@ -98,28 +109,6 @@ pub(super) fn private_copies(range: Range<usize>, dax: bool) -> io::Result<Optio
         }
     }
     Ok(Some(joined(copies.into_iter())))
-}
-
-/// Those of [`private_copies`] that are in memory, and not swapped out.
-pub(super) fn private_present(range: Range<usize>, dax: bool) -> io::Result<Vec<Range<usize>>> {
-    let mut found = Vec::new();
-    match scan(range.clone(), FILE | ZERO, PRESENT, &mut |region| {
-        found.push(region.start as usize..region.end as usize)
-    }) {
-        Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
-            let present = |(range, categories): (Range<usize>, u64)| (categories & PRESENT != 0).then_some(range);
-            found = listed(range)?.into_iter().filter_map(present).collect();
-        }
-        other => other?,
-    }
-    if !dax {
-        return Ok(found);
-    }
-    let mut copies = Vec::new();
-    for range in found {
-        ordinary(range, &mut copies)?;
-    }
-    Ok(copies)
 }
 
 /// As [`private_copies`] on any kernel, but perhaps with pages of zeros or of a file too.

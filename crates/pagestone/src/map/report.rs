@@ -1,4 +1,4 @@
-//! What a mapping is made of, as the kernel tells it.
+//! What a mapping is made of, as the kernel reports it.
 //!
 //! ```text
 //!   /proc/self/smaps    one record per kernel mapping: how much of it is there, how much is huge
@@ -25,7 +25,7 @@ pub struct MapReport {
     pub holes: u64,
     /// Behind the end, or taken away, and touched since.
     pub nothing: u64,
-    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not tell of DAX files: 0.
+    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not report DAX files: 0.
     pub resident: u64,
     /// Of that, in huge pages.
     pub huge: u64,

@@ -96,7 +96,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The mapping hears of no more changes.
+    /// The mapping observes no more changes.
     pub(super) fn unwatch(&self) {
         self.area.unpin(self.file.engine());
         let watcher: Arc<dyn Watcher> = self.area.clone();
@@ -206,7 +206,7 @@ impl Service {
     }
 
     /// Forgets retired mappings that no child has any more, and that are on their way here no longer.
-    pub(super) fn bury_retired(&self) {
+    pub(super) fn drop_retired(&self) {
         let gone: Vec<Entry> = {
             let entries = self.entries();
             let mut retired = self.retired.lock();
@@ -379,9 +379,9 @@ impl Threads {
     fn spawn(&self, name: &'static CStr, work: fn(&Service, &Userfault)) -> io::Result<()> {
         let start = self.0.clone();
         spawn(name, move || {
-            let (start, told) = &*start;
+            let (start, changed) = &*start;
             let mut start = start.lock();
-            told.wait_while(&mut start, |start| matches!(start, Start::Wait));
+            changed.wait_while(&mut start, |start| matches!(start, Start::Wait));
             if let Start::Work(service) = *start
                 && let Mechanism::Userfault(uffd) = &service.mechanism
             {
@@ -392,22 +392,22 @@ impl Threads {
     }
 
     fn begin(&self, service: &'static Service) {
-        self.tell(Start::Work(service));
+        self.set(Start::Work(service));
     }
 
-    fn tell(&self, what: Start) {
-        let (start, told) = &*self.0;
+    fn set(&self, what: Start) {
+        let (start, changed) = &*self.0;
         let mut start = start.lock();
         if matches!(*start, Start::Wait) {
             *start = what;
-            told.notify_all();
+            changed.notify_all();
         }
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.tell(Start::GiveUp);
+        self.set(Start::GiveUp);
     }
 }
 

@@ -55,7 +55,7 @@ impl Area {
             Ok(())
         };
         if let Err(e) = put() {
-            // Better an error than pages that are not the file's; each is tried again once told.
+            // Better an error than pages that are not the file's; each is tried again once it was reported.
             // Those that are mapped already may have been stored to.
             let missing = if self.lend == Lend::Private { state.absent.within(pages) } else { vec![pages] };
             missing.into_iter().flatten().for_each(|page| self.fail_locked(state, page, &e));

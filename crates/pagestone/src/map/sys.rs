@@ -41,7 +41,7 @@ const EVENT_PAGEFAULT: u8 = 0x12;
 const FLAG_WRITE: u64 = 1;
 const FLAG_WP: u64 = 2;
 
-/// One fault as the kernel tells it.
+/// One fault as the kernel reports it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
     /// The address, rounded down to its page.
@@ -122,7 +122,7 @@ impl Userfault {
         Ok(())
     }
 
-    /// Puts a question in place of the range: the first touch of a page is told as a fault.
+    /// Makes the range unresolved: the first touch of a page is a fault.
     pub(super) fn put_absent(&self, range: Range<usize>) -> io::Result<()> {
         let scratch = Space::like(range.clone())?;
         let (at, len) = (scratch.at, range.len());
@@ -130,7 +130,7 @@ impl Userfault {
         scratch.move_to(range.start)
     }
 
-    /// Keeps stores to memory that is there waiting, until [`Userfault::allow_stores`]. Loads go on.
+    /// Blocks stores to memory that is there, until [`Userfault::allow_stores`]. Loads go on.
     ///
     /// # Errors
     /// The kernel can do so for anonymous memory, tmpfs and hugetlbfs, not for pages of other files.
@@ -147,7 +147,7 @@ impl Userfault {
         let _ = self.ioctl(IOC_UNREGISTER, &mut [at, len]);
     }
 
-    /// Puts zeros in place of the range; the first store to a page is told as a fault.
+    /// Puts zeros in place of the range; the first store to a page is a fault.
     pub(super) fn put_hole(&self, range: Range<usize>) -> io::Result<()> {
         let scratch = Space::like(range.clone())?;
         let (at, len) = (scratch.at, range.len());

@@ -27,7 +27,7 @@ pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let pid = holder(file).unwrap_or(0);
-                // Nobody: it was let go of while we looked.
+                // Nobody: it was released while we looked.
                 let wait = pid == 0 || pid == std::process::id();
                 if !wait || begun.elapsed() > PATIENCE {
                     return Err(Error::InUse { path: path.to_path_buf(), pid });

@@ -8,7 +8,7 @@
 //!
 //! Bad blocks are what a scrub or a machine check has found, in this boot or before it. Asked for once, when a pool
 //! is opened: a page that is listed is lost without anybody having to touch it. Who may not ask, or asks of a volume
-//! over several devices, is told of none, and meets them by the signal.
+//! over several devices, reports none, and meets them by the signal.
 
 use std::fs::{File, Metadata};
 use std::ops::Range;

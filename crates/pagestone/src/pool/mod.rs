@@ -1,4 +1,4 @@
-//! The facade: what programs call. It owns nothing but a reference to the engine, and what runs beside it.
+//! The facade: what programs call. It owns a reference to the engine, and starts its background thread.
 //!
 //! ```text
 //!   Pool --> EngineRef --> Engine { frames (and journal, media below), locks, open inodes }

@@ -7,17 +7,6 @@ use pagestone::{Error, MapOptions};
 
 use crate::place::{PAGE, Place};
 
-/// Runs `test` on every kind of media that can be had here.
-fn every(test: impl Fn(&Place)) {
-    Place::each(&test);
-    for place in [Place::huge_tmpfs(), Place::hugetlbfs()] {
-        match place {
-            Ok(place) => Place::with(place, &test),
-            Err(e) => println!("skipped: {e}"),
-        }
-    }
-}
-
 /// A file with these bytes.
 fn filled(place: &Place, name: &str, bytes: &[u8]) -> pagestone::File {
     let file = place.file(name);
@@ -33,7 +22,7 @@ fn bytes(file: &pagestone::File) -> Vec<u8> {
 
 #[test]
 fn nothing_is_seen_before_a_commit_and_all_of_it_after() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &vec![1; 40 * PAGE as usize + 100]);
         file.punch(8 * PAGE, 8 * PAGE).unwrap();
         let shared = file.map(0..41 * PAGE, &MapOptions::shared()).unwrap();
@@ -61,7 +50,7 @@ fn nothing_is_seen_before_a_commit_and_all_of_it_after() {
 
 #[test]
 fn what_is_discarded_or_dropped_was_never_there() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &[7; 3 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..3 * PAGE).unwrap();
         atomic.fill(0..2 * PAGE, 9).unwrap();
@@ -75,7 +64,7 @@ fn what_is_discarded_or_dropped_was_never_there() {
 
 #[test]
 fn stores_go_on_after_a_commit() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &vec![0; 300 * PAGE as usize]);
         let (mut one, mut other) = (file.map_atomic(0..300 * PAGE).unwrap(), file.map_atomic(0..300 * PAGE).unwrap());
         let mut model = vec![0u8; 300 * PAGE as usize];
@@ -100,7 +89,7 @@ fn stores_go_on_after_a_commit() {
 /// Fails if pages that move below a mapping take along what was stored for it alone.
 #[test]
 fn stores_that_wait_stay_when_others_change_the_pages_beside_them() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &vec![3; 600 * PAGE as usize]);
         let (mut atomic, shared) =
             (file.map_atomic(0..600 * PAGE).unwrap(), file.map(0..600 * PAGE, &MapOptions::shared()).unwrap());
@@ -131,7 +120,7 @@ fn stores_that_wait_stay_when_others_change_the_pages_beside_them() {
 
 #[test]
 fn a_clone_keeps_what_was_before_the_commit() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &[3; 20 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..20 * PAGE).unwrap();
         atomic.fill(0..5 * PAGE, 4).unwrap();
@@ -148,7 +137,7 @@ fn a_clone_keeps_what_was_before_the_commit() {
 
 #[test]
 fn a_commit_without_space_leaves_the_file_and_keeps_the_stores() {
-    every(|place| {
+    Place::every(|place| {
         let file = filled(place, "atomic", &vec![1; 600 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..600 * PAGE).unwrap();
         atomic.fill(0..600 * PAGE, 2).unwrap();
@@ -184,7 +173,7 @@ fn a_commit_of_10_000_scattered_pages_and_of_one_in_a_large_file() {
 /// Fails by a hang (or, in a debug build, by the order of locks) if a mapping is frozen under the chain's lock.
 #[test]
 fn a_commit_larger_than_a_record_ends_on_every_granularity() {
-    every(|place| {
+    Place::every(|place| {
         let len = 8 << 20;
         let file = filled(place, "large", &vec![1; len]);
         let shared = file.map(0..len as u64, &MapOptions::shared()).unwrap();
@@ -202,7 +191,7 @@ fn a_commit_larger_than_a_record_ends_on_every_granularity() {
 
 #[test]
 fn a_clone_goes_while_the_other_is_mapped_privately_on_every_granularity() {
-    every(|place| {
+    Place::every(|place| {
         let len = 4 << 20;
         let file = filled(place, "a", &vec![3; len]);
         let attr = place.pool.root().clone_file(b"b", file.ino()).unwrap();

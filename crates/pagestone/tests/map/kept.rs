@@ -7,20 +7,9 @@
 
 use std::sync::Barrier;
 
-use pagestone::{MapOptions, Mapping};
+use pagestone::{Error, MapOptions, Mapping};
 
 use crate::place::{PAGE, Place};
-
-/// Runs `test` on every kind of media that can be had here.
-fn every(test: impl Fn(&Place)) {
-    Place::each(&test);
-    for place in [Place::huge_tmpfs(), Place::hugetlbfs()] {
-        match place {
-            Ok(place) => Place::with(place, &test),
-            Err(e) => println!("skipped: {e}"),
-        }
-    }
-}
 
 /// A fault behind the end, a fault in a page that others have replaced, and faults of a file in many pieces.
 fn faults_around_stores(place: &Place, file: &pagestone::File, map: &Mapping) {
@@ -41,7 +30,7 @@ fn faults_around_stores(place: &Place, file: &pagestone::File, map: &Mapping) {
 
 #[test]
 fn a_fault_leaves_the_stores_around_it_alone() {
-    every(|place| {
+    Place::every(|place| {
         let file = place.file("pieces");
         for page in (0..1500).step_by(2) {
             file.write_at(page * PAGE, &[65; PAGE as usize]).unwrap();
@@ -61,7 +50,7 @@ fn a_fault_leaves_the_stores_around_it_alone() {
 #[test]
 fn threads_that_fault_in_one_window_lose_no_store() {
     const THREADS: u64 = 4;
-    every(|place| {
+    Place::every(|place| {
         let len = 4 * 512 * PAGE;
         let file = place.file("race");
         file.write_at(0, &vec![65; len as usize]).unwrap();
@@ -100,7 +89,7 @@ fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
         }),
         ("a shared mapping", |_, shared| shared.write(3 * PAGE, &[121; PAGE as usize]).unwrap()),
     ];
-    every(|place| {
+    Place::every(|place| {
         for touched in [false, true] {
             for (how, put) in puts {
                 let file = place.sparse(&format!("{how} {touched}"), 64 * PAGE);
@@ -121,7 +110,9 @@ fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
                     atomic.store(3 * PAGE + 100, 7u8).unwrap();
                     atomic.commit().unwrap();
                 } else {
-                    let _conflict = atomic.store(3 * PAGE + 100, 7u8).and_then(|()| atomic.commit());
+                    atomic.store(3 * PAGE + 100, 7u8).unwrap();
+                    let refused = atomic.commit();
+                    assert!(matches!(refused, Err(Error::Conflict { .. })), "{context}: {refused:?}");
                 }
                 let mut byte = [0];
                 file.read_at(3 * PAGE, &mut byte).unwrap();
@@ -140,7 +131,7 @@ fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings(
         ("zero", |file, _| file.zero(3 * PAGE + 10, 20, false).unwrap()),
         ("a shared mapping", |_, shared| shared.write(3 * PAGE + 10, &[121; 20]).unwrap()),
     ];
-    every(|place| {
+    Place::every(|place| {
         for clone_first in [false, true] {
             for (how, put) in puts {
                 let file = place.file(&format!("{how} {clone_first}"));
@@ -179,7 +170,7 @@ fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings(
 #[test]
 fn stores_beside_pages_that_others_fill_or_replace_are_kept() {
     // On an ordinary file the kernel cannot hold up a store to what is no hole.
-    every(|place| {
+    Place::every(|place| {
         let pages = if place.granule == 1 { 2048u64 } else { 1024 };
         let file = place.sparse("beside", pages * PAGE);
         let shared = file.map(0..pages * PAGE, &MapOptions::shared()).unwrap();
@@ -208,7 +199,7 @@ fn stores_beside_pages_that_others_fill_or_replace_are_kept() {
 
 #[test]
 fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
-    every(|place| {
+    Place::every(|place| {
         let len = 4 * 512 * PAGE;
         let file = place.file("cloned");
         file.write_at(0, &vec![65; len as usize]).unwrap();
@@ -227,7 +218,7 @@ fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
 
 #[test]
 fn a_clone_that_came_and_went_blocks_no_commit() {
-    every(|place| {
+    Place::every(|place| {
         let len = 8 << 20;
         let file = place.file("source");
         file.write_at(0, &vec![65; len as usize]).unwrap();
@@ -252,8 +243,8 @@ fn a_clone_that_came_and_went_blocks_no_commit() {
 }
 
 #[test]
-fn stores_that_a_failed_punch_has_taken_are_missed_aloud() {
-    every(|place| {
+fn stores_that_a_failed_punch_has_dropped_are_an_error() {
+    Place::every(|place| {
         let file = place.file("pinned");
         file.write_at(0, &vec![65; 8 << 20]).unwrap();
         let shared = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
@@ -262,9 +253,8 @@ fn stores_that_a_failed_punch_has_taken_are_missed_aloud() {
         let mut atomic = file.map_atomic(0..8 << 20).unwrap();
         private.store(1030 * PAGE, 7u64).unwrap();
         atomic.store(1030 * PAGE, 7u64).unwrap();
-        if file.punch(1029 * PAGE, 8 * PAGE).is_ok() {
-            return; // where 2 MiB stay as they are, nothing is given back
-        }
+        let refused = file.punch(1029 * PAGE, 8 * PAGE);
+        assert!(matches!(refused, Err(Error::Pinned)), "{}: {refused:?}", place.name);
         let there = private.load::<u64>(1030 * PAGE);
         assert!(!there.is_ok_and(|word| word != 7), "{}: the file's bytes in place of a store", place.name);
         if place.granule == 1 {

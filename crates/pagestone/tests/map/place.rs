@@ -101,6 +101,17 @@ impl Place {
         }
     }
 
+    /// Runs `test` on every kind of media that can be had here.
+    pub(crate) fn every(test: impl Fn(&Place)) {
+        Place::each(&test);
+        for place in [Place::huge_tmpfs(), Place::hugetlbfs()] {
+            match place {
+                Ok(place) => Place::with(place, &test),
+                Err(e) => println!("skipped: {e}"),
+            }
+        }
+    }
+
     /// As [`Place::each`], with no other test at the same time: a child has the mappings of all tests of its
     /// process, and what they change waits for it.
     pub(crate) fn each_alone(test: impl Fn(&Place)) {

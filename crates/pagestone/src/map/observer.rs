@@ -1,17 +1,17 @@
-//! What a mapping does when its file changes: here, and in the children that have it too.
+//! How a mapping follows changes of its file: in this process, and in the children that have it too.
 //!
 //! ```text
-//!   cut      nothing there any more       uncut, grown   a question again
-//!   filled   the new storage              freeze, leave  a question, as it will lie elsewhere
+//!   cut      nothing there any more       uncut, grown   unresolved
+//!   filled   the new storage              freeze, leave  unresolved: the pages will move
 //! ```
 //!
-//! Each is over when it returns.
+//! Each is complete when it returns.
 
 use std::io;
 use std::ops::Range;
 
 use super::area::Area;
-use super::link::News;
+use super::link::Invalidation;
 use super::ranges::Ranges;
 use crate::engine::{Engine, InodeRead, InodeWrite, Watcher};
 use crate::error::Result;
@@ -27,7 +27,7 @@ impl Watcher for Area {
         // Where single pages cannot be mapped, single pages cannot be taken away.
         let pages = self.clip(self.whole(pages));
         self.cut_here(pages.clone());
-        self.tell_cut(&pages);
+        self.revoke_in_children(&pages);
     }
 
     fn freeze(
@@ -45,21 +45,23 @@ impl Watcher for Area {
             _ => self.range(),
         };
         self.freeze_here(engine, rec, replaced);
-        self.ask_again(&pages)
+        self.unresolve_in_children(&pages)
     }
 
     fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
         match self.live() {
-            Some(mut state) if self.lend == Lend::Private => self.keep_own(&mut state, std::slice::from_ref(&pages)),
+            Some(mut state) if self.lend == Lend::Private => {
+                self.preserve_private(&mut state, std::slice::from_ref(&pages))
+            }
             Some(mut state) => {
                 let parts = Area::data(&state, pages.clone());
                 parts.into_iter().try_for_each(|part| self.put_absent(&mut state, part))?;
             }
             None => {}
         }
-        self.ask_again(&pages)
+        self.unresolve_in_children(&pages)
     }
 
     fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
@@ -80,20 +82,20 @@ impl Watcher for Area {
         lost.into_iter().for_each(|part| back.remove(part));
         // What cannot be mapped now stays an error until it is refreshed.
         back.within(pages.clone()).into_iter().for_each(|part| drop(self.refresh(part)));
-        self.tell(News::Grown, &self.clip(pages));
+        self.invalidate_in_children(Invalidation::Allow, &self.clip(pages));
     }
 
     fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         if self.lend != Lend::Private {
             self.install(held, engine, rec, pages.clone());
-            self.tell(News::Again, &self.clip(pages));
+            self.invalidate_in_children(Invalidation::Unresolve, &self.clip(pages));
         } else if let Some(mut state) = self.live() {
             // Zeros, or a base's pages: neither is what the file has there now.
             let pages = self.clip(self.whole(pages));
             let mut shown = Ranges::default();
             state.holes.within(pages.clone()).into_iter().for_each(|part| shown.insert(part));
             Area::data(&state, pages.clone()).into_iter().for_each(|part| shown.insert(part));
-            self.show_anew(&mut state, shown.within(pages));
+            self.unmap_all_but_copies(&mut state, shown.within(pages));
         }
     }
 
@@ -117,14 +119,14 @@ impl Watcher for Area {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.whole(pages);
         let _ = self.refresh(pages.clone());
-        self.tell(News::Grown, &self.clip(pages));
+        self.invalidate_in_children(Invalidation::Allow, &self.clip(pages));
     }
 }
 
 impl Area {
     /// Children that have it too know that the pages will lie elsewhere.
-    fn ask_again(&self, pages: &Range<u64>) -> Result<()> {
-        match pages.is_empty() || self.tell(News::Again, pages) {
+    fn unresolve_in_children(&self, pages: &Range<u64>) -> Result<()> {
+        match pages.is_empty() || self.invalidate_in_children(Invalidation::Unresolve, pages) {
             true => Ok(()),
             false => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
         }

@@ -1,9 +1,9 @@
-//! What a private mapping keeps when the pages below become others'.
+//! What a private mapping keeps when the pages that it maps are replaced.
 //!
 //! ```text
-//!   stored to, so the kernel's copy     stays
-//!   only shown                          copied; or, where stores wait for a commit, a question again
-//!   no memory for a copy                taken away: an error until refreshed
+//!   stored to: the kernel has a copy     kept
+//!   mapped from the pool                copied; in an atomic mapping unresolved
+//!   no memory for a copy                an error until refreshed
 //! ```
 
 use std::ops::Range;
@@ -15,9 +15,9 @@ use super::service::Mechanism;
 use crate::media::reach;
 
 impl Area {
-    /// What a private mapping has of these pages will be others': its own copies stay, and what it only shows is
-    /// copied, or, where stores wait for a commit, shown anew.
-    pub(super) fn keep_own(&self, state: &mut State, pages: &[Range<u64>]) {
+    /// The storage of these pages is about to be replaced. Private copies stay. Pages that are mapped from the pool are
+    /// copied; in an atomic mapping they become unresolved.
+    pub(super) fn preserve_private(&self, state: &mut State, pages: &[Range<u64>]) {
         let mut whole = Ranges::default();
         pages.iter().for_each(|pages| whole.insert(self.clip(self.whole(pages.clone()))));
         let whole = whole.within(self.range()).into_iter();
@@ -25,39 +25,39 @@ impl Area {
         if self.atomic {
             let there = whole.flat_map(|part| state.nothing.without(part));
             let parts = there.flat_map(|part| state.absent.without(part)).collect();
-            self.show_anew(state, parts);
+            self.unmap_all_but_copies(state, parts);
         } else {
             let parts: Vec<_> = whole.flat_map(|part| Area::data(state, part)).collect();
             parts.iter().for_each(|part| self.make_private(state, part));
         }
     }
 
-    /// Takes down what of these mapped pages is no private copy: the next touch maps the file's new pages.
+    /// Unmaps the pages of these that are no private copies: the next touch maps what the file has then.
     ///
-    /// No store may fall between the look at the page tables and what is done then: stores are held up meanwhile,
+    /// No store may fall between the scan of the page tables and the unmapping: stores are blocked meanwhile,
     /// where the kernel can do that (not for pages of an ordinary file).
-    pub(super) fn show_anew(&self, state: &mut State, parts: Vec<Range<u64>>) {
+    pub(super) fn unmap_all_but_copies(&self, state: &mut State, parts: Vec<Range<u64>>) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
         let hull = self.addr(&(first.start..last.end));
         let mut rest = Ranges::default();
         parts.into_iter().for_each(|part| rest.insert(part));
         let mut held = Vec::new();
-        // What stays as it is.
+        // What cannot be unmapped.
         let mut stays = Ranges::default();
-        // One look at the page tables, however many parts there are.
+        // One scan of the page tables, however many parts there are.
         if let Ok(Some(mut copies)) = pages::private_copies(hull.clone(), self.dax) {
             copies.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
             held = rest.within(self.range());
             held.retain(|part| self.hold_stores(part));
             if !held.is_empty() {
-                // Copies that were made before. Pages that are not there look as if they were swapped out now.
-                let more = pages::private_present(hull.clone(), self.dax).unwrap_or_else(|_| vec![hull]);
+                // Copies that were made in between. Protected pages that are not there look like swapped ones now.
+                let more = pages::copies_in_memory(hull.clone(), self.dax).ok().flatten().unwrap_or_else(|| vec![hull]);
                 more.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
                 copies.extend(more);
             }
             for copy in copies {
                 let piece = self.whole(self.pages_at(copy));
-                // What cannot be mapped by itself goes on to be shown as it was: a store there is a conflict.
+                // Pages that cannot be mapped singly stay as they are: a later store to them is a conflict.
                 let beside = rest.within(piece.clone());
                 beside.into_iter().for_each(|pages| state.stale.insert(pages));
                 rest.remove(piece);
@@ -78,8 +78,7 @@ impl Area {
             left.within(self.range()).into_iter().for_each(|part| self.allow_stores(&part));
         }
         for part in stays.within(self.range()) {
-            // Zeros that the file does not have any more: a store there is a conflict. A copy of them would be taken
-            // for a store.
+            // Zeros that the file no longer has. A copy of them would count as a store, so a store there is a conflict.
             let holes = state.holes.within(part.clone());
             holes.into_iter().for_each(|hole| state.stale.insert(hole));
             state.holes.without(part).iter().for_each(|part| self.make_private(state, part));
