@@ -49,6 +49,8 @@ impl Area {
             copies.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
             held = rest.within(self.range());
             held.retain(|part| self.hold_stores(part));
+            #[cfg(test)]
+            tests::pause();
             if !held.is_empty() {
                 // Copies that were made in between. Protected pages that are not there look like swapped ones now.
                 let more = pages::copies_in_memory(hull.clone(), self.dax).ok().flatten().unwrap_or_else(|| vec![hull]);
@@ -125,5 +127,87 @@ impl Area {
                 let _ = self.put_nothing(state, gone);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+    use std::time::Duration;
+
+    use crate::attr::{Kind, NewNode};
+    use crate::error::Result;
+    use crate::map::{MapOptions, Mapping};
+    use crate::media::Memory;
+    use crate::pool::{CreateOptions, Pool};
+    use crate::units::PAGE_SIZE;
+
+    /// Whether there is time between the scan and the unmapping for a store to be lost.
+    static PAUSES: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn pause() {
+        if PAUSES.load(SeqCst) {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Stores to the even pages of each window of 16 while `shared` fills the window.
+    fn store_while_windows_are_filled(map: &Mapping, shared: &Mapping, pages: u64) -> Result<()> {
+        for page in 0..pages {
+            assert_eq!(map.load::<u8>(page * PAGE_SIZE)?, 0);
+        }
+        let turn = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            let fills = scope.spawn(|| -> Result<()> {
+                for window in 0..pages / 16 {
+                    // The second store to a window fills it.
+                    shared.store((window * 16 + 1) * PAGE_SIZE, 7u64)?;
+                    turn.store(window + 1, SeqCst);
+                    shared.store((window * 16 + 3) * PAGE_SIZE, 7u64)?;
+                }
+                Ok(())
+            });
+            for window in 0..pages / 16 {
+                while turn.load(SeqCst) <= window && !fills.is_finished() {
+                    std::hint::spin_loop();
+                }
+                for page in (window * 16..window * 16 + 16).step_by(2) {
+                    // Spread over the time that the fill takes.
+                    std::thread::sleep(Duration::from_micros(20));
+                    map.store(page * PAGE_SIZE, page + 1)?;
+                }
+            }
+            fills.join().unwrap_or_else(|why| std::panic::resume_unwind(why))
+        })?;
+        for page in (0..pages).step_by(2) {
+            assert_eq!(map.load::<u64>(page * PAGE_SIZE)?, page + 1, "page {page}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stores_beside_pages_that_others_fill_are_kept() -> Result<()> {
+        const PAGES: u64 = 512;
+        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+        let sparse = |name: &[u8]| {
+            let file = pool.node(pool.root().create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+            file.set_len(PAGES * PAGE_SIZE).map(|()| file)
+        };
+        if crate::map::MapMechanism::here() == crate::map::MapMechanism::Signals {
+            println!("skipped: userfaultfd is not allowed here");
+            return Ok(());
+        }
+        PAUSES.store(true, SeqCst);
+        let file = sparse(b"atomic")?;
+        let (shared, mut atomic) =
+            (file.map(0..PAGES * PAGE_SIZE, &MapOptions::shared())?, file.map_atomic(0..PAGES * PAGE_SIZE)?);
+        store_while_windows_are_filled(&atomic, &shared, PAGES)?;
+        assert_eq!(atomic.commit()?, PAGES / 2);
+        let file = sparse(b"private")?;
+        let map = |options: &MapOptions| file.map(0..PAGES * PAGE_SIZE, options);
+        let done = store_while_windows_are_filled(&map(&MapOptions::private())?, &map(&MapOptions::shared())?, PAGES);
+        PAUSES.store(false, SeqCst);
+        done
     }
 }

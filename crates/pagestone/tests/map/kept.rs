@@ -2,8 +2,8 @@
 //! test would show it: a fault maps its window again over pages with stores (`a_fault_leaves_...`,
 //! `threads_that_fault_in_one_window_...`); a hole that got bytes is still zeros, and a commit writes those zeros
 //! (`what_others_put_into_a_hole_...`);
-//! likewise a page of a base (`what_others_put_over_...`); what commits replaced stays pinned until the pool is full (`commits_of_...`);
-//! a store falls between a look at the page tables and what is taken down then (`stores_beside_...`).
+//! likewise a page of a base (`what_others_put_over_...`); what commits replaced stays pinned until the pool is full (`commits_of_...`).
+//! That no store falls between the scan of the page tables and the unmapping is a test in `map/private_copies.rs`.
 
 use std::sync::Barrier;
 
@@ -163,36 +163,6 @@ fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings(
                 file.read_at(3 * PAGE + 15, &mut byte).unwrap();
                 assert_eq!(byte, [wanted], "the file, {context}");
             }
-        }
-    });
-}
-
-#[test]
-fn stores_beside_pages_that_others_fill_or_replace_are_kept() {
-    // On an ordinary file the kernel cannot hold up a store to what is no hole.
-    Place::every(|place| {
-        let pages = if place.granule == 1 { 2048u64 } else { 1024 };
-        let file = place.sparse("beside", pages * PAGE);
-        let shared = file.map(0..pages * PAGE, &MapOptions::shared()).unwrap();
-        let private = file.map(0..pages * PAGE, &MapOptions::private()).unwrap();
-        let mut atomic = file.map_atomic(0..pages * PAGE).unwrap();
-        for page in 0..pages {
-            assert_eq!((atomic.load::<u8>(page * PAGE).unwrap(), private.load::<u8>(page * PAGE).unwrap()), (0, 0));
-        }
-        std::thread::scope(|scope| {
-            // Every other page, so that the windows are filled in many steps.
-            scope.spawn(|| (1..pages).step_by(2).for_each(|page| shared.store(page * PAGE, 7u64).unwrap()));
-            for map in [&*atomic, &private] {
-                scope.spawn(|| (0..pages).step_by(2).for_each(|page| map.store(page * PAGE, page + 1).unwrap()));
-            }
-        });
-        for page in (0..pages).step_by(2) {
-            let context = format!("{}, page {page}", place.name);
-            assert_eq!(private.load::<u64>(page * PAGE).unwrap(), page + 1, "private, {context}");
-            assert_eq!(atomic.load::<u64>(page * PAGE).unwrap(), page + 1, "atomic, {context}");
-        }
-        if place.granule == 1 {
-            assert_eq!(atomic.commit().unwrap(), pages / 2, "{}", place.name);
         }
     });
 }
