@@ -61,11 +61,15 @@ pub(super) fn leave_session() -> io::Result<()> {
     }
 }
 
-/// The rest of it, once the mount stands and the paths that the caller gave are open: the working directory, which
-/// could not be unmounted, and the pipe.
-pub(super) fn leave_place() -> io::Result<()> {
+/// Leaves the working directory, which could not be unmounted, once the paths that the caller gave are open. What is
+/// returned takes the place of the standard output. What can fail is done before the caller hears of success.
+pub(super) fn leave_directory() -> io::Result<File> {
     std::env::set_current_dir("/")?;
-    let null = File::options().write(true).open("/dev/null")?;
+    File::options().write(true).open("/dev/null")
+}
+
+/// Closes the pipe to the caller.
+pub(super) fn close_output(null: &File) -> io::Result<()> {
     // SAFETY: the standard output of a process is nobody's own; whoever prints from now on does so to nothing.
     match unsafe { libc::dup2(null.as_raw_fd(), libc::STDOUT_FILENO) } {
         -1 => Err(io::Error::last_os_error()),

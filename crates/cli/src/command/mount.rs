@@ -99,8 +99,10 @@ pub(crate) fn mount(args: &Mount) -> Result<Exit> {
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
     let served = serve(&options, &prepared, pool.clone()).inspect_err(|_| undo(&prepared))?;
     let kept = Kept::new(pool.clone());
-    let ended = announce(args, &prepared, &served, &info, created)
-        .and_then(|()| if args.detached { Ok(background::leave_place()?) } else { Ok(()) })
+    let null = args.detached.then(background::leave_directory).transpose().context("leaving the working directory");
+    let ended = null
+        .and_then(|null| announce(args, &prepared, &served, &info, created).map(|()| null))
+        .and_then(|null| Ok(null.as_ref().map_or(Ok(()), background::close_output)?))
         .and_then(|()| end_on_signal(signals, served.dir().to_path_buf(), kept.clone()))
         .and_then(|()| served.wait().context("serving the mount"));
     finish(args, ended, &kept, pool)?;

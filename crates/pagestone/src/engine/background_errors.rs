@@ -1,6 +1,6 @@
 //! Errors of work that no caller waits for: giving back space after a name or a handle has gone,
 //! merging bases, the sync at an interval. The operation that left the work has happened, so it
-//! does not answer with them; [`Info`](super::Info) tells.
+//! does not answer with them; [`Info`](crate::Info) tells.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
