@@ -127,7 +127,7 @@ pub fn prepare(dir: &Path) -> Result<Prepared, MountError> {
 const MOST_DEAD: usize = 16;
 
 /// Looks at a directory in a way that the server of a mount there has to answer: the kernel answers
-/// questions for attributes by itself for as long as it may, also when the server is gone.
+/// requests for attributes by itself for as long as it may, also when the server is gone.
 fn probe(dir: &Path) -> io::Result<fs::Metadata> {
     let meta = fs::metadata(dir)?;
     if meta.is_dir() {

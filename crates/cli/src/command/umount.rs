@@ -1,6 +1,6 @@
 //! `pagestone umount`: unmounts, and returns when everything is durable and the pool is free.
 //!
-//! umount(8) returns before the server has heard of it, unless it finds this command under the name
+//! umount(8) returns before the server is informed, unless it finds this command under the name
 //! `umount.fuse.pagestone`, which it then runs instead.
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Each FUSE request as one call of a [`FileSystem`].
 //!
-//! Nothing is decided here that a pool would have to know; what is decided is how FUSE's questions
+//! Nothing is decided here that a pool would have to know; what is decided is how FUSE's requests
 //! read: which flags mean what, how attribute sizes are asked for.
 
 use std::ffi::OsStr;

@@ -358,7 +358,7 @@ impl Opens {
         open.watched.store(true, Ordering::Release);
     }
 
-    /// `watcher` hears of nothing more that starts from now on.
+    /// `watcher` is notified of no change that starts from now on.
     pub(crate) fn unwatch(&self, open: &OpenInode, watcher: &Arc<dyn Watcher>) {
         let mut watchers = open.watchers.lock();
         if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {

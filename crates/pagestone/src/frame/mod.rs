@@ -10,7 +10,7 @@
 //!       +------------- only the table left: merges back -------------------+
 //! ```
 //!
-//! * A crash between reserve and publish leaks nothing: the media never heard of it.
+//! * A crash between reserve and publish leaks nothing: nothing of it is on the media.
 //! * A freed page stays in quarantine until the next checkpoint, because a record that is still in
 //!   the journal may describe it (it may have been a tree node), and, on media durable at sync,
 //!   because its old owner may come back after a power cut.

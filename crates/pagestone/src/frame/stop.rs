@@ -29,7 +29,7 @@ pub(crate) enum Stop {
     /// The media have lost the page at this pool byte. Raised by whoever reads it. Once the page is known, another run
     /// of the transaction does without it: [`Frames::attempt`](super::Frames::attempt) runs it again.
     LostPage(u64),
-    /// The operation has failed. Nobody answers: the caller hears of it.
+    /// The operation has failed. The caller gets the error.
     Failed(Error),
 }
 

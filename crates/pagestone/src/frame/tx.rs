@@ -9,7 +9,7 @@
 //! Only a [`Durable`] run can be put into a file's map, and only [`Tx::fill`] makes one: data is
 //! fenced before the record that makes it reachable, by type.
 //!
-//! A transaction that is dropped without commit gives everything back; the media never heard of it.
+//! A transaction that is dropped without commit gives everything back; nothing of it is on the media.
 
 use std::sync::atomic::Ordering;
 

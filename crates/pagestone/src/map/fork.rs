@@ -74,7 +74,7 @@ extern "C" fn in_parent() {
         service.child_came();
         let serve = move || {
             serve(service, &asks, &serving);
-            serving.bury();
+            serving.close();
             for area in &known {
                 area.links.lock().retain(|other| !Arc::ptr_eq(other, &serving));
             }

@@ -198,7 +198,7 @@ impl Link {
     }
 
     /// The child is gone, or has become another program.
-    pub(super) fn bury(&self) {
+    pub(super) fn close(&self) {
         let mut control = self.control.lock();
         control.gone = true;
         control.done = u64::MAX;
@@ -240,7 +240,7 @@ impl Link {
 
 impl Control {
     /// Pins whose message was answered. A child that closed its socket may live on as another process: its
-    /// pins end with [`Link::bury`].
+    /// pins end with [`Link::close`].
     fn take_done(&mut self) -> Vec<Pinned> {
         let done = self.done;
         self.pins.extract_if(.., |(until, ..)| *until <= done).collect()

@@ -8,7 +8,7 @@
 //!                                      ENOENT                 a device's own memory
 //! ```
 //!
-//! The second question is for older kernels, which do not distinguish zeros from copies in the pagemap, and for DAX: its
+//! The second call is for older kernels, which do not distinguish zeros from copies in the pagemap, and for DAX: its
 //! pages are called a file's only since those kernels that count references to them.
 //!
 //! The pagemap is opened once in a process. An open one goes on telling of the process that opened it, so a child opens

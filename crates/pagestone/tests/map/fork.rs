@@ -384,7 +384,7 @@ fn a_child_is_answered_or_hears_an_error_while_another_one_is_stopped() {
             let mut stopped = Child::fork(Parent::step);
             stopped.done();
             stopped.signal(libc::SIGSTOP);
-            // Its piece has to be moved, which the stopped one would have to hear of.
+            // Its piece has to be moved, and the stopped one would have to apply an invalidation.
             let other = Child::fork(|_| match map.load::<u8>(8 << 20) {
                 Ok(byte) => assert_eq!(byte, 2),
                 Err(e) => assert!(e.to_string().contains("could not answer"), "{e}"),

@@ -11,7 +11,7 @@ use clap::Args;
 use pagestone::{Attr, Error, Ino, Kind, Node, Pool};
 
 use super::local::{self, Way};
-use super::{Copied, STEP, copy_out, report};
+use super::{Copied, How, STEP, copy_out, report};
 use crate::command::{list, pool};
 use crate::exit::{self, Exit, WrongUsage};
 use crate::options::Common;
@@ -25,12 +25,8 @@ pub(crate) struct Get {
     from: Target,
     /// Where to; into it if it is a directory; - is standard output
     to: PathBuf,
-    /// Copy a directory with everything in it
-    #[arg(short)]
-    recursive: bool,
-    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
-    #[arg(short, long)]
-    archive: bool,
+    #[command(flatten)]
+    how: How,
     #[command(flatten)]
     common: Common,
 }
@@ -42,7 +38,7 @@ pub(crate) fn get(args: &Get) -> Result<Exit> {
     let copied = pool::with(&args.from.pool, true, &args.common, |pool| {
         let mut copier = Copier {
             pool,
-            archive: args.archive,
+            archive: args.how.archive,
             copied: Copied::default(),
             linked: HashMap::new(),
             directories: Vec::new(),
@@ -50,7 +46,7 @@ pub(crate) fn get(args: &Get) -> Result<Exit> {
         copier.all(args)?;
         Ok(copier.copied)
     })?;
-    report(args.common.json, args.archive, &copied)
+    report(args.common.json, args.how.archive, &copied)
 }
 
 struct Copier<'p> {
@@ -77,7 +73,7 @@ impl Copier<'_> {
             Some(name) if args.to.is_dir() => local::below(&args.to, name),
             _ => args.to.clone(),
         };
-        if kind == Kind::Dir && !args.recursive && !args.archive {
+        if kind == Kind::Dir && !args.how.recursive && !args.how.archive {
             bail!("{}: is a directory (copy it with -r or -a)", args.from.show());
         }
         // The root has no name of its own: its contents go into a directory that may be there.

@@ -33,6 +33,17 @@ pub(crate) use put::{Put, put};
 /// Bytes moved at a time.
 const STEP: usize = 1 << 20;
 
+// How much of a tree `put` and `get` copy. No `///` here: the help would show it.
+#[derive(Args, Debug)]
+struct How {
+    /// Copy a directory with everything in it
+    #[arg(short)]
+    recursive: bool,
+    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
+    #[arg(short, long)]
+    archive: bool,
+}
+
 /// What was copied, and what was not.
 #[derive(Default, Serialize)]
 struct Copied {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use pagestone::{Dir, Error, File, Ino, Kind, NewNode, Pool, RenameMode, SetAttr, Time, XattrMode};
 
-use super::{Copied, STEP, local, report};
+use super::{Copied, How, STEP, local, report};
 use crate::command::files::{into_directory, make_all, owned, umask};
 use crate::command::pool;
 use crate::exit::Exit;
@@ -27,12 +27,8 @@ pub(crate) struct Put {
     /// Where to; into it if it is a directory
     #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
     to: Target,
-    /// Copy a directory with everything in it
-    #[arg(short)]
-    recursive: bool,
-    /// Copy all there is: directories, owners, modes, times, extended attributes, hard links, special files
-    #[arg(short, long)]
-    archive: bool,
+    #[command(flatten)]
+    how: How,
     #[command(flatten)]
     common: Common,
 }
@@ -43,7 +39,7 @@ pub(crate) fn put(args: &Put) -> Result<Exit> {
         let mut copier = Copier {
             pool,
             own,
-            archive: args.archive,
+            archive: args.how.archive,
             copied: Copied::default(),
             linked: HashMap::new(),
             directories: Vec::new(),
@@ -51,7 +47,7 @@ pub(crate) fn put(args: &Put) -> Result<Exit> {
         copier.all(args)?;
         Ok(copier.copied)
     })?;
-    report(args.common.json, args.archive, &copied)
+    report(args.common.json, args.how.archive, &copied)
 }
 
 struct Copier<'p> {
@@ -72,7 +68,7 @@ impl Copier<'_> {
             return self.stream(&mut io::stdin().lock(), &args.to);
         }
         let shown = || args.from.display().to_string();
-        let meta = if args.archive { fs::symlink_metadata(&args.from) } else { fs::metadata(&args.from) };
+        let meta = if args.how.archive { fs::symlink_metadata(&args.from) } else { fs::metadata(&args.from) };
         let meta = meta.with_context(shown)?;
         let to = match args.from.file_name() {
             Some(name) => into_directory(self.pool, &args.to, name.as_bytes()),
@@ -84,7 +80,7 @@ impl Copier<'_> {
         if !meta.is_dir() {
             return self.one(&args.from, &meta, &to);
         }
-        if !args.recursive && !args.archive {
+        if !args.how.recursive && !args.how.archive {
             bail!("{}: is a directory (copy it with -r or -a)", args.from.display());
         }
         self.tree(&args.from, &to)?;

@@ -14,7 +14,7 @@
 //! The standard library has a handler for both signals, to tell of stack overflows. For all else it puts the default
 //! action in its own place and returns, so that a fault comes again and ends the process. Nothing comes again after a
 //! signal that was sent: the process goes on, and must go on with this handler. So the default action that a handler
-//! before us installs becomes *its* successor, and ours stays. News of failed memory are no crash, and are not told to
+//! before us installs becomes *its* successor, and ours stays. Reports of failed memory are no crash, and are not passed to
 //! such a handler at all.
 
 use std::io;
