@@ -5,8 +5,8 @@
 //! `POOL` is made for the purpose and removed; without it, memory of the process is the media, and
 //! the figures are the engine's alone.
 
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, Kind, NewNode, Pool, Result};
+use pmem::Memory;
 use std::sync::Arc;
 
 const LEN: u64 = 16 << 20;

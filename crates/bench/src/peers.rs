@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pagestone::media::{self, MediaKind, Part};
 use pagestone::{Kind, MapOptions, NewNode, OpenOptions, Pool};
+use pmem::{MediaKind, Part};
 use rustix::fs::{AtFlags, unlinkat};
 
 use crate::items::names::{many, open_dir, touch};
@@ -129,8 +129,8 @@ impl std::error::Error for NoDax {}
 /// The same through mappings with MAP_SYNC: stores, and what pushes them out.
 fn mapped(path: &Path, out: Out<'_>) -> Result<()> {
     let open = |name: &str, size: u64| -> Result<_> {
-        let how = media::Open { read_only: false, kind: Some(MediaKind::DaxFile), size: Some(size) };
-        Ok(media::open(&path.join(name), &how).map_err(|_| NoDax)?.media)
+        let how = pmem::Open { read_only: false, kind: Some(MediaKind::DaxFile), size: Some(size) };
+        Ok(pmem::open(&path.join(name), &how).map_err(|_| NoDax)?.media)
     };
     let file = open("file", LEN)?;
     writes(out, "write 4 KiB, durable by MAP_SYNC and the stores of Pagestone", &mut |at, bytes| {

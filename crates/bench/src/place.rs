@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use pagestone::media::{self, Media, Persister, Region};
 use pagestone::{CreateOptions, Dir, File, Kind, NewNode, OpenOptions, Pool};
+use pmem::{Media, Persister, Region};
 use tempfile::TempDir;
 
 use crate::config::Config;
@@ -69,7 +69,7 @@ impl Bed {
     /// The pool that was named, or one on tmpfs with stores as persistent memory needs them.
     pub(crate) fn new(config: &Config) -> Result<Bed> {
         let Some(path) = &config.pool else { return Bed::temporary(true) };
-        let opened = media::open(path, &media::Open::default())?;
+        let opened = pmem::open(path, &pmem::Open::default())?;
         Bed::with(Pool::open_on(opened.media.clone(), &OpenOptions::default())?, opened.media, on_tmpfs()?)
     }
 
@@ -82,7 +82,7 @@ impl Bed {
     pub(crate) fn of_size(size: u64, durable: bool) -> Result<Bed> {
         let dir = on_tmpfs()?;
         let size = Some(size);
-        let below = media::open(&dir.path().join("pool"), &media::Open { read_only: false, kind: None, size })?.media;
+        let below = pmem::open(&dir.path().join("pool"), &pmem::Open { read_only: false, kind: None, size })?.media;
         let media = match Persister::durable().filter(|_| durable) {
             Some(persister) => Arc::new(LikePmem::new(below, persister)),
             None => below,

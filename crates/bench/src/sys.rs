@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
-use pagestone::media::{Description, Lend, Media, Part, Persister, Windows};
+use pmem::{Description, MapMode, Media, Part, Persister, Views};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 
 /// A shared mapping of a whole file.
@@ -157,7 +157,7 @@ pub(crate) struct LikePmem {
 
 impl LikePmem {
     pub(crate) fn new(below: Arc<dyn Media>, persister: Persister) -> LikePmem {
-        let granularity = pagestone::media::Granularity::CacheLine;
+        let granularity = pmem::Granularity::CacheLine;
         let description = Description { method: persister.method(), granularity, ..below.describe().clone() };
         LikePmem { below, persister, description }
     }
@@ -167,17 +167,17 @@ impl Media for LikePmem {
     fn describe(&self) -> &Description {
         &self.description
     }
-    fn windows(&self) -> Windows<'_> {
-        self.below.windows()
+    fn views(&self) -> Views<'_> {
+        self.below.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
-        self.persister.persist(self.below.windows().data, parts)
+        self.persister.persist(self.below.views().data, parts)
     }
     fn store(&self, at: u64, bytes: &[u8]) {
         self.below.store(at, bytes);
     }
     fn flush(&self, at: u64, len: u64) -> io::Result<()> {
-        self.persister.flush(self.below.windows().meta, at, len);
+        self.persister.flush(self.below.views().meta, at, len);
         Ok(())
     }
     fn fence(&self) {
@@ -190,13 +190,13 @@ impl Media for LikePmem {
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         self.below.reserve(at, len)
     }
-    fn granule(&self) -> Option<u64> {
-        self.below.granule()
+    fn map_alignment(&self) -> Option<u64> {
+        self.below.map_alignment()
     }
-    fn settle(&self, at: u64, len: u64) -> io::Result<()> {
-        self.below.settle(at, len)
+    fn prepare_for_mapping(&self, at: u64, len: u64) -> io::Result<()> {
+        self.below.prepare_for_mapping(at, len)
     }
-    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: Lend) -> io::Result<()> {
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         // SAFETY: the caller's promise is handed on.
         unsafe { self.below.map_at(at, len, to, how) }
     }

@@ -1,7 +1,7 @@
 //! Options that many commands have in common.
 
 use clap::{Args, ValueEnum};
-use pagestone::media::MediaKind;
+use pmem::MediaKind;
 
 /// Treat a path as this kind of media instead of finding out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -181,7 +181,7 @@ fn owners_and_modes_are_enforced_and_writing_takes_set_user_id_away() {
         assert_eq!(fs::metadata(root.join("suid")).unwrap().mode() & 0o7777, 0o777);
         fs::set_permissions(root.join("suid"), fs::Permissions::from_mode(0o4777)).unwrap();
         assert!(shell(": > suid"));
-        assert_eq!(fs::metadata(root.join("suid")).unwrap().mode() & 0o7777, 0o777, "cutting it does too");
+        assert_eq!(fs::metadata(root.join("suid")).unwrap().mode() & 0o7777, 0o777, "with_invalidated it does too");
     });
 }
 

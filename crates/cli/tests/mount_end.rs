@@ -189,7 +189,7 @@ fn mount_and_umount_find_their_helpers_do_what_they_ask_for() {
         let output = helpers.run("umount.fuse.pagestone", &[&shown]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(mounted(&dir).is_none());
-        assert_eq!(pagestone::media::holder(Path::new(&pool)), None, "free when umount returns");
+        assert_eq!(pmem::holder(Path::new(&pool)), None, "free when umount returns");
     }
     assert_eq!(run(&["cat", &format!("{pool}:/file")]).stdout, b"through the helper");
     let wrong = helpers.run("mount.fuse.pagestone", &[&pool, &shown, "-o", "frobnicate"]);
@@ -239,7 +239,7 @@ fn umount_waits_for_the_server_whatever_the_pool_is_called() {
         done(&[&words[..], &[pool.as_os_str(), dir.as_os_str()]].concat());
         fs::write(dir.join("file"), pattern(20 << 20, 1)).unwrap();
         done(&["umount".as_ref(), dir.as_os_str()]);
-        assert_eq!(pagestone::media::holder(&pool), None, "{}: free when umount returns", pool.display());
+        assert_eq!(pmem::holder(&pool), None, "{}: free when umount returns", pool.display());
         drop(unowned);
         let pool = pagestone::Pool::open(&pool, &pagestone::OpenOptions::default()).unwrap();
         assert_eq!(pool.info().unwrap().replayed, 0);
@@ -263,7 +263,7 @@ fn a_helper_that_is_a_file_of_its_own_mounts_too() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     fs::write(place.path("mnt/file"), pattern(20 << 20, 1)).unwrap();
     ok(&["umount", &dir]);
-    assert_eq!(pagestone::media::holder(Path::new(&pool)), None, "its server is known as one");
+    assert_eq!(pmem::holder(Path::new(&pool)), None, "its server is known as one");
     drop(unowned);
 }
 
@@ -293,7 +293,7 @@ fn a_server_in_the_background_keeps_nothing_of_its_caller() {
     let server = {
         let begun = Instant::now();
         loop {
-            match pagestone::media::holder(Path::new(&pool)).filter(|_| mounted(&place.path("mnt")).is_some()) {
+            match pmem::holder(Path::new(&pool)).filter(|_| mounted(&place.path("mnt")).is_some()) {
                 Some(server) => break server,
                 None => assert!(begun.elapsed().as_secs() < 20, "it does not mount"),
             }

@@ -10,8 +10,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::media::{Description, Media, Part, Windows};
 use parking_lot::Mutex;
+use pmem::{Description, Media, Part, Views};
 
 /// A call that can fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,8 +97,8 @@ impl Media for Faulty {
     fn describe(&self) -> &Description {
         self.inner.describe()
     }
-    fn windows(&self) -> Windows<'_> {
-        self.inner.windows()
+    fn views(&self) -> Views<'_> {
+        self.inner.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.run(Call::Persist, || self.inner.persist(parts))

@@ -21,7 +21,7 @@
 //! # Example
 //! ```
 //! use crashlab::{Budget, Flavour, Lab, explore};
-//! use pagestone::media::{Media, Part};
+//! use pmem::{Media, Part};
 //!
 //! let lab = Lab::new(1 << 20, Flavour::Lines, 7);
 //! let media = lab.media()?;
@@ -30,7 +30,7 @@
 //! media.mark("written");
 //! let summary = explore(&media.finish(), &Budget::default(), |state, sim| {
 //!     let mut word = [0; 8];
-//!     assert!(sim.windows().data.read(4096, &mut word));
+//!     assert!(sim.views().data.read(4096, &mut word));
 //!     let there = word == [1; 8];
 //!     let legal = there || (word == [0; 8] && state.must_survive == 0);
 //!     if legal { Ok(()) } else { Err(format!("{word:?}")) }

@@ -14,7 +14,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 /// Bytes of a page.
-pub(crate) const PAGE: usize = pagestone::PAGE_SIZE as usize;
+pub(crate) const PAGE: usize = pmem::PAGE_SIZE as usize;
 
 /// One page, shared between images.
 pub(crate) type Page = Arc<[u8; PAGE]>;

@@ -15,8 +15,8 @@
 use std::io;
 use std::sync::{Arc, Weak};
 
-use pagestone::media::{Description, Durability, Granularity, Mapping, Media, MediaKind, Part, PersistMethod, Windows};
 use parking_lot::Mutex;
+use pmem::{Description, Durability, Granularity, MappedRange, Media, MediaKind, Part, PersistMethod, Views};
 
 use crate::config::Flavour;
 use crate::image::CrashImage;
@@ -42,9 +42,9 @@ pub enum Violation {
 
 /// Simulated persistent memory: a [`Media`] that records every call.
 pub struct Simulator {
-    meta: Mapping,
+    meta: MappedRange,
     /// The page cache, in the page flavour; otherwise both windows are `meta`.
-    data: Option<Mapping>,
+    data: Option<MappedRange>,
     flavour: Flavour,
     seed: u64,
     description: Description,
@@ -75,8 +75,8 @@ impl Simulator {
     pub(crate) fn new(len: u64, flavour: Flavour, seed: u64, idle: Weak<IdleSimulators>) -> io::Result<Simulator> {
         let pages = flavour == Flavour::Pages;
         Ok(Simulator {
-            meta: Mapping::anonymous(len)?,
-            data: if pages { Some(Mapping::anonymous(len)?) } else { None },
+            meta: MappedRange::anonymous(len)?,
+            data: if pages { Some(MappedRange::anonymous(len)?) } else { None },
             flavour,
             seed,
             description: Description {
@@ -93,7 +93,7 @@ impl Simulator {
         })
     }
 
-    fn data(&self) -> &Mapping {
+    fn data(&self) -> &MappedRange {
         self.data.as_ref().unwrap_or(&self.meta)
     }
 
@@ -232,7 +232,7 @@ impl Simulator {
     }
 
     /// Repeats a change of the page cache in the meta window, where the page has no overlay.
-    fn mirror(&self, live: &mut Live, at: u64, len: u64, write: impl Fn(&Mapping, u64, usize, usize) -> bool) {
+    fn mirror(&self, live: &mut Live, at: u64, len: u64, write: impl Fn(&MappedRange, u64, usize, usize) -> bool) {
         if self.data.is_none() {
             return;
         }
@@ -301,8 +301,8 @@ impl Media for Simulator {
         &self.description
     }
 
-    fn windows(&self) -> Windows<'_> {
-        Windows { meta: &self.meta, data: self.data() }
+    fn views(&self) -> Views<'_> {
+        Views { meta: &self.meta, data: self.data() }
     }
 
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {

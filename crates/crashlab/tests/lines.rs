@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crashlab::{Budget, CrashKind, Failure, Flavour, Lab, Simulator, Summary, Trace, explore, explore_nested};
-use pagestone::media::{Media, Part};
+use pmem::{Media, Part};
 
 const LEN: u64 = 1 << 20;
 
@@ -17,7 +17,7 @@ fn lab(seed: u64) -> (Lab, Arc<Simulator>) {
 
 fn word(sim: &Simulator, at: u64) -> u64 {
     let mut bytes = [0; 8];
-    assert!(sim.windows().data.read(at, &mut bytes));
+    assert!(sim.views().data.read(at, &mut bytes));
     u64::from_le_bytes(bytes)
 }
 
@@ -249,7 +249,7 @@ fn each_simulator_holds_exactly_its_image() {
         // Dirty the simulator, so that a bad reset of the next one shows.
         for page in 0..8 {
             let (mut got, mut want) = ([0; 4096], [0; 4096]);
-            assert!(sim.windows().meta.read(page * 4096, &mut got));
+            assert!(sim.views().meta.read(page * 4096, &mut got));
             state.image.read(page * 4096, &mut want);
             assert_eq!(got, want, "page {page} of {state}");
         }

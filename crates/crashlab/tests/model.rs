@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crashlab::{Budget, CrashKind, Flavour, Lab, Simulator, explore, explore_nested};
-use pagestone::media::{Media, Part};
+use pmem::{Media, Part};
 
 const PAGE: usize = 4096;
 const LEN: usize = 4 * PAGE;
@@ -133,9 +133,9 @@ fn run(sim: &Simulator, flavour: Flavour, dice: &mut Lcg) -> Vec<Naive> {
 
 fn contents(sim: &Simulator) -> Vec<u8> {
     let mut bytes = vec![0; LEN];
-    assert!(sim.windows().data.read(0, &mut bytes));
+    assert!(sim.views().data.read(0, &mut bytes));
     let mut meta = vec![0; LEN];
-    assert!(sim.windows().meta.read(0, &mut meta));
+    assert!(sim.views().meta.read(0, &mut meta));
     assert_eq!(bytes, meta, "nothing is in the overlay after a crash");
     bytes
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crashlab::{
     Budget, Call, CrashKind, Failure, Fault, Faulty, Flavour, Lab, Simulator, Summary, Trace, Violation, explore,
 };
-use pagestone::media::{Durability, Mapping, Media, Part};
+use pmem::{Durability, MappedRange, Media, Part};
 
 const PAGE: u64 = 4096;
 const LEN: u64 = 1 << 20;
@@ -18,7 +18,7 @@ fn media(seed: u64) -> (Lab, Arc<Simulator>) {
     (lab, media)
 }
 
-fn word(window: &Mapping, at: u64) -> u64 {
+fn word(window: &MappedRange, at: u64) -> u64 {
     let mut bytes = [0; 8];
     assert!(window.read(at, &mut bytes));
     u64::from_le_bytes(bytes)
@@ -71,14 +71,14 @@ fn pages_are_torn_at_sectors_only_if_asked() {
 fn stores_stay_in_the_overlay_until_flushed_and_synced() {
     let (_lab, sim) = media(1);
     persist(&sim, 8, 7);
-    assert_eq!(word(sim.windows().meta, 8), 7, "the page cache shows through");
+    assert_eq!(word(sim.views().meta, 8), 7, "the page cache shows through");
     sim.persist(&[Part::Zero { at: 8, len: 8 }]).expect("persist");
-    assert_eq!(word(sim.windows().meta, 8), 0, "zeros, too");
+    assert_eq!(word(sim.views().meta, 8), 0, "zeros, too");
     persist(&sim, 8, 7);
     sim.sync().expect("sync");
     sim.store(0, &1u64.to_le_bytes());
     sim.store(PAGE, &2u64.to_le_bytes());
-    assert_eq!((word(sim.windows().meta, 0), word(sim.windows().data, 0)), (1, 0));
+    assert_eq!((word(sim.views().meta, 0), word(sim.views().data, 0)), (1, 0));
     sim.sync().expect("sync");
     sim.flush(0, 8).expect("flush");
     let trace = sim.finish();
@@ -89,8 +89,8 @@ fn stores_stay_in_the_overlay_until_flushed_and_synced() {
     sim.start_recording();
     sim.sync().expect("sync");
     persist(&sim, 0, 9);
-    assert_eq!(word(sim.windows().meta, 0), 9, "the private copy is gone after its sync");
-    assert_eq!(word(sim.windows().meta, PAGE), 2, "and the other is still there");
+    assert_eq!(word(sim.views().meta, 0), 9, "the private copy is gone after its sync");
+    assert_eq!(word(sim.views().meta, PAGE), 2, "and the other is still there");
     assert!(sim.violations().is_empty());
     let trace = sim.finish();
     let cut = leftovers(&trace, CrashKind::PowerCut, &Budget::default(), &words);
@@ -124,9 +124,9 @@ fn a_power_cut_changes_the_cache_id_and_a_kill_does_not() {
 #[test]
 fn what_was_changed_through_an_address_can_be_declared() {
     let (_lab, sim) = media(1);
-    assert!(sim.windows().data.write(PAGE - 8, &[0xff; 16]));
+    assert!(sim.views().data.write(PAGE - 8, &[0xff; 16]));
     sim.absorb(PAGE - 8, 16);
-    assert_eq!(word(sim.windows().meta, PAGE), u64::MAX);
+    assert_eq!(word(sim.views().meta, PAGE), u64::MAX);
     let trace = sim.finish();
     assert_eq!(leftovers(&trace, CrashKind::PowerCut, &Budget::default(), &[PAGE - 8, PAGE]).len(), 4);
     assert!(trace.violations().is_empty());
@@ -165,7 +165,7 @@ fn run_journal(seed: u64, order: Order) -> Trace {
 fn check_journal(trace: &Trace) -> Result<Summary, Box<Failure>> {
     assert!(trace.violations().is_empty());
     explore(trace, &Budget::default(), |state, sim| {
-        let windows = sim.windows();
+        let windows = sim.views();
         let valid = |n: &u64| word(windows.data, n * 512) == *n && word(windows.data, n * 512 + 8) == !*n;
         // Records of unsynced operations may survive in any subset: only an unbroken run counts.
         let recorded = (1..=6).find(|n| !valid(n)).map_or(0, |n| n - 1);
@@ -217,8 +217,8 @@ fn the_same_seed_gives_the_same_states_and_every_image_is_loaded_exactly() {
         explore(&run_journal(seed, Order::AllAtOnce), &budget, |state, sim| {
             for page in 0..10 {
                 let (mut meta, mut data, mut want) = ([0; 4096], [0; 4096], [0; 4096]);
-                assert!(sim.windows().meta.read(page * PAGE, &mut meta));
-                assert!(sim.windows().data.read(page * PAGE, &mut data));
+                assert!(sim.views().meta.read(page * PAGE, &mut meta));
+                assert!(sim.views().data.read(page * PAGE, &mut data));
                 state.image.read(page * PAGE, &mut want);
                 assert!(meta == want && data == want, "page {page} of {state}");
             }
@@ -269,7 +269,7 @@ fn the_nth_call_fails_as_told() {
     assert_eq!(code(faulty.reserve(0, 8)), None);
     let codes = [b"a", b"b", b"c", b"d"].map(|value| code(faulty.persist(&part(value))));
     assert_eq!(codes, [None, None, Some(Fault::EIO), Some(Fault::EIO)]);
-    assert_eq!(word(faulty.windows().data, 0), u64::from(b'd'), "done, though it failed");
+    assert_eq!(word(faulty.views().data, 0), u64::from(b'd'), "done, though it failed");
     assert_eq!(faulty.calls(Call::Persist), 4);
     faulty.set_faults([]);
     assert_eq!(code(faulty.persist(&part(b"e"))), None);

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use pagestone::media::Memory;
 use pagestone_mount::{FuseTransport, NullFs, Options, Transport, can_mount, prepare, unmount};
+use pmem::Memory;
 
 mod common;
 

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::media::{Description, Media, Memory, Part, Windows};
 use pagestone::{CreateOptions, Kind, NewNode, Pool};
 use pagestone_mount::{FileSystem, NodeId, OpenHow, PoolFs};
+use pmem::{Description, Media, Memory, Part, Views};
 
 const PAGE: u64 = 4096;
 
@@ -24,11 +24,11 @@ impl Media for Failing {
     fn describe(&self) -> &Description {
         self.below.describe()
     }
-    fn windows(&self) -> Windows<'_> {
+    fn views(&self) -> Views<'_> {
         if self.turns.load(Ordering::Relaxed) > 0 && self.turns.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.below.bytes().forbid(self.page.load(Ordering::Relaxed), PAGE);
         }
-        self.below.windows()
+        self.below.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.below.persist(parts)

@@ -10,8 +10,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use crashlab::{Budget, Flavour, Lab, explore};
-use pagestone::media::Media;
 use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool, RenameMode};
+use pmem::Media;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let lab = Lab::new(8 << 20, Flavour::Lines, 1);

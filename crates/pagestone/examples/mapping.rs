@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, Error, Kind, MapOptions, NewNode, Pool, Result};
+use pmem::Memory;
 
 fn main() -> Result<()> {
     let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;

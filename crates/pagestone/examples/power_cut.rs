@@ -15,8 +15,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use pagestone::media::Durability;
 use pagestone::{Dir, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, RenameMode, Result, check};
+use pmem::Durability;
 
 const THREADS: u64 = 2;
 const FILES: u64 = 8;

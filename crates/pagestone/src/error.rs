@@ -135,6 +135,27 @@ pub enum Error {
     Media(#[from] io::Error),
 }
 
+impl From<pmem::Error> for Error {
+    fn from(error: pmem::Error) -> Error {
+        match error {
+            pmem::Error::NotFound => Error::NotFound,
+            pmem::Error::Invalid(what) => Error::Invalid(what),
+            pmem::Error::OutOfRange { at, len, media } => Error::corrupt(
+                format!("pool byte {at:#x}"),
+                format!("{len} bytes from here lie outside the pool ({media:#x} bytes)"),
+            ),
+            pmem::Error::BadPage(at) => Error::Lost(at),
+            pmem::Error::ReadOnly => Error::ReadOnly,
+            pmem::Error::NoSpace => Error::NoSpace,
+            pmem::Error::Size(text) => Error::Size(text),
+            pmem::Error::InUse { path, pid } => Error::InUse { path, pid },
+            pmem::Error::Path { what, path, source } => Error::Path { what, path, source },
+            pmem::Error::Io(source) => Error::Media(source),
+            other => Error::Media(io::Error::other(other)),
+        }
+    }
+}
+
 impl Error {
     /// A [`Error::Corrupt`].
     pub fn corrupt(place: impl Into<String>, what: impl Into<String>) -> Error {

@@ -12,9 +12,9 @@
 use std::fmt;
 
 /// Bytes in a page, the smallest unit that a file or a structure owns.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = pmem::PAGE_SIZE;
 /// Bytes in a frame, the unit of the on-media descriptors and of huge pages.
-pub const FRAME_SIZE: u64 = 2 << 20;
+pub const FRAME_SIZE: u64 = pmem::HUGE_PAGE_SIZE;
 /// Pages in a frame.
 pub(crate) const PAGES_PER_FRAME: u64 = FRAME_SIZE / PAGE_SIZE;
 /// Bytes in a cache line, the unit of flushing and of journal payloads.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crashlab::{Call, Faulty};
-use pagestone::media::{self, Media, MediaKind, Memory};
 use pagestone::{CreateOptions, Error, File, Ino, Kind, MapOptions, NewNode, PAGE_SIZE, Pool, RenameMode};
+use pmem::{Media, MediaKind, Memory};
 
 const SIZE: u64 = 64 << 20;
 
@@ -26,8 +26,8 @@ fn file(pool: &Pool, name: &str, bytes: &[u8]) -> File {
 }
 
 fn forbid(media: &dyn Media, page: u64) {
-    media.windows().data.forbid(page * PAGE_SIZE, PAGE_SIZE);
-    media.windows().meta.forbid(page * PAGE_SIZE, PAGE_SIZE);
+    media.views().data.forbid(page * PAGE_SIZE, PAGE_SIZE);
+    media.views().meta.forbid(page * PAGE_SIZE, PAGE_SIZE);
 }
 
 /// Fails if one file whose record is lost ends a sync before the media are synced.
@@ -35,8 +35,8 @@ fn forbid(media: &dyn Media, page: u64) {
 fn a_file_whose_record_is_lost_does_not_keep_the_others_from_being_synced() {
     let number = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("background-{}-{number}", std::process::id()));
-    let open = media::Open { read_only: false, kind: Some(MediaKind::File), size: Some(SIZE) };
-    let media = Arc::new(Faulty::new(media::open(&path, &open).unwrap().media, []));
+    let open = pmem::Open { read_only: false, kind: Some(MediaKind::File), size: Some(SIZE) };
+    let media = Arc::new(Faulty::new(pmem::open(&path, &open).unwrap().media, []));
     let pool = pool_on(media.clone());
     let bad = file(&pool, "bad", &[1; 100]);
     // Their records lie on other pages.

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, Dir, Error, Kind, NewNode, OpenOptions, Pool, RenameMode, SetAttr, XattrMode};
+use pmem::Memory;
 
 fn pool(len: u64) -> Pool {
     Pool::create_on(Arc::new(Memory::new(len).unwrap()), &CreateOptions::default()).unwrap()

@@ -89,7 +89,7 @@ fn a_clone_of_a_large_file_takes_no_space_and_one_record() {
     copy.write_at(50 << 20, &[8; 4096]).unwrap();
     let attr = copy.attr().unwrap();
     assert_eq!((attr.pages, attr.shared), (25_600, 25_599));
-    assert_eq!(big.bytes_unlike(&copy).unwrap(), 4096);
+    assert_eq!(big.count_differing_bytes(&copy).unwrap(), 4096);
     drop((big, copy));
     is_clean(&place, pool);
 }
@@ -283,10 +283,10 @@ fn only_an_empty_file_becomes_a_clone_and_only_files_are_cloned() {
     let (_place, pool) = pool(16);
     let a = file(&pool, "a", b"a");
     let b = file(&pool, "b", b"b");
-    assert!(matches!(b.become_clone_of(&a), Err(Error::Invalid(_))));
-    assert!(matches!(a.become_clone_of(&a), Err(Error::Invalid(_))));
+    assert!(matches!(b.clone_from(&a), Err(Error::Invalid(_))));
+    assert!(matches!(a.clone_from(&a), Err(Error::Invalid(_))));
     b.set_len(0).unwrap();
-    b.become_clone_of(&a).unwrap();
+    b.clone_from(&a).unwrap();
     assert_eq!(all(&b), b"a");
     let dir = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
     assert!(matches!(pool.root().clone_file(b"x", dir), Err(Error::IsDirectory)));

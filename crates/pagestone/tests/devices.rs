@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pagestone::media::{self, Media, MediaKind, Part};
 use pagestone::{
     CreateOptions, Error, File, Kind, MapMechanism, MapOptions, MapReport, NewNode, OpenOptions, Pool, check,
 };
+use pmem::{Media, MediaKind, Part};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -397,13 +397,13 @@ fn a_full_device_is_an_error_and_the_last_byte_can_be_used() {
 
 /// The pool's bytes, to be damaged.
 fn bytes_of(place: &Place) -> Arc<dyn Media> {
-    media::open(&place.path, &media::Open { read_only: false, kind: None, size: None }).unwrap().media
+    pmem::open(&place.path, &pmem::Open { read_only: false, kind: None, size: None }).unwrap().media
 }
 
 fn flip(place: &Place, at: u64, bit: u32) {
     let media = bytes_of(place);
     let mut byte = [0];
-    assert!(media.windows().data.read(at, &mut byte));
+    assert!(media.views().data.read(at, &mut byte));
     media.persist(&[Part::Bytes { at, bytes: &[byte[0] ^ 1 << bit] }]).unwrap();
     media.sync().unwrap();
 }
@@ -413,7 +413,7 @@ fn contents(place: &Place) -> (Vec<u64>, u64) {
     let (media, mut page) = (bytes_of(place), [0; 4096]);
     let (mut used, mut sum) = (Vec::new(), 0u64);
     for at in (0..SIZE).step_by(page.len()) {
-        assert!(media.windows().data.read(at, &mut page));
+        assert!(media.views().data.read(at, &mut page));
         if page != [0; 4096] {
             used.push(at);
             let words = page.as_chunks().0.iter().map(|&word| u64::from_le_bytes(word));

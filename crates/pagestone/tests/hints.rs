@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, File, Kind, NewNode, Pool, SetAttr};
+use pmem::Memory;
 
 const PAGE: u64 = 4096;
 const LEN: u64 = 8 * PAGE;

@@ -15,8 +15,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagestone::media::{self, Description, Media, MediaKind, Memory, Part, Windows};
 use pagestone::{CheckOptions, CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, check_on};
+use pmem::{Description, Media, MediaKind, Memory, Part, Views};
 
 const PAGE: u64 = 4096;
 const SIZE: u64 = 64 << 20;
@@ -52,8 +52,8 @@ fn every(test: impl Fn(&Place)) {
         }
         let number = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
         let path = dir.join(format!("pagestone-lost-{}-{number}", std::process::id()));
-        let open = media::Open { read_only: false, kind: Some(kind), size: Some(SIZE) };
-        on(name, media::open(&path, &open).unwrap().media, Some(path));
+        let open = pmem::Open { read_only: false, kind: Some(kind), size: Some(SIZE) };
+        on(name, pmem::open(&path, &open).unwrap().media, Some(path));
     }
 }
 
@@ -80,7 +80,7 @@ impl Place {
     }
 
     fn lose_page(&self, at: u64) {
-        let windows = self.media.windows();
+        let windows = self.media.views();
         windows.data.forbid(at / PAGE * PAGE, PAGE);
         windows.meta.forbid(at / PAGE * PAGE, PAGE);
     }
@@ -317,8 +317,8 @@ impl Media for Listed {
     fn describe(&self) -> &Description {
         self.0.describe()
     }
-    fn windows(&self) -> Windows<'_> {
-        self.0.windows()
+    fn views(&self) -> Views<'_> {
+        self.0.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.0.persist(parts)

@@ -7,7 +7,7 @@ use std::path::Path;
 mod common;
 
 use common::{HugePages, Mounted};
-use pagestone::media::{Description, Durability, Media, MediaKind, Memory, Open, Opened, Part, open};
+use pmem::{Description, Durability, Media, MediaKind, Memory, Open, Opened, Part, open};
 
 const SIZE: u64 = 4 << 20;
 
@@ -21,13 +21,13 @@ fn tmpfs() -> tempfile::TempDir {
 
 fn data(media: &dyn Media, at: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0xcc; len];
-    assert!(media.windows().data.read(at, &mut buf));
+    assert!(media.views().data.read(at, &mut buf));
     buf
 }
 
 fn meta(media: &dyn Media, at: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0xcc; len];
-    assert!(media.windows().meta.read(at, &mut buf));
+    assert!(media.views().meta.read(at, &mut buf));
     buf
 }
 
@@ -256,5 +256,5 @@ fn a_block_device_whose_writes_are_lost_never_syncs_again() {
     }
     drop(media);
     let size = open(path, &Open { size: Some(32 << 20), ..Open::default() }).expect_err("too large");
-    assert!(matches!(size, pagestone::Error::Size(_)), "{size}");
+    assert!(matches!(size, pmem::Error::Size(_)), "{size}");
 }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pagestone::media::{MediaKind, Open, Opened, open};
 use pagestone::{CheckOptions, CreateOptions, Error, OpenOptions, Pool, check};
+use pmem::{MediaKind, Open, Opened, open};
 
 const SIZE: u64 = 1 << 20;
 
@@ -42,7 +42,7 @@ fn a_second_opener_is_told_who_has_it() {
         let first = open(&path, &sized(SIZE)).expect("opens");
         for how in [Open::default(), read_only(), sized(SIZE)] {
             match open(&path, &how) {
-                Err(Error::InUse { path: at, pid }) => assert_eq!((at, pid), (path.clone(), std::process::id())),
+                Err(pmem::Error::InUse { path: at, pid }) => assert_eq!((at, pid), (path.clone(), std::process::id())),
                 other => panic!("{other:?}"),
             }
         }
@@ -52,7 +52,7 @@ fn a_second_opener_is_told_who_has_it() {
         drop(media);
         let one = open(&path, &read_only()).expect("opens");
         let two = open(&path, &read_only()).expect("many may read");
-        assert!(matches!(open(&path, &Open::default()), Err(Error::InUse { .. })));
+        assert!(matches!(open(&path, &Open::default()), Err(pmem::Error::InUse { .. })));
         drop((one, two));
         open(&path, &Open::default()).expect("opens");
         fs::remove_file(&path).expect("removes");
@@ -95,7 +95,7 @@ fn another_process_is_named_and_its_death_frees_the_pool() {
     child.kill().expect("kills");
     child.wait().expect("waits");
     match held {
-        Err(Error::InUse { pid, .. }) => assert_eq!(pid, child.id()),
+        Err(pmem::Error::InUse { pid, .. }) => assert_eq!(pid, child.id()),
         other => panic!("{other:?}"),
     }
     open(&path, &Open::default()).expect("freed");
@@ -114,8 +114,8 @@ fn what_cannot_be_a_pool_is_refused_by_name() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
     assert!(refusal(&socket, &Open::default()).contains("socket"));
     let missing = dir.path().join("missing");
-    assert!(matches!(open(&missing, &Open::default()), Err(Error::NotFound)));
-    assert!(matches!(open(&missing, &read_only()), Err(Error::NotFound)));
+    assert!(matches!(open(&missing, &Open::default()), Err(pmem::Error::NotFound)));
+    assert!(matches!(open(&missing, &read_only()), Err(pmem::Error::NotFound)));
     refusal(&dir.path().join("no/such/directory"), &sized(SIZE));
     refusal(&fifo.join("below"), &sized(SIZE));
     let empty = dir.path().join("empty");
@@ -154,7 +154,7 @@ fn sizes() {
     File::options().write(true).open(&path).and_then(|f| f.set_len(SIZE + 100)).expect("lengthens");
     let opened = open(&path, &Open::default()).expect("opens");
     assert_eq!((opened.len, opened.created), (SIZE, false));
-    assert_eq!(opened.media.windows().meta.len(), SIZE);
+    assert_eq!(opened.media.views().meta.len(), SIZE);
     drop(opened);
     // A length that was there stays, and a failure does not remove what was there.
     refusal(&path, &sized(u64::MAX));
@@ -174,7 +174,7 @@ fn a_kind_that_it_is_not() {
         }
     }
     for other in [MediaKind::Memory, MediaKind::Simulator] {
-        assert!(matches!(open(&path, &forced(other)), Err(Error::Invalid(_))));
+        assert!(matches!(open(&path, &forced(other)), Err(pmem::Error::Invalid(_))));
     }
     open(&path, &forced(MediaKind::File)).expect("an ordinary file everywhere");
 }

@@ -6,8 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::media::{Description, Media, Memory, Part, Windows};
 use pagestone::{CreateOptions, FRAME_SIZE, File, Kind, NewNode, Pool};
+use pmem::{Description, Media, Memory, Part, Views};
 
 fn pool(len: u64) -> Pool {
     Pool::create_on(Arc::new(Memory::new(len).unwrap()), &CreateOptions::default()).unwrap()
@@ -166,8 +166,8 @@ impl Media for Widest {
     fn describe(&self) -> &Description {
         self.inner.describe()
     }
-    fn windows(&self) -> Windows<'_> {
-        self.inner.windows()
+    fn views(&self) -> Views<'_> {
+        self.inner.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.bytes.fetch_max(parts.iter().map(Part::len).sum(), Ordering::Relaxed);

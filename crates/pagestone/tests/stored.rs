@@ -10,8 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use pagestone::media::{Description, Granularity, Lend, Media, Memory, Part, Windows};
 use pagestone::{CreateOptions, File, Kind, MapOptions, Mapping, NewNode, PAGE_SIZE, Pool};
+use pmem::{Description, Granularity, MapMode, Media, Memory, Part, Views};
 
 const SIZE: u64 = 64 << 20;
 
@@ -54,8 +54,8 @@ impl Media for Lines {
     fn describe(&self) -> &Description {
         &self.description
     }
-    fn windows(&self) -> Windows<'_> {
-        self.inner.windows()
+    fn views(&self) -> Views<'_> {
+        self.inner.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.inner.persist(parts)
@@ -82,10 +82,10 @@ impl Media for Lines {
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         self.inner.reserve(at, len)
     }
-    fn granule(&self) -> Option<u64> {
-        self.inner.granule()
+    fn map_alignment(&self) -> Option<u64> {
+        self.inner.map_alignment()
     }
-    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: Lend) -> io::Result<()> {
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         // SAFETY: the caller's promise is handed on.
         unsafe { self.inner.map_at(at, len, to, how) }
     }

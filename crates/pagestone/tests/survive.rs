@@ -15,8 +15,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use pagestone::media::{self, Description, Lend, Media, MediaKind, Memory, Part, Windows};
 use pagestone::{CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool};
+use pmem::{Description, MapMode, Media, MediaKind, Memory, Part, Views};
 
 #[allow(dead_code)]
 mod common;
@@ -33,7 +33,7 @@ fn dir() -> tempfile::TempDir {
 }
 
 fn ordinary(path: &Path, size: Option<u64>) -> Arc<dyn Media> {
-    media::open(path, &media::Open { read_only: false, kind: Some(MediaKind::File), size }).unwrap().media
+    pmem::open(path, &pmem::Open { read_only: false, kind: Some(MediaKind::File), size }).unwrap().media
 }
 
 fn make(pool: &Pool, name: &str) -> pagestone::Result<File> {
@@ -183,8 +183,8 @@ impl Media for Watched {
     fn describe(&self) -> &Description {
         self.below.describe()
     }
-    fn windows(&self) -> Windows<'_> {
-        self.below.windows()
+    fn views(&self) -> Views<'_> {
+        self.below.views()
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         self.below.persist(parts)
@@ -206,13 +206,13 @@ impl Media for Watched {
     fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         self.below.reserve(at, len)
     }
-    fn granule(&self) -> Option<u64> {
-        self.below.granule()
+    fn map_alignment(&self) -> Option<u64> {
+        self.below.map_alignment()
     }
-    fn settle(&self, at: u64, len: u64) -> io::Result<()> {
-        self.below.settle(at, len)
+    fn prepare_for_mapping(&self, at: u64, len: u64) -> io::Result<()> {
+        self.below.prepare_for_mapping(at, len)
     }
-    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: Lend) -> io::Result<()> {
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         // SAFETY: the caller's promise is handed on.
         unsafe { self.below.map_at(at, len, to, how) }
     }

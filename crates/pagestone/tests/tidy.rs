@@ -3,7 +3,7 @@
 //! ```text
 //!   every .rs file    opens with `//!`, has at most 600 lines, leaves nothing to do later
 //!   layers            use only what lies below them, in the order of `docs/architecture.md`
-//!   unsafe            on the media floor and at the C boundary only, each with its SAFETY line
+//!   unsafe            in `pmem`, in `mmap` and at the C boundary only, each with its SAFETY line
 //!   documents         their links lead somewhere; the format's sizes are those of the code
 //! ```
 
@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 const MAX_LINES: usize = 600;
 /// Lines above an `unsafe` in which its reason has to stand.
 const NEAR: usize = 8;
-/// Where `unsafe` may stand, besides tests: the floors that know hardware, and the C boundary.
+/// Where `unsafe` may stand, besides tests: the crate and the layer that know hardware, and the C boundary.
 const UNSAFE_PLACES: [&str; 6] = [
-    "crates/pagestone/src/media/",
-    "crates/pagestone/src/map/",
+    "crates/pmem/src/",
+    "crates/pagestone/src/mmap/",
     "crates/mount/src/",
     "crates/bench/src/sys.rs",
     "crates/cli/src/command/background.rs",
@@ -229,10 +229,26 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
     report(&wrong);
 }
 
-/// The layers of the library from below; the modules before `media` belong to none.
+/// The layers of the library from below; the modules before `layout` belong to none.
 const LAYERS: [&str; 18] = [
-    "units", "error", "lock", "attr", "pad", "places", "media", "layout", "journal", "frame", "tree", "engine", "file",
-    "dir", "map", "snapshot", "pool", "check",
+    "units",
+    "error",
+    "lock",
+    "attr",
+    "address_hash",
+    "layout",
+    "journal",
+    "alloc",
+    "txn",
+    "btree",
+    "engine",
+    "extent",
+    "data",
+    "dir",
+    "mmap",
+    "snapshot",
+    "pool",
+    "check",
 ];
 
 /// The layers that the code of a file (without its tests) names as `crate::NAME`.
@@ -272,15 +288,15 @@ fn each_layer_uses_only_what_lies_below_it() {
     }
     report(&wrong);
     // The check itself: a forbidden `use` is found, one of a test and one in a comment are not.
-    assert_eq!(upward("frame/tx.rs", "use crate::file::File;").len(), 1);
+    assert_eq!(upward("txn/tx.rs", "use crate::data::File;").len(), 1);
     assert_eq!(
-        upward("frame/tx.rs", "use crate::layout::X; // crate::file\n#[cfg(test)]\nuse crate::pool::Pool;").len(),
+        upward("txn/tx.rs", "use crate::layout::X; // crate::data\n#[cfg(test)]\nuse crate::pool::Pool;").len(),
         0
     );
     let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let picture = text.split("## Layers").nth(1).unwrap().split("DAX device").next().unwrap();
     let drawn: Vec<&str> =
         picture.lines().filter_map(|line| line.trim().strip_prefix("| ")?.split(' ').next()).collect();
-    let layers: Vec<&str> = LAYERS.iter().rev().copied().take_while(|&layer| layer != "places").collect();
+    let layers: Vec<&str> = LAYERS.iter().rev().copied().take_while(|&layer| layer != "address_hash").collect();
     assert_eq!(drawn, layers, "the picture in docs/architecture.md");
 }

@@ -7,7 +7,7 @@
 use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
-use pagestone::media::Part;
+use pmem::Part;
 
 use super::Report;
 use crate::config::Config;

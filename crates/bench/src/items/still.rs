@@ -2,9 +2,9 @@
 //! come from as much memory as the file has and writes go to it.
 
 use anyhow::{Result, ensure};
-use pagestone::media::Memory;
 use pagestone::{Attr, NewNode, SetAttr, StatFs};
 use pagestone_mount::{Caller, FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
+use pmem::Memory;
 
 /// Names and attributes are [`NullFs`]'s.
 pub(super) struct Still {

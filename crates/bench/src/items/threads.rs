@@ -12,8 +12,8 @@ use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
-use pagestone::media::Part;
 use pagestone::{Kind, NewNode};
+use pmem::Part;
 use rustix::fs::{AtFlags, unlinkat};
 
 use super::Report;

@@ -90,9 +90,9 @@ pub(crate) fn mount(args: &Mount) -> Result<Exit> {
     if args.detached {
         background::leave_session().context("a session of its own")?;
     }
-    can_mount()?;
     let options = options(args);
     options.permitted()?;
+    can_mount()?;
     let prepared = prepare(&args.dir)?;
     let signals = Signals::hold().context("signals")?;
     let (pool, created) = open_or_create(args).inspect_err(|_| undo(&prepared))?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use pagestone::media::{Durability, Granularity, PersistMethod};
 use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool, Time};
+use pmem::{Durability, Granularity, PersistMethod};
 
 use crate::command::holder::{Holder, patiently};
 use crate::exit::Exit;

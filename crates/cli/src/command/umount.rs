@@ -46,7 +46,7 @@ pub(crate) fn umount(args: &Umount) -> Result<Exit> {
         bail!("{}: not a mount of a pool, but {} ({})", shown(), mount.source.display(), mount.kind);
     }
     let pool = mount.pool();
-    let server = pagestone::media::holder(&pool);
+    let server = pmem::holder(&pool);
     match if args.lazy { unmount_lazily(&dir) } else { unmount(&dir) } {
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
             bail!("{}: in use by a program (--lazy takes it out of sight; it ends with its last user)", shown())
@@ -66,7 +66,7 @@ pub(crate) fn umount(args: &Umount) -> Result<Exit> {
 /// Waits until the server has released the pool, which it does when all is durable.
 fn wait_for(server: u32, pool: &Path) -> Result<()> {
     let mut wait = Wait::new(PATIENCE);
-    while pagestone::media::holder(pool) == Some(server) {
+    while pmem::holder(pool) == Some(server) {
         match Holder::of(pool, server) {
             holder if wait.goes_on(&holder) => thread::sleep(Duration::from_millis(2)),
             // Mounted on a second directory, or in another namespace: unmounted is what was asked for.

@@ -85,7 +85,7 @@ const SHARED_AT_ONCE: u64 = u32::MAX as u64 & !(PAGE_SIZE - 1);
 /// steps through this thread's buffer.
 pub(super) fn copy(from: &File, offset: u64, to: &File, to_offset: u64, len: u64) -> Reply<u32> {
     if offset == to_offset {
-        let shared = to.share_from(from, offset, len.min(SHARED_AT_ONCE))?;
+        let shared = to.clone_range_from(from, offset, len.min(SHARED_AT_ONCE))?;
         if shared > 0 {
             return Ok(shared as u32);
         }

@@ -18,11 +18,11 @@ mod walk;
 use std::path::Path;
 use std::sync::Arc;
 
+use pmem::{Media, MediaKind, Part, Region};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::layout::{SUPERBLOCKS, Superblock};
-use crate::media::{self, Media, MediaKind, Part, Region};
 use crate::pool::{OpenOptions, Pool, open_existing};
 
 /// What a check found.
@@ -85,7 +85,7 @@ pub struct CheckOptions {
 /// # Errors
 /// What [`Pool::open`] answers, except damage, which is a finding.
 pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let opened = open_existing(path, &media::Open { read_only: !options.repair, kind: options.media, size: None })?;
+    let opened = open_existing(path, &pmem::Open { read_only: !options.repair, kind: options.media, size: None })?;
     check_on(opened.media, options, progress)
 }
 
@@ -146,7 +146,7 @@ impl Pass {
     }
 
     /// Reports an error that an access met.
-    fn find_error(&mut self, context: &str, error: &Error, consequence: &str) {
+    fn add_error(&mut self, context: &str, error: &Error, consequence: &str) {
         match error {
             Error::Corrupt { place, what } => self.find(format!("{place} ({context})"), what.clone(), consequence),
             other => self.find(context, other.to_string(), consequence),
@@ -171,7 +171,7 @@ fn check_superblocks(region: &Region, repair: bool) -> Result<Vec<Finding>> {
     for page in SUPERBLOCKS {
         let mut bytes = [0; size_of::<Superblock>()];
         let read = region.read_data(page.byte(), &mut bytes);
-        copies.push(read.and_then(|()| Superblock::parse(&bytes, region.len()).map(|_| bytes)));
+        copies.push(read.map_err(Error::from).and_then(|()| Superblock::parse(&bytes, region.len()).map(|_| bytes)));
     }
     let Some(good) = copies.iter().find_map(|c| c.as_ref().ok()).copied() else { return Ok(Vec::new()) };
     let mut findings = Vec::new();

@@ -2,16 +2,16 @@
 
 use super::walk::Claims;
 use super::{Pass, Progress, repair::Fix};
+use crate::alloc::{Run, bit, read_counters};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::frame::{Run, bit, read_counters};
 use crate::layout::{Counts, FrameDesc, FrameState, PageEntry, PageUse};
 use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
 
 const LEAK: &str = "space is lost, no data";
 
 pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progress: Progress<'_>) {
-    let geometry = &engine.frames.geometry;
+    let geometry = &engine.alloc.geometry;
     let mut pages = 0;
     let mut damaged = false;
     for frame in (geometry.first_frame.0..geometry.frames).map(FrameNo) {
@@ -19,12 +19,12 @@ pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progres
             let done = claims.inodes.len() as u64;
             progress(done + frame.0, done + geometry.frames);
         }
-        let used = engine.frames.descriptor(frame).and_then(|desc| compare_frame(engine, pass, claims, frame, &desc));
+        let used = engine.alloc.descriptor(frame).and_then(|desc| compare_frame(engine, pass, claims, frame, &desc));
         match used {
             Ok(used) => pages += used,
             Err(e) => {
                 damaged = true;
-                pass.find_error("owners", &e, "nothing more is allocated there");
+                pass.add_error("owners", &e, "nothing more is allocated there");
             }
         }
     }
@@ -52,7 +52,7 @@ fn compare_frame(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: Frame
 }
 
 fn compare_split(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
-    let table = engine.frames.page(desc.table())?;
+    let table = engine.alloc.page(desc.table())?;
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     let mut used = 0;
     let mut owners = [[None; PAGES_PER_FRAME as usize]; 2];
@@ -106,21 +106,21 @@ fn unreached(engine: &Engine, pass: &mut Pass, claims: &Claims, page: PageNo) {
         if claims.inodes.contains_key(&place.place()) {
             continue;
         }
-        match engine.frames.inode_at_place(place) {
+        match engine.alloc.inode_at_place(place) {
             Ok(rec) if rec.is_free() => {}
             Ok(rec) => {
                 pass.find(rec.ino().to_string(), "no name leads to it", "the file cannot be reached");
                 pass.fixes.push(Fix::Reattach(rec.ino()));
             }
-            Err(e) => pass.find_error("an inode without a name", &e, "the file cannot be reached"),
+            Err(e) => pass.add_error("an inode without a name", &e, "the file cannot be reached"),
         }
     }
 }
 
 fn compare_counters(engine: &Engine, pass: &mut Pass, pages: u64, claims: &Claims) {
     let mut counted = Counts::default();
-    for lane in 0..engine.frames.geometry.lanes {
-        if let Ok(counters) = read_counters(&engine.frames.region, lane) {
+    for lane in 0..engine.alloc.geometry.lanes {
+        if let Ok(counters) = read_counters(&engine.alloc.region, lane) {
             counted = counted.plus(counters.counts);
         }
     }

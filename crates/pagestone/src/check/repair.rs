@@ -4,11 +4,11 @@
 //! guessing at contents would hide what was lost.
 
 use super::Pass;
+use crate::alloc::Run;
 use crate::attr::{Kind, NewNode};
 use crate::dir::{Name, forget_name, name_again};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::frame::Run;
 use crate::layout::{PageUse, ROOT};
 use crate::units::{FrameNo, Ino};
 
@@ -46,13 +46,13 @@ pub(super) fn repair(engine: &Engine, pass: &Pass) -> Result<()> {
             Err(e) => return Err(e),
         }
     }
-    engine.frames.checkpoint()?;
-    engine.frames.recount()
+    engine.alloc.checkpoint()?;
+    engine.alloc.recount()
 }
 
 fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
     let edit = |ino: Ino, change: &dyn Fn(&mut crate::layout::InodeRec)| {
-        engine.frames.transact(true, |tx| {
+        engine.alloc.transact(true, |tx| {
             let mut rec = tx.inode(ino)?;
             change(&mut rec);
             tx.put_inode(&rec)
@@ -66,11 +66,11 @@ fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
         Fix::Dependents(ino, count, sum) => edit(ino, &|rec| (rec.nlink, rec.parent) = (count, sum)),
         Fix::Names(ino, names) => edit(ino, &|rec| rec.size = names),
         Fix::Parent(ino, parent) => edit(ino, &|rec| rec.parent = parent.0),
-        Fix::Free(run, what, owner) => engine.frames.transact(true, |tx| {
+        Fix::Free(run, what, owner) => engine.alloc.transact(true, |tx| {
             tx.free(run, what, owner);
             Ok(())
         }),
-        Fix::Used(frame, used) => engine.frames.set_used(frame, used),
+        Fix::Used(frame, used) => engine.alloc.set_used(frame, used),
         Fix::Reattach(ino) => reattach(engine, ino),
         Fix::Counters => Ok(()),
     }
@@ -78,7 +78,7 @@ fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
 
 /// Gives an inode without a name one in `/lost+found`; a base that nothing stands on goes.
 fn reattach(engine: &Engine, ino: Ino) -> Result<()> {
-    if engine.frames.inode(ino)?.is_base() {
+    if engine.alloc.inode(ino)?.is_base() {
         return engine.discard_base(ino);
     }
     let lost = Name::new(b"lost+found")?;

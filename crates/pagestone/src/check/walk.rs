@@ -5,14 +5,14 @@ use std::ops::{ControlFlow, Range};
 
 use super::paths::{PathId, Paths};
 use super::{Pass, Progress, repair::Fix};
+use crate::alloc::{Allocator, FrameBits, Run, bit, by_frame, set_bits};
 use crate::attr::Kind;
+use crate::btree::{self, TreeId};
 use crate::dir::parse_entry;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::file::map::{Map, Mapped};
-use crate::frame::{FrameBits, Frames, Run, bit, by_frame, set_bits};
+use crate::extent::extent_map::{Map, Mapped};
 use crate::layout::{FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef};
-use crate::tree::{self, TreeId};
 use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
 
 const LOST: &str = "the bytes there are lost";
@@ -73,8 +73,8 @@ pub(super) fn walk(engine: &Engine, pass: &mut Pass, progress: Progress<'_>) -> 
 }
 
 impl Walk<'_, '_> {
-    fn frames(&self) -> &Frames {
-        &self.engine.frames
+    fn alloc(&self) -> &Allocator {
+        &self.engine.alloc
     }
 
     /// An inode was found under a name. Returns its record at the first time.
@@ -89,11 +89,11 @@ impl Walk<'_, '_> {
             }
             return None;
         }
-        let rec = match self.frames().inode(ino) {
+        let rec = match self.alloc().inode(ino) {
             Ok(rec) if ino != ORPHANS || path == Paths::ORPHANS => rec,
             Ok(_) => return None,
             Err(e) => {
-                self.pass.find_error(&self.paths.show(path), &e, "the name leads nowhere; its file is lost");
+                self.pass.add_error(&self.paths.show(path), &e, "the name leads nowhere; its file is lost");
                 // A record that is damaged may still be wanted; a name of nothing is not.
                 let nothing = name.filter(|_| matches!(e, Error::Stale(_)));
                 self.pass.fixes.extend(nothing.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
@@ -128,9 +128,9 @@ impl Walk<'_, '_> {
     }
 
     fn total(&self) -> u64 {
-        let inodes = self.frames().counts().inodes.max(0) as u64;
-        let pages = if self.pass.data { self.frames().counts().pages.max(0) as u64 } else { 0 };
-        inodes.max(self.claims.inodes.len() as u64) + self.frames().geometry.frames + pages.max(self.read)
+        let inodes = self.alloc().counts().inodes.max(0) as u64;
+        let pages = if self.pass.data { self.alloc().counts().pages.max(0) as u64 } else { 0 };
+        inodes.max(self.claims.inodes.len() as u64) + self.alloc().geometry.frames + pages.max(self.read)
     }
 
     /// Claims the inode's trees and runs.
@@ -151,7 +151,7 @@ impl Walk<'_, '_> {
         let mut page = 0;
         let mut pages = 0;
         loop {
-            let map = Map { nodes: self.frames(), frames: self.frames(), rec };
+            let map = Map { nodes: self.alloc(), alloc: self.alloc(), rec };
             match map.at_or_after(page) {
                 Ok(Some(m)) if m.file_page >= page => {
                     page = m.end();
@@ -171,7 +171,7 @@ impl Walk<'_, '_> {
                 }
                 Ok(None) => break,
                 Err(e) => {
-                    self.pass.find_error(&self.paths.show(path), &e, LOST);
+                    self.pass.add_error(&self.paths.show(path), &e, LOST);
                     break;
                 }
             }
@@ -187,7 +187,7 @@ impl Walk<'_, '_> {
     /// read, found out.
     fn data(&mut self, m: &Mapped, path: PathId) {
         const AT_ONCE: u64 = 256;
-        let region = self.engine.frames.region.clone();
+        let region = self.engine.alloc.region.clone();
         let mut lost: Vec<Range<u64>> = Vec::new();
         for first in (0..m.run.pages).step_by(AT_ONCE as usize) {
             let run = Run { page: m.run.page.plus(first), ..m.run }.first(AT_ONCE.min(m.run.pages - first));
@@ -219,7 +219,7 @@ impl Walk<'_, '_> {
 
     /// Compares what a file's bases answer for with what its record says.
     fn borrowed(&mut self, rec: &InodeRec, path: PathId) {
-        let map = Map { nodes: self.frames(), frames: self.frames(), rec };
+        let map = Map { nodes: self.alloc(), alloc: self.alloc(), rec };
         match map.borrowed_in(0, rec.base_pages) {
             Ok(pages) if pages == rec.borrowed() || rec.is_base() => {}
             Ok(pages) => {
@@ -231,7 +231,7 @@ impl Walk<'_, '_> {
                 );
                 self.pass.fixes.push(Fix::Borrowed(rec.ino(), pages));
             }
-            Err(e) => self.pass.find_error(&self.paths.show(path), &e, LOST),
+            Err(e) => self.pass.add_error(&self.paths.show(path), &e, LOST),
         }
     }
 
@@ -256,7 +256,7 @@ impl Walk<'_, '_> {
         let mut errors = Vec::new();
         // A node that is reached twice is claimed twice, but gone into once.
         let mut seen = HashSet::new();
-        tree::walk_nodes(self.frames(), id, root, &mut |page, node| match node {
+        btree::walk_nodes(self.alloc(), id, root, &mut |page, node| match node {
             Ok(_) => {
                 found.push(page);
                 seen.insert(page)
@@ -270,7 +270,7 @@ impl Walk<'_, '_> {
             self.claim(Run { page, pages: 1 }, PageUse::Node, owner, path);
         }
         for e in errors {
-            self.pass.find_error(&self.paths.show(path), &e, "the names or runs below it are lost");
+            self.pass.add_error(&self.paths.show(path), &e, "the names or runs below it are lost");
         }
     }
 
@@ -287,13 +287,13 @@ impl Walk<'_, '_> {
             }
             set_bits(bits, first, count, true);
             if let Err(e) = self.owned_by(frame, first, count, what, owner) {
-                self.pass.find_error(&self.paths.show(path), &e, SHARED);
+                self.pass.add_error(&self.paths.show(path), &e, SHARED);
             }
         }
     }
 
     fn owned_by(&self, frame: FrameNo, first: usize, count: usize, what: PageUse, owner: u64) -> Result<()> {
-        let desc = self.frames().descriptor(frame)?;
+        let desc = self.alloc().descriptor(frame)?;
         let wrong = |i: usize, who: String| {
             Error::corrupt(format!("descriptor of {}", frame.page(i)), format!("it names {who} as owner"))
         };
@@ -301,7 +301,7 @@ impl Walk<'_, '_> {
             FrameState::Whole if desc.owner == owner && what == PageUse::Data => Ok(()),
             FrameState::Whole => Err(wrong(first, format!("inode {:#x}", desc.owner))),
             FrameState::Split => {
-                let table = self.frames().page(desc.table())?;
+                let table = self.alloc().page(desc.table())?;
                 for i in first..first + count {
                     match PageEntry(table.u64(i * 8)).parse(frame.page(i))? {
                         Some(entry) if entry == (what, owner) => {}
@@ -316,7 +316,7 @@ impl Walk<'_, '_> {
     }
 
     fn directory(&mut self, dir: Ino, parent: Ino, path: PathId) {
-        let Ok(rec) = self.frames().inode(dir) else { return };
+        let Ok(rec) = self.alloc().inode(dir) else { return };
         if rec.parent != parent.0 {
             self.pass.find(
                 format!("{dir} ({})", self.paths.show(path)),
@@ -327,7 +327,7 @@ impl Walk<'_, '_> {
         }
         let mut entries = Vec::new();
         let mut wrong = Vec::new();
-        let scanned = tree::scan(self.frames(), TreeId::map(dir.place()), rec.map(), 0, |entry| {
+        let scanned = btree::scan(self.alloc(), TreeId::map(dir.place()), rec.map(), 0, |entry| {
             match parse_entry(&entry) {
                 Ok(entry) => entries.push(entry),
                 Err(e) => wrong.push(e),
@@ -335,7 +335,7 @@ impl Walk<'_, '_> {
             Ok(ControlFlow::<()>::Continue(()))
         });
         for e in wrong.iter().chain(scanned.as_ref().err()) {
-            self.pass.find_error(&self.paths.show(path), e, "names in this directory are lost");
+            self.pass.add_error(&self.paths.show(path), e, "names in this directory are lost");
         }
         if entries.len() as u64 != rec.size {
             let what = format!("the record counts {} names, {} are there", rec.size, entries.len());
@@ -364,14 +364,14 @@ impl Walk<'_, '_> {
         if self.reach(ORPHANS, None, None, Paths::ORPHANS).is_none() {
             return;
         }
-        let Ok(rec) = self.frames().inode(ORPHANS) else { return };
+        let Ok(rec) = self.alloc().inode(ORPHANS) else { return };
         let mut found = Vec::new();
-        let scanned = tree::scan(self.frames(), TreeId::map(ORPHANS.place()), rec.map(), 0, |entry| {
+        let scanned = btree::scan(self.alloc(), TreeId::map(ORPHANS.place()), rec.map(), 0, |entry| {
             found.push(Ino(entry.u64(0)?));
             Ok(ControlFlow::<()>::Continue(()))
         });
         if let Err(e) = scanned {
-            self.pass.find_error("orphan index", &e, "space of deleted files is not given back");
+            self.pass.add_error("orphan index", &e, "space of deleted files is not given back");
         }
         for ino in found {
             self.reach(ino, None, None, Paths::DELETED);

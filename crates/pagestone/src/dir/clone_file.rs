@@ -4,7 +4,7 @@ use super::Name;
 use crate::attr::{Attr, Kind};
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::file::share;
+use crate::extent::share;
 use crate::layout::InodeRec;
 use crate::units::Ino;
 

@@ -2,12 +2,13 @@
 
 use super::live_directory;
 use super::names::{self, Name};
+use crate::alloc::TxResult;
 use crate::attr::{Attr, Kind, NewNode, Time};
+use crate::data::write::{Take, write_in_tx};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::file::write::{Take, write_in_tx};
-use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
+use crate::txn::Tx;
 use crate::units::Ino;
 
 /// Most hard links of an inode.
@@ -19,7 +20,7 @@ impl Engine {
             return Err(if node.target.is_empty() { Error::NotFound } else { Error::NameTooLong });
         }
         let _lock = self.locks.write(&[dir]);
-        self.frames.transact(false, |tx| {
+        self.alloc.transact(false, |tx| {
             let made = self.create_in_tx(tx, dir, name, |tx, parent, now| new_inode(tx, parent, node, now))?;
             Ok(made.attr()?)
         })
@@ -49,7 +50,7 @@ impl Engine {
 
     pub(super) fn link(&self, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<Attr> {
         let _lock = self.locks.write(&[dir, ino]);
-        self.frames.transact(false, |tx| {
+        self.alloc.transact(false, |tx| {
             let mut parent = live_directory(tx, dir)?;
             let free = names::free_key(self, tx, &parent, name)?;
             let mut rec = tx.inode(ino)?;
@@ -74,7 +75,7 @@ impl Engine {
 /// Gives an inode that has no name one, whatever its kind and link count: for `check`.
 pub(crate) fn name_again(engine: &Engine, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<()> {
     let _lock = engine.locks.write(&[dir, ino]);
-    engine.frames.transact(false, |tx| {
+    engine.alloc.transact(false, |tx| {
         let mut parent = live_directory(tx, dir)?;
         let mut rec = tx.inode(ino)?;
         let kind = rec.kind().ok_or(Error::Stale(ino.0))?;

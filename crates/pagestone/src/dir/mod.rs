@@ -1,4 +1,4 @@
-//! Floor 6, second half: directories.
+//! Directories and their names.
 //!
 //! ```text
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
@@ -21,11 +21,11 @@ mod rename;
 use std::ops::ControlFlow;
 
 use crate::attr::{Attr, DirEntry, Kind, NewNode, RenameMode};
+use crate::btree::{self, TreeId};
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
-use crate::frame::Tx;
 use crate::layout::InodeRec;
-use crate::tree::{self, TreeId};
+use crate::txn::Tx;
 use crate::units::Ino;
 
 pub(crate) use create::name_again;
@@ -65,7 +65,7 @@ impl Dir {
     /// The directory that holds this one; the root's is itself.
     pub fn parent(&self) -> Result<Ino> {
         let _lock = self.engine().locks.read(self.ino);
-        Ok(Ino(directory(self.engine().frames.inode(self.ino)?)?.parent))
+        Ok(Ino(directory(self.engine().alloc.inode(self.ino)?)?.parent))
     }
 
     /// Finds a name.
@@ -126,9 +126,9 @@ impl Dir {
     pub fn entries(&self, cookie: u64, each: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
         let engine = self.engine();
         let _lock = engine.locks.read(self.ino);
-        let rec = directory(engine.frames.inode(self.ino)?)?;
+        let rec = directory(engine.alloc.inode(self.ino)?)?;
         let Some(from) = cookie.checked_add(1) else { return Ok(()) };
-        tree::scan(&engine.frames, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
+        btree::scan(&engine.alloc, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
             let entry = names::parse(&entry)?;
             Ok(if each(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;

@@ -12,12 +12,13 @@ use std::ops::ControlFlow;
 use smallvec::SmallVec;
 
 use super::directory;
+use crate::alloc::TxResult;
 use crate::attr::{DirEntry, Kind};
+use crate::btree::{self, Entry, Nodes, Spot, TreeId};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::frame::{Tx, TxResult};
 use crate::layout::InodeRec;
-use crate::tree::{self, Entry, Nodes, Spot, TreeId};
+use crate::txn::Tx;
 use crate::units::Ino;
 
 /// A checked name: 1 to 255 bytes, without `/` and NUL, not `.` or `..`.
@@ -97,7 +98,7 @@ fn is_named(entry: &Entry<'_>, name: &Name<'_>) -> Result<Option<Found>> {
 fn look(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) -> Result<Look> {
     let (id, first) = (TreeId::map(rec.ino().place()), first_key(engine, name));
     let last = first | 0xFF;
-    let Some((spot, leaf)) = tree::locate(nodes, id, rec.map(), first)? else {
+    let Some((spot, leaf)) = btree::locate(nodes, id, rec.map(), first)? else {
         return Ok(Look::Free(Free { key: first, spot: None }));
     };
     let (mut key, mut covered) = (first, spot.covers(last));
@@ -121,7 +122,7 @@ fn look(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name: &Name<'_>) ->
 /// As [`look`], where there are other names with the hash, or they may lie in the next leaf.
 fn look_on(nodes: &impl Nodes, id: TreeId, rec: &InodeRec, name: &Name<'_>, first: u64) -> Result<Look> {
     let (mut key, last) = (first, first | 0xFF);
-    let found = tree::scan(nodes, id, rec.map(), first, |entry| {
+    let found = btree::scan(nodes, id, rec.map(), first, |entry| {
         if entry.key > last {
             return Ok(ControlFlow::Break(None));
         }
@@ -184,8 +185,8 @@ pub(super) fn add(
 ) -> TxResult<()> {
     let (id, value) = (TreeId::map(rec.ino().place()), value(name, ino, kind));
     rec.set_map(match free.spot {
-        None => tree::insert(tx, id, rec.map(), free.key, &value)?,
-        spot => tree::insert_here(tx, id, rec.map(), spot, free.key, &value)?,
+        None => btree::insert(tx, id, rec.map(), free.key, &value)?,
+        spot => btree::insert_here(tx, id, rec.map(), spot, free.key, &value)?,
     });
     rec.size += 1;
     Ok(())
@@ -195,8 +196,8 @@ pub(super) fn add(
 pub(super) fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, found: &Found, spot: Option<Spot>) -> TxResult<()> {
     let id = TreeId::map(rec.ino().place());
     rec.set_map(match spot {
-        Some(spot) => tree::remove_here(tx, id, rec.map(), spot)?,
-        None => tree::remove(tx, id, rec.map(), found.key)?.0,
+        Some(spot) => btree::remove_here(tx, id, rec.map(), spot)?,
+        None => btree::remove(tx, id, rec.map(), found.key)?.0,
     });
     rec.size = rec.size.saturating_sub(1);
     Ok(())
@@ -211,7 +212,7 @@ pub(super) fn redirect(
     ino: Ino,
     kind: Kind,
 ) -> TxResult<()> {
-    let tree = tree::insert(tx, TreeId::map(rec.ino().place()), rec.map(), found.key, &value(name, ino, kind))?;
+    let tree = btree::insert(tx, TreeId::map(rec.ino().place()), rec.map(), found.key, &value(name, ino, kind))?;
     rec.set_map(tree);
     Ok(())
 }
@@ -220,6 +221,6 @@ impl Engine {
     /// Finds a name without transaction.
     pub(crate) fn find(&self, dir: Ino, name: &Name<'_>) -> Result<Option<Found>> {
         let _lock = self.locks.read(dir);
-        find(self, &self.frames, &directory(self.frames.inode(dir)?)?, name)
+        find(self, &self.alloc, &directory(self.alloc.inode(dir)?)?, name)
     }
 }

@@ -2,9 +2,9 @@
 
 use super::Dir;
 use crate::attr::{Attr, Kind, SetAttr, XattrMode};
+use crate::data::File;
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
-use crate::file::{self, File};
 use crate::layout::{InodeRec, ORPHANS, ROOT};
 use crate::units::Ino;
 
@@ -39,7 +39,7 @@ impl Node {
     pub fn read_link(&self) -> Result<Vec<u8>> {
         let engine = &self.engine;
         let _lock = engine.locks.read(self.ino);
-        let rec = engine.frames.inode(self.ino)?;
+        let rec = engine.alloc.inode(self.ino)?;
         if rec.kind() != Some(Kind::Symlink) {
             return Err(Error::Invalid("not a symbolic link"));
         }
@@ -50,7 +50,7 @@ impl Node {
             return Err(Error::corrupt(self.ino.to_string(), "a symbolic link of impossible length"));
         }
         let mut target = vec![0; rec.size as usize];
-        file::read::read(&engine.frames, &engine.chain(&rec), &rec, 0, &mut target)?;
+        crate::data::read::read(&engine.alloc, &engine.chain(&rec), &rec, 0, &mut target)?;
         Ok(target)
     }
 
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// Opens a regular file.
+    /// OpenInodes a regular file.
     pub fn open(&self) -> Result<File> {
         File::open(&self.engine, self.ino)
     }

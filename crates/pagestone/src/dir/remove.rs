@@ -10,13 +10,14 @@ use smallvec::SmallVec;
 
 use super::live_directory;
 use super::names::{self, Name};
+use crate::alloc::TxResult;
 use crate::attr::{Kind, Time};
+use crate::btree::{self, TreeId};
 use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
-use crate::file;
-use crate::frame::{Tx, TxResult};
+use crate::extent;
 use crate::layout::{InodeRec, ORPHANS};
-use crate::tree::{self, TreeId};
+use crate::txn::Tx;
 use crate::units::Ino;
 
 /// Inodes whose locks an operation on names takes.
@@ -35,15 +36,15 @@ enum Removal {
 impl Engine {
     /// Whether losing a name may make `ino` an orphan, so that the index has to be locked.
     pub(super) fn may_be_orphaned(&self, ino: Ino) -> bool {
-        let Ok(rec) = self.frames.inode(ino) else { return false };
-        self.opens.is_open(ino) || !file::is_small(&rec)
+        let Ok(rec) = self.alloc.inode(ino) else { return false };
+        self.opens.is_open(ino) || !extent::is_small(&rec)
     }
 
     pub(super) fn remove(&self, dir: Ino, name: &Name<'_>, is_dir: bool) -> Result<()> {
         let mut inos = Inos::from_slice(&[dir]);
         loop {
             let mut locks = self.locks.write(&inos);
-            let removal = self.frames.transact(true, |tx| self.remove_in_tx(tx, &mut locks, dir, name, is_dir))?;
+            let removal = self.alloc.transact(true, |tx| self.remove_in_tx(tx, &mut locks, dir, name, is_dir))?;
             drop(locks);
             match removal {
                 Removal::Done => return Ok(()),
@@ -78,7 +79,7 @@ impl Engine {
         let rec = tx.inode(found.ino)?;
         // Nobody opens it while it is locked.
         let open = self.opens.is_open(found.ino);
-        if (open || !file::is_small(&rec)) && !locks.try_also(ORPHANS) {
+        if (open || !extent::is_small(&rec)) && !locks.try_also(ORPHANS) {
             return Ok(Removal::Wants(Inos::from_slice(&[dir, found.ino, ORPHANS])));
         }
         let now = Time::now();
@@ -108,7 +109,7 @@ impl Engine {
             }
             // What is left of a directory that once had names is one node without entries.
             let left =
-                tree::destroy_leaf(tx, TreeId::map(ino.place()), rec.map(), |_, _, _| Err(Error::NotEmpty.into()))?;
+                btree::destroy_leaf(tx, TreeId::map(ino.place()), rec.map(), |_, _, _| Err(Error::NotEmpty.into()))?;
             rec.set_map(left);
             rec.nlink = 0;
         } else {
@@ -119,14 +120,14 @@ impl Engine {
             tx.put_inode(&rec)?;
             return Ok(false);
         }
-        file::drop_inode(tx, locks.orphans_if_held(), rec, open)
+        extent::drop_inode(tx, locks.orphans_if_held(), rec, open)
     }
 }
 
 /// Takes out a name that leads nowhere: for `check`.
 pub(crate) fn forget_name(engine: &Engine, dir: Ino, name: &Name<'_>) -> Result<()> {
     let _lock = engine.locks.write(&[dir]);
-    engine.frames.transact(true, |tx| {
+    engine.alloc.transact(true, |tx| {
         let mut parent = live_directory(tx, dir)?;
         let found = names::find(engine, tx, &parent, name)?.ok_or(Error::NotFound)?;
         names::take(tx, &mut parent, &found, None)?;

@@ -14,11 +14,12 @@ use super::create::{checked_links, new_inode};
 use super::live_directory;
 use super::names::{self, Found, Name};
 use super::remove::Inos;
+use crate::alloc::TxResult;
 use crate::attr::{Kind, NewNode, RenameMode, Time};
 use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
-use crate::frame::{Tx, TxResult};
 use crate::layout::{ORPHANS, ROOT};
+use crate::txn::Tx;
 use crate::units::Ino;
 
 /// A name and its directory.
@@ -66,7 +67,7 @@ impl Engine {
                     continue;
                 }
                 // A whiteout takes space: it must not take what is kept for freeing some.
-                self.frames.transact(leave == Leave::Nothing, |tx| self.rename_in_tx(tx, &locks, &m))?
+                self.alloc.transact(leave == Leave::Nothing, |tx| self.rename_in_tx(tx, &locks, &m))?
             };
             match (moved, b) {
                 (None, _) => {} // a name means something else by now
@@ -106,7 +107,7 @@ impl Engine {
                 return Ok(false);
             }
             let _lock = self.locks.read(dir);
-            dir = Ino(self.frames.inode(dir)?.parent);
+            dir = Ino(self.alloc.inode(dir)?.parent);
         }
         Err(Error::corrupt(dir.to_string(), "its ancestors do not lead to the root"))
     }

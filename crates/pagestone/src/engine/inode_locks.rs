@@ -11,12 +11,12 @@
 //! What is remembered of an inode (see `last_extent.rs`) is compared with the generation. The number
 //! moves with the lock itself, so no operation has to think of what others remember.
 
+use pmem::OwnerProcess;
 use smallvec::SmallVec;
 
 use super::lock_witness::{InodeRead, InodeWrite, OrphansWrite};
 use crate::layout::ORPHANS;
 use crate::lock::{self, RwLock, rank};
-use crate::media::Home;
 use crate::units::Ino;
 
 const STRIPES: usize = 1024;
@@ -25,7 +25,7 @@ const STRIPES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Locks {
     stripes: Vec<Stripe>,
-    home: Home,
+    home: OwnerProcess,
     /// What a child of the process takes: its operations are refused, but must not wait for a
     /// thread that it does not have.
     elsewhere: Stripe,
@@ -95,7 +95,7 @@ impl WriteGuards<'_> {
     /// A child locks nothing: its operations are refused.
     fn covers(&self, ino: Ino) -> bool {
         let stripe = Locks::stripe(ino);
-        !self.locks.home.is_here() || self.held.iter().any(|&(held, _)| held == stripe)
+        !self.locks.home.is_current() || self.held.iter().any(|&(held, _)| held == stripe)
     }
 
     /// Locks one more inode exclusively unless that would mean to wait: so its place in the order
@@ -136,7 +136,11 @@ impl Stripe {
 
 impl Locks {
     pub(super) fn new() -> Locks {
-        Locks { stripes: (0..STRIPES).map(Stripe::new).collect(), home: Home::here(), elsewhere: Stripe::new(0) }
+        Locks {
+            stripes: (0..STRIPES).map(Stripe::new).collect(),
+            home: OwnerProcess::current(),
+            elsewhere: Stripe::new(0),
+        }
     }
 
     fn stripe(ino: Ino) -> usize {
@@ -144,14 +148,14 @@ impl Locks {
     }
 
     fn at(&self, stripe: usize) -> &Stripe {
-        if self.home.is_here() { &self.stripes[stripe] } else { &self.elsewhere }
+        if self.home.is_current() { &self.stripes[stripe] } else { &self.elsewhere }
     }
 
     /// In a child every stripe is the same one.
     fn distinct<A: smallvec::Array<Item = usize>>(&self, stripes: &mut SmallVec<A>) {
         stripes.sort_unstable();
         stripes.dedup();
-        if !self.home.is_here() {
+        if !self.home.is_current() {
             stripes.truncate(1);
         }
     }

@@ -15,7 +15,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::ReadGuard;
-use crate::frame::Run;
+use crate::alloc::Run;
 use crate::units::{PAGE_SIZE, PageNo};
 
 /// One remembered run, for an open file.

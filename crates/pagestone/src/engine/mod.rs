@@ -1,7 +1,7 @@
 //! What everybody above shares of one open pool: the allocator, the locks, the open inodes.
 //!
 //! ```text
-//!   EngineRef --Arc--> Engine { frames (and journal, media below), locks, opens, ... }
+//!   EngineRef --Arc--> Engine { alloc (and journal, media below), locks, open inodes, ... }
 //!                        |
 //!        inode_locks.rs  |  open_inodes.rs        last_extent.rs
 //!        who may read and change an inode         what is open, who observes it, the extent used last
@@ -21,21 +21,21 @@ mod open_inodes;
 pub(crate) use inode_locks::{ReadGuard, WriteGuards};
 pub(crate) use last_extent::LastExtent;
 pub(crate) use lock_witness::{InodeRead, InodeWrite, OrphansWrite};
-pub(crate) use open_inodes::{OpenInode, Watcher, Watchers};
+pub(crate) use open_inodes::{MappingObserver, MappingObservers, OpenInode};
 
 use std::any::Any;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 
+use crate::alloc::Allocator;
 use crate::attr::Kind;
 use crate::error::{Error, Result};
-use crate::frame::Frames;
 use crate::layout::Superblock;
 use crate::lock::{Mutex, RwLock, rank};
 use crate::units::Ino;
 use background_errors::Failures;
 use inode_locks::Locks;
-use open_inodes::Opens;
+use open_inodes::OpenInodes;
 
 /// A reference to an open pool: the pool stays open while there is one.
 #[derive(Clone, Debug)]
@@ -97,9 +97,9 @@ pub(crate) struct Waiting {
 /// What all handles of a pool share.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    pub(crate) frames: Frames,
+    pub(crate) alloc: Allocator,
     pub(crate) locks: Locks,
-    pub(crate) opens: Opens,
+    pub(crate) opens: OpenInodes,
     /// Held by renames that could make a directory its own ancestor.
     pub(crate) renames: Mutex<rank::Renames, ()>,
     /// Shared while a file is read through its bases; exclusive while a base is merged.
@@ -115,11 +115,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(frames: Frames, superblock: Superblock, replayed: u64) -> Engine {
+    pub(crate) fn new(alloc: Allocator, superblock: Superblock, replayed: u64) -> Engine {
         Engine {
-            frames,
+            alloc,
             locks: Locks::new(),
-            opens: Opens::default(),
+            opens: OpenInodes::default(),
             renames: Mutex::default(),
             chains: RwLock::default(),
             trees: Mutex::default(),
@@ -133,7 +133,7 @@ impl Engine {
     /// The kind of a live inode.
     pub(crate) fn kind(&self, ino: Ino) -> Result<Kind> {
         let _lock = self.locks.read(ino);
-        self.frames.inode(ino)?.kind().ok_or(Error::Stale(ino.0))
+        self.alloc.inode(ino)?.kind().ok_or(Error::Stale(ino.0))
     }
 
     /// Keyed hash of a name: nobody can make names that collide without knowing the pool's seed.
@@ -145,11 +145,11 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let ours = !self.frames.region.describe().read_only && self.frames.check_home().is_ok();
-        if ours && self.frames.journal.check_latch().is_ok() {
-            let _ = self.frames.checkpoint();
+        let ours = !self.alloc.region.describe().read_only && self.alloc.check_process().is_ok();
+        if ours && self.alloc.journal.check_latch().is_ok() {
+            let _ = self.alloc.checkpoint();
             // Stores through mappings leave no record, so that a checkpoint may have had nothing to do.
-            let _ = self.frames.journal.sync();
+            let _ = self.alloc.journal.sync();
         }
     }
 }

@@ -7,26 +7,27 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicUsize, Ordering};
 
+use crossbeam_utils::CachePadded;
+
 use super::LastExtent;
+use crate::address_hash::AddressMap;
 use crate::attr::{Privileges, Time};
 use crate::error::Result;
 use crate::layout::InodeRec;
 use crate::lock::{Mutex, rank};
-use crate::pad::Padded;
-use crate::places::PlaceMap;
 use crate::units::Ino;
 
 use super::{Engine, InodeRead, InodeWrite};
 
 const SHARDS: usize = 64;
 
-/// Somebody who shows a file's pages to others (a mapping) and has to hear when they change.
+/// Somebody who shows a file's pages to others (a mapping) and has to apply_invalidation when they change.
 /// Most calls come with the inode locked, exclusively but where it says otherwise. Pages are the file's.
-pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
+pub(crate) trait MappingObserver: Send + Sync + std::fmt::Debug {
     /// These pages are about to be given back: nobody may reach them any more on return.
-    fn cut(&self, held: InodeWrite<'_>, pages: Range<u64>);
+    fn invalidate(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// What was announced by `cut` has not happened: the pages are the file's as before.
-    fn uncut(&self, held: InodeWrite<'_>, pages: Range<u64>);
+    fn revalidate(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// These pages have storage now, or other storage.
     fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>);
     /// Whether `filled` moves no memory, so that the thread that reads faults may call it.
@@ -44,7 +45,7 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     /// next touch maps them again.
     fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool;
     /// These pages will lie elsewhere: they must be asked for again.
-    fn leave(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
+    fn unmap_for_relocation(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
     /// The file has grown: these pages lie inside it now.
     fn grown(&self, held: InodeWrite<'_>, pages: Range<u64>);
     /// The file has other bytes in these pages than before.
@@ -56,8 +57,8 @@ pub(crate) trait Watcher: Send + Sync + std::fmt::Debug {
     fn stores(&self) -> Range<u64>;
 }
 
-/// The watchers of one file at one moment.
-pub(crate) type Watchers = Vec<Arc<dyn Watcher>>;
+/// The observers of one file at one moment.
+pub(crate) type MappingObservers = Vec<Arc<dyn MappingObserver>>;
 
 /// An open inode.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub(crate) struct OpenInode {
     privileges: AtomicU8,
     /// The run used last.
     pub(crate) hint: LastExtent,
-    watchers: Mutex<rank::Observers, Watchers>,
+    observers: Mutex<rank::Observers, MappingObservers>,
     /// Whether there are any.
     watched: AtomicBool,
     /// Pages that mappings which are gone may have stored to, and that were not flushed since.
@@ -95,7 +96,7 @@ impl OpenInode {
             ahead: Mutex::new(0..0),
             privileges: AtomicU8::new(0),
             hint: LastExtent::default(),
-            watchers: Mutex::default(),
+            observers: Mutex::default(),
             watched: AtomicBool::new(false),
             stored: Mutex::default(),
             flushing: AtomicBool::new(false),
@@ -112,10 +113,10 @@ impl OpenInode {
     }
 
     /// These pages were written in place. Whoever begins to watch locks the inode too.
-    pub(crate) fn tell_changed(&self, held: InodeRead<'_>, pages: Range<u64>) {
+    pub(crate) fn notify_changed(&self, held: InodeRead<'_>, pages: Range<u64>) {
         if self.watched.load(Ordering::Acquire) {
-            let watchers = self.watchers.lock().clone();
-            watchers.iter().for_each(|w| w.changed(held, std::slice::from_ref(&pages)));
+            let observers = self.observers.lock().clone();
+            observers.iter().for_each(|w| w.changed(held, std::slice::from_ref(&pages)));
         }
     }
 
@@ -152,7 +153,7 @@ impl OpenInode {
     }
 
     /// Whether the last close has something to do.
-    fn is_unsettled(&self) -> bool {
+    fn has_pending(&self) -> bool {
         let ahead = !self.ahead.lock().is_empty();
         let stored = !self.stored.lock().is_empty();
         ahead || stored || self.touched.load(Ordering::Relaxed) != 0
@@ -174,7 +175,7 @@ impl OpenInode {
     /// Pages that mappings, here or gone, may have stored to since this was asked last.
     fn take_stored(&self) -> Vec<Range<u64>> {
         // In this order, so that a mapping which goes meanwhile is not missed.
-        let mut here: Vec<_> = self.watchers.lock().iter().map(|w| w.stores()).collect();
+        let mut here: Vec<_> = self.observers.lock().iter().map(|w| w.stores()).collect();
         here.retain(|pages| !pages.is_empty());
         here.append(&mut self.stored.lock());
         here
@@ -190,7 +191,7 @@ impl OpenInode {
         if self.flushing.load(Ordering::SeqCst) {
             return true;
         }
-        let here = self.watchers.lock().iter().any(|w| !w.stores().is_empty());
+        let here = self.observers.lock().iter().any(|w| !w.stores().is_empty());
         here || !self.stored.lock().is_empty()
     }
 
@@ -203,23 +204,23 @@ impl OpenInode {
 }
 
 /// Open inodes by place, and how many handles each has.
-type Shard = PlaceMap<u64, (Arc<OpenInode>, usize)>;
+type Shard = AddressMap<u64, (Arc<OpenInode>, usize)>;
 
 /// All open inodes.
 #[derive(Debug)]
-pub(crate) struct Opens {
-    shards: Vec<Padded<Mutex<rank::OpenFiles, Shard>>>,
-    /// Watchers of all files: while there are none, nobody looks for one.
+pub(crate) struct OpenInodes {
+    shards: Vec<CachePadded<Mutex<rank::OpenFiles, Shard>>>,
+    /// MappingObservers of all files: while there are none, nobody looks for one.
     watched: AtomicUsize,
 }
 
-impl Default for Opens {
-    fn default() -> Opens {
-        Opens { shards: (0..SHARDS).map(|_| Padded::default()).collect(), watched: AtomicUsize::new(0) }
+impl Default for OpenInodes {
+    fn default() -> OpenInodes {
+        OpenInodes { shards: (0..SHARDS).map(|_| CachePadded::default()).collect(), watched: AtomicUsize::new(0) }
     }
 }
 
-impl Opens {
+impl OpenInodes {
     fn shard(&self, ino: Ino) -> &Mutex<rank::OpenFiles, Shard> {
         &self.shards[ino.place() as usize % SHARDS]
     }
@@ -253,10 +254,10 @@ impl Opens {
 
     /// One handle less, unless the last close of the inode has something to do under its lock:
     /// `None` then, else whether it was the last.
-    pub(crate) fn close_settled(&self, ino: Ino) -> Option<bool> {
+    pub(crate) fn close_unless_pending(&self, ino: Ino) -> Option<bool> {
         let mut shard = self.shard(ino).lock();
         match shard.get_mut(&ino.place()) {
-            Some((open, _)) if open.is_unsettled() => None,
+            Some((open, _)) if open.has_pending() => None,
             Some((_, handles)) if *handles > 1 => {
                 *handles -= 1;
                 Some(false)
@@ -341,31 +342,31 @@ impl Opens {
     }
 
     /// Who shows the pages of this file to others.
-    pub(crate) fn watchers(&self, ino: Ino) -> Watchers {
+    pub(crate) fn observers(&self, ino: Ino) -> MappingObservers {
         if self.watched.load(Ordering::SeqCst) == 0 {
-            return Watchers::new();
+            return MappingObservers::new();
         }
         let open = self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone());
-        open.map_or_else(Watchers::new, |open| open.watchers.lock().clone())
+        open.map_or_else(MappingObservers::new, |open| open.observers.lock().clone())
     }
 
-    /// `watcher` is notified of every change from now on.
-    pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, watcher: Arc<dyn Watcher>) {
+    /// `observer` is notified of every change from now on.
+    pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, observer: Arc<dyn MappingObserver>) {
         debug_assert_eq!(held.ino(), open.ino);
         self.watched.fetch_add(1, Ordering::SeqCst);
-        let mut watchers = open.watchers.lock();
-        watchers.push(watcher);
+        let mut observers = open.observers.lock();
+        observers.push(observer);
         open.watched.store(true, Ordering::Release);
     }
 
-    /// `watcher` is notified of no change that starts from now on.
-    pub(crate) fn unwatch(&self, open: &OpenInode, watcher: &Arc<dyn Watcher>) {
-        let mut watchers = open.watchers.lock();
-        if let Some(i) = watchers.iter().position(|w| Arc::ptr_eq(w, watcher)) {
+    /// `observer` is notified of no change that starts from now on.
+    pub(crate) fn remove_observer(&self, open: &OpenInode, observer: &Arc<dyn MappingObserver>) {
+        let mut observers = open.observers.lock();
+        if let Some(i) = observers.iter().position(|w| Arc::ptr_eq(w, observer)) {
             // Before it leaves the list: who asks for what was stored looks at the list first.
-            open.note_stored(watcher.stores());
-            watchers.swap_remove(i);
-            open.watched.store(!watchers.is_empty(), Ordering::Release);
+            open.note_stored(observer.stores());
+            observers.swap_remove(i);
+            open.watched.store(!observers.is_empty(), Ordering::Release);
             self.watched.fetch_sub(1, Ordering::SeqCst);
         }
     }

@@ -8,12 +8,12 @@
 //! first touched; what is read through the batch afterwards sees the change. Only changed lines go
 //! into the record.
 
+use pmem::{PageBuf, PageRef, Region};
 use zerocopy::IntoBytes;
 
+use crate::address_hash::AddressMap;
 use crate::error::{Error, Result};
 use crate::layout::{RECORD_MAGIC, RecordHeader, entry_word};
-use crate::media::{PageBuf, PageRef, Region};
-use crate::places::PlaceMap;
 use crate::units::LINE;
 
 /// So many objects are looked through; more get an index.
@@ -26,7 +26,7 @@ pub(crate) struct Batch {
     /// Where each object lies.
     places: Vec<u64>,
     /// Object by place, once they are more than a few.
-    index: PlaceMap<u64, u32>,
+    index: AddressMap<u64, u32>,
     spare: Vec<Box<PageBuf>>,
 }
 
@@ -140,7 +140,7 @@ impl Batch {
         let object = &mut self.objects[i];
         if new && let Err(e) = region.read_meta(at, &mut object.bytes.0[..len]) {
             self.pop();
-            return Err(e);
+            return Err(e.into());
         }
         Ok(&mut self.objects[i])
     }

@@ -20,13 +20,13 @@
 
 use std::sync::atomic::Ordering;
 
+use pmem::Part;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Journal, Lane, Marks, Replayed};
 use crate::error::{Error, Result};
 use crate::layout::{CheckpointMark, JOURNAL_HEADER, RecordHeader, SyncMark, entry_word};
 use crate::lock::{MutexGuard, rank};
-use crate::media::Part;
 use crate::units::LINE;
 
 /// The marks' slots lie in sectors of their own.
@@ -198,6 +198,6 @@ impl Journal {
         let mark = SyncMark::new(marks.sync_turn, sequence).sealed();
         let at = SYNC_SLOTS[(marks.sync_turn % 2) as usize];
         self.region.persist(&[Part::Bytes { at, bytes: &mark }])?;
-        self.region.sync()
+        Ok(self.region.sync()?)
     }
 }

@@ -1,4 +1,4 @@
-//! Floor 3: transactions that happen wholly or not at all, at one fence each.
+//! The journal: transactions that happen wholly or not at all, at one fence each.
 //!
 //! ```text
 //!   Batch ---- log: one record, streamed, one fence ----> Logged ---- apply ----> in place
@@ -18,7 +18,7 @@
 //! * A checkpoint covers all lanes at once: a lane must not forget a record while another lane keeps
 //!   an older one for the same place.
 //! * What a record may still overwrite at replay must not become anything else before the next
-//!   checkpoint: the frame floor keeps freed pages back until then.
+//!   checkpoint: the allocator keeps freed pages in quarantine until then.
 //!
 //! On media that are durable only at sync, a record counts after a power cut if it was synced
 //! (`SyncMark`), or if all before it counts and it publishes no data. After a mere end of the
@@ -34,13 +34,13 @@ pub(crate) use replay::{Replayed, replay};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use crossbeam_utils::CachePadded;
 use parking_lot::Condvar;
+use pmem::{Durability, Part, Region};
 
 use crate::error::{Error, Result};
 use crate::layout::{Geometry, RECORD_PUBLISHES, entry_word};
 use crate::lock::{Mutex, MutexGuard, rank};
-use crate::media::{Durability, Part, Region};
-use crate::pad::Padded;
 
 /// Longest record. Whoever builds a transaction keeps below it; a lane with less room than this
 /// is checkpointed before the next one begins.
@@ -52,9 +52,9 @@ pub(crate) struct Journal {
     region: Region,
     geometry: Geometry,
     salt: u64,
-    lanes: Vec<Padded<Mutex<rank::Lane, Lane>>>,
+    lanes: Vec<CachePadded<Mutex<rank::Lane, Lane>>>,
     /// Last sequence number given out.
-    sequence: Padded<AtomicU64>,
+    sequence: CachePadded<AtomicU64>,
     /// Marks on the media, and the right to write them.
     marks: Mutex<rank::Marks, Marks>,
     /// A publishing record was logged since the last sync.
@@ -117,8 +117,9 @@ static NEXT_PREFERENCE: AtomicUsize = AtomicUsize::new(0);
 impl Journal {
     /// The lanes of an open pool. `replayed` says where the last session ended.
     pub(crate) fn new(region: Region, geometry: Geometry, salt: u64, replayed: &Replayed) -> Journal {
-        let lanes =
-            (0..geometry.lanes).map(|index| Padded(Mutex::numbered(index as usize, Lane::new(index)))).collect();
+        let lanes = (0..geometry.lanes)
+            .map(|index| CachePadded::new(Mutex::numbered(index as usize, Lane::new(index))))
+            .collect();
         let marks = Marks {
             checkpoint_turn: replayed.checkpoint_turn,
             checkpoint: replayed.last_sequence,
@@ -130,7 +131,7 @@ impl Journal {
             geometry,
             salt,
             lanes,
-            sequence: Padded(AtomicU64::new(replayed.last_sequence)),
+            sequence: CachePadded::new(AtomicU64::new(replayed.last_sequence)),
             marks: Mutex::new(marks),
             unsynced_data: AtomicBool::new(false),
             rounds: parking_lot::Mutex::default(),
@@ -173,6 +174,7 @@ impl Journal {
         // From here on the record may be there or not: what follows it would stand on doubt.
         let mut logged = Logged { journal: self, batch, applied: false };
         if let Err(e) = self.region.persist(&[Part::Bytes { at, bytes: record }]) {
+            let e = Error::from(e);
             self.set_latch(&e);
             logged.applied = true;
             return Err(e);
@@ -217,7 +219,7 @@ impl Logged<'_> {
         for (line, bytes) in self.batch.runs() {
             debug_assert!(bytes.len().is_multiple_of(64));
             if let Err(e) = self.journal.region.store(line * 64, bytes) {
-                self.journal.set_latch(&e);
+                self.journal.set_latch(&e.into());
             }
         }
         self.applied = true;

@@ -8,6 +8,7 @@
 //! A torn record is the end of its lane: nothing was acknowledged after it. If a whole, newer
 //! record lies behind it, it was not torn but damaged, and that is reported, not skipped.
 
+use pmem::Region;
 use zerocopy::FromBytes;
 
 use super::checkpoint::{CHECKPOINT_SLOTS, SYNC_SLOTS};
@@ -16,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::layout::{
     COUNTERS, CheckpointMark, Geometry, RECORD_MAGIC, RECORD_PUBLISHES, ROOT_INODES, RecordHeader, SyncMark,
 };
-use crate::media::Region;
 use crate::units::PAGE_SIZE;
 
 /// No pool lives long enough for larger numbers; counting on from here cannot overflow.
@@ -158,7 +158,7 @@ fn apply(region: &Region, geometry: &Geometry, record: &Found, out: &mut Replaye
         if result.is_err() {
             return;
         }
-        result = allowed(geometry, place, bytes.len() as u64).and_then(|()| region.store(place, bytes));
+        result = allowed(geometry, place, bytes.len() as u64).and_then(|()| Ok(region.store(place, bytes)?));
         out.runs.push((place, bytes.len() as u64));
     });
     result?;

@@ -1,4 +1,4 @@
-//! Floor 2: every on-media type, byte by byte. The same text for people: `docs/format.md`.
+//! Every on-media type, byte by byte. The same text for people: `docs/format.md`.
 //!
 //! ```text
 //!   page 0      superblock, first copy           written once, by create

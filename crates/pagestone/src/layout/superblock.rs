@@ -61,7 +61,7 @@ pub(crate) struct Geometry {
     pub(crate) descriptors: PageNo,
     /// First frame that can be owned.
     pub(crate) first_frame: FrameNo,
-    /// Frames of the pool, those of the metadata included.
+    /// Allocator of the pool, those of the metadata included.
     pub(crate) frames: u64,
 }
 

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pmem::{Durability, OwnerProcess};
+
 use super::Engine;
 use crate::error::Result;
-use crate::media::{Durability, Home};
 
 /// How long a commit may stay unsynced on media that are durable only at sync.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,14 +25,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Background {
     stop: Arc<AtomicBool>,
-    home: Home,
+    home: OwnerProcess,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Background {
     /// Starts what `engine` needs, if it needs anything.
     pub(super) fn start(engine: &Arc<Engine>) -> Result<Option<Background>> {
-        let describe = engine.frames.region.describe();
+        let describe = engine.alloc.region.describe();
         let syncs = describe.durability == Durability::AtSync;
         if describe.read_only || !syncs && !engine.has_orphans()? {
             return Ok(None);
@@ -47,7 +48,7 @@ impl Background {
             }
         };
         let thread = std::thread::Builder::new().name("pagestone-background".into()).spawn(work)?;
-        Ok(Some(Background { stop, home: Home::here(), thread: Some(thread) }))
+        Ok(Some(Background { stop, home: OwnerProcess::current(), thread: Some(thread) }))
     }
 }
 
@@ -69,7 +70,7 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         // A child of the process has the handle, and not the thread.
-        if let Some(thread) = self.thread.take().filter(|_| self.home.is_here()) {
+        if let Some(thread) = self.thread.take().filter(|_| self.home.is_current()) {
             thread.thread().unpark();
             let _ = thread.join();
         }

@@ -12,6 +12,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use pmem::{Durability, Media, MediaKind, Part, Region};
 use zerocopy::IntoBytes;
 
 use super::{OpenOptions, Pool};
@@ -20,7 +21,6 @@ use crate::error::{Error, Result};
 use crate::layout::{
     CheckpointMark, FrameDesc, Geometry, InodeRec, JOURNAL_HEADER, ORPHANS, ROOT, SUPERBLOCKS, Superblock, inode_at,
 };
-use crate::media::{self, Durability, Media, MediaKind, Part, Region};
 use crate::units::PAGE_SIZE;
 
 /// How to make a pool.
@@ -42,8 +42,8 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     if !options.force && holds_something(path) {
         return Err(Error::Exists);
     }
-    let how = media::Open { read_only: false, kind: options.media, size: options.size };
-    let opened = media::open(path, &how).map_err(|e| match e {
+    let how = pmem::Open { read_only: false, kind: options.media, size: options.size };
+    let opened = pmem::open(path, &how).map_err(|e| match Error::from(e) {
         // Somebody has made the file since it was looked for.
         Error::Path { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Error::Exists,
         other => other,
@@ -67,7 +67,7 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
 /// Whether something is there that must not be overwritten by mistake: a pool, even one whose
 /// first superblock is damaged, or anything else that is not zeros where others keep theirs.
 fn holds_something(path: &Path) -> bool {
-    let opened = media::open(path, &media::Open { read_only: true, ..Default::default() });
+    let opened = pmem::open(path, &pmem::Open { read_only: true, ..Default::default() });
     opened.is_ok_and(|opened| !is_blank(&Region::new(opened.media)))
 }
 

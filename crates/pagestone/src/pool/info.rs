@@ -1,13 +1,13 @@
 //! What a pool can say of itself.
 
+use pmem::Description;
 use serde::Serialize;
 
 use super::Engine;
 use crate::attr::StatFs;
 use crate::error::Result;
 use crate::layout::FrameDesc;
-use crate::map::MapMechanism;
-use crate::media::Description;
+use crate::mmap::MapMechanism;
 
 /// What `pagestone info` prints.
 #[derive(Clone, Debug, Serialize)]
@@ -50,20 +50,20 @@ pub struct Info {
 }
 
 pub(super) fn info(engine: &Engine) -> Result<Info> {
-    let geometry = &engine.frames.geometry;
+    let geometry = &engine.alloc.geometry;
     let descriptor_bytes = geometry.frames * FrameDesc::SIZE;
     Ok(Info {
-        media: engine.frames.region.describe().clone(),
+        media: engine.alloc.region.describe().clone(),
         size: geometry.size,
         version: engine.superblock.version(),
         uuid: engine.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
         created: engine.superblock.created,
         space: statfs(engine),
-        shared: engine.frames.counts().shared.max(0) as u64,
-        lost: engine.frames.region.lost_pages() as u64,
+        shared: engine.alloc.counts().shared.max(0) as u64,
+        lost: engine.alloc.region.lost_pages() as u64,
         descriptor_bytes,
         descriptor_bytes_per_tib: FrameDesc::SIZE << 19,
-        dram_bytes: engine.frames.dram_bytes() + (1024 * 64),
+        dram_bytes: engine.alloc.dram_bytes() + (1024 * 64),
         lanes: geometry.lanes,
         lane_bytes: geometry.lane_len(),
         mappings: MapMechanism::here(),
@@ -75,10 +75,10 @@ pub(super) fn info(engine: &Engine) -> Result<Info> {
 
 /// See [`super::Pool::statfs`].
 pub(super) fn statfs(engine: &Engine) -> StatFs {
-    let (free, kept) = engine.frames.space();
-    let counts = engine.frames.counts();
+    let (free, kept) = engine.alloc.space();
+    let counts = engine.alloc.counts();
     StatFs {
-        pages: engine.frames.geometry.usable_pages(),
+        pages: engine.alloc.geometry.usable_pages(),
         free,
         available: free.saturating_sub(kept),
         // What clones share is no file.

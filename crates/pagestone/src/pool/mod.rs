@@ -24,10 +24,10 @@ use crate::attr::StatFs;
 use crate::dir::{Dir, Node};
 use crate::engine::{Engine, EngineRef};
 use crate::error::{Error, Result};
-use crate::media::Media;
 use crate::snapshot::Snapshots;
 use crate::units::Ino;
 use background::Background;
+use pmem::Media;
 
 /// An open pool. Cheap to clone; the last clone (or open [`File`](crate::File)) to go closes it.
 ///
@@ -61,7 +61,7 @@ impl Pool {
         create::create(path, options)
     }
 
-    /// Opens the pool at `path`, replaying what a crash left.
+    /// OpenInodes the pool at `path`, replaying what a crash left.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InUse`], [`Error::NotAPool`], [`Error::TooNew`],
@@ -75,7 +75,7 @@ impl Pool {
         create::create_on(media, options)
     }
 
-    /// Opens the pool on `media`. Nothing runs in the background: media that are durable at sync
+    /// OpenInodes the pool on `media`. Nothing runs in the background: media that are durable at sync
     /// are synced when asked, and at close.
     pub fn open_on(media: Arc<dyn Media>, options: &OpenOptions) -> Result<Pool> {
         open::open_media(media, options, false)
@@ -107,11 +107,11 @@ impl Pool {
     /// each holds a clone. With one of them alive this is `Ok` too, and the pool is in use, and locked against other
     /// processes, until the last one goes.
     pub fn close(self) -> Result<()> {
-        if self.engine().frames.region.describe().read_only {
+        if self.engine().alloc.region.describe().read_only {
             return Ok(());
         }
         let synced = self.engine().sync_all();
-        synced.and(self.engine().frames.checkpoint())
+        synced.and(self.engine().alloc.checkpoint())
     }
 
     /// Its snapshots, and clones of trees.

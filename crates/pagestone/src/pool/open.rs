@@ -7,12 +7,13 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use pmem::{Media, MediaKind, Region};
+
 use super::{Engine, Pool};
+use crate::alloc::Allocator;
 use crate::error::{Error, Result};
-use crate::frame::Frames;
 use crate::journal::{self, Journal};
 use crate::layout::{Geometry, ORPHANS, ROOT, SUPERBLOCKS, Superblock};
-use crate::media::{self, Media, MediaKind, Region};
 
 /// How to open a pool.
 #[derive(Clone, Debug, Default)]
@@ -24,13 +25,13 @@ pub struct OpenOptions {
 }
 
 pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
-    let how = media::Open { read_only: options.read_only, kind: options.media, size: None };
+    let how = pmem::Open { read_only: options.read_only, kind: options.media, size: None };
     open_media(open_existing(path, &how)?.media, options, true)
 }
 
-/// Opens media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
-pub(crate) fn open_existing(path: &Path, how: &media::Open) -> Result<media::Opened> {
-    media::open(path, how).map_err(|e| match e {
+/// OpenInodes media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
+pub(crate) fn open_existing(path: &Path, how: &pmem::Open) -> Result<pmem::Opened> {
+    pmem::open(path, how).map_err(|e| match Error::from(e) {
         Error::Size(_) if !is_pool(path) => Error::NotAPool("no superblock at its start (wrong magic)".into()),
         other => other,
     })
@@ -52,7 +53,7 @@ pub fn is_pool(path: &Path) -> bool {
     SUPERBLOCKS.into_iter().any(|copy| begins(copy.byte()))
 }
 
-/// Opens the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
+/// OpenInodes the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
 /// orphans back beside.
 pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_background: bool) -> Result<Pool> {
     let region = Region::new(media);
@@ -60,21 +61,21 @@ pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_backgr
     if read_only && !region.describe().read_only {
         return Err(Error::Invalid("read-only needs media that were opened read-only"));
     }
-    let (superblock, frames, records) = mount_region(region)?;
-    let engine = Engine::new(frames, superblock, records);
+    let (superblock, alloc, records) = mount_region(region)?;
+    let engine = Engine::new(alloc, superblock, records);
     for ino in [ROOT, ORPHANS] {
-        engine.frames.inode(ino)?;
+        engine.alloc.inode(ino)?;
     }
     if !read_only && !in_background {
         engine.reclaim_orphans(|| true)?;
         // What is on the media now is durable, and nobody else is here yet.
-        engine.merge_what_waits();
+        engine.merge_pending();
     }
     Pool::new(engine, in_background)
 }
 
-/// The superblock, the journal and the floors up to `frame`, on a pool whose records have been replayed.
-fn mount_region(region: Region) -> Result<(Superblock, Frames, u64)> {
+/// The superblock, the journal and the layers up to `alloc`, on a pool whose records have been replayed.
+fn mount_region(region: Region) -> Result<(Superblock, Allocator, u64)> {
     let (superblock, geometry) = read_superblock(&region)?;
     let read_only = region.describe().read_only;
     if superblock.read_only_here() && !read_only {
@@ -86,7 +87,7 @@ fn mount_region(region: Region) -> Result<(Superblock, Frames, u64)> {
     if !read_only {
         journal.start_session(&replayed)?;
     }
-    Ok((superblock, Frames::new(region, geometry, journal)?, replayed.records))
+    Ok((superblock, Allocator::new(region, geometry, journal)?, replayed.records))
 }
 
 /// The first copy that is whole; if none is, what is wrong with the first.

@@ -96,7 +96,7 @@ impl Diff<'_> {
         let (one, other) = (self.engine.node(a.ino)?, self.engine.node(b.ino)?);
         let (x, y) = (one.attr()?, other.attr()?);
         let bytes = match a.kind {
-            Kind::File => one.open()?.bytes_unlike(&other.open()?)?,
+            Kind::File => one.open()?.count_differing_bytes(&other.open()?)?,
             Kind::Symlink => u64::from(one.read_link()? != other.read_link()?),
             _ => u64::from(x.rdev != y.rdev),
         };

@@ -2,8 +2,8 @@
 //! one test each. Every one fails when the guard it names is taken out.
 
 use crashlab::{Budget, CrashKind, Flavour, Simulator};
-use pagestone::media::{Media, Part};
 use pagestone::{Error, OpenOptions, Pool};
+use pmem::{Media, Part};
 
 use crate::ops::{At, Driver, Op};
 use crate::pairs::BEFORE;
@@ -123,7 +123,7 @@ fn records(media: &dyn Media, lane: u64) -> Vec<(u64, u64)> {
     let mut at = LANES + lane * LANE;
     loop {
         let mut head = [0; 32];
-        assert!(media.windows().data.read(at, &mut head));
+        assert!(media.views().data.read(at, &mut head));
         let len = u64::from(u32::from_le_bytes([head[16], head[17], head[18], head[19]]));
         if head[..4] != *b"PREC" || len == 0 {
             return found;
@@ -166,7 +166,7 @@ fn a_number_without_a_record_does_not_take_others_along() {
 fn numbers(media: &Simulator) -> [u64; 2] {
     [0, 1].map(|lane| {
         let mut bytes = [0; 8];
-        assert!(media.windows().data.read(LANES + lane * LANE + 8, &mut bytes));
+        assert!(media.views().data.read(LANES + lane * LANE + 8, &mut bytes));
         u64::from_le_bytes(bytes)
     })
 }
@@ -189,7 +189,7 @@ fn a_torn_record_is_the_end_of_its_lane_and_a_damaged_one_is_an_error() {
         assert!(lane.len() >= 4, "{lane:?}");
         let (at, len) = pick(&lane);
         let mut byte = [0];
-        assert!(media.windows().data.read(at + len / 2, &mut byte));
+        assert!(media.views().data.read(at + len / 2, &mut byte));
         media.persist(&[Part::Bytes { at: at + len / 2, bytes: &[!byte[0]] }]).unwrap();
         Pool::open_on(media, &OpenOptions::default())
     };

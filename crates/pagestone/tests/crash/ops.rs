@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pagestone::media::Media;
 use pagestone::{Dir, Error, Kind, NewNode, Node, OpenOptions, Pool, RenameMode, SetAttr, XattrMode};
+use pmem::Media;
 
 /// A path from the root without leading slash.
 pub(crate) type Path = &'static str;

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crashlab::{Budget, CrashKind, CrashState, Flavour, Lab, Simulator, Trace, explore, explore_nested};
-use pagestone::media::{Media, Part};
 use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool, check_on};
 use parking_lot::Mutex;
+use pmem::{Media, Part};
 
 use crate::model::World;
 use crate::ops::{Driver, Op};
@@ -78,10 +78,10 @@ impl Template {
 fn pages(sim: &Simulator) -> Vec<(u64, Vec<u8>)> {
     let read = |at: u64| {
         let mut bytes = vec![0; 4096];
-        assert!(sim.windows().data.read(at, &mut bytes));
+        assert!(sim.views().data.read(at, &mut bytes));
         (at, bytes)
     };
-    let len = sim.windows().data.len();
+    let len = sim.views().data.len();
     (0..len / 4096).map(|page| read(page * 4096)).filter(|(_, bytes)| bytes.iter().any(|b| *b != 0)).collect()
 }
 
@@ -89,7 +89,7 @@ fn pages(sim: &Simulator) -> Vec<(u64, Vec<u8>)> {
 fn fix_identity(sim: &Simulator, seed: u64) {
     for at in [0, 255 * 4096] {
         let mut bytes = [0; 104];
-        assert!(sim.windows().data.read(at, &mut bytes));
+        assert!(sim.views().data.read(at, &mut bytes));
         bytes[24..32].copy_from_slice(&(seed ^ 0x5EED).to_le_bytes());
         bytes[32..40].copy_from_slice(&seed.to_le_bytes());
         bytes[80..88].copy_from_slice(&seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());

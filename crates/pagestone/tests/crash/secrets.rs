@@ -5,8 +5,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crashlab::{Budget, Flavour};
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, File, Kind, NewNode, Piece, Pool};
+use pmem::Memory;
 
 use crate::ops::{At, Op};
 use crate::run::{self, Care, Template};

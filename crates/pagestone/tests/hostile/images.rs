@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use pagestone::media::Memory;
 use pagestone::{CreateOptions, Dir, File, Ino, Kind, NewNode, OpenOptions, Pool, XattrMode};
+use pmem::Memory;
 
 use crate::format::{SUPERBLOCK, seal_superblock};
 

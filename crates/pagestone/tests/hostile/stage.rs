@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pagestone::media::{Description, Durability, Granularity, Mapping, Media, MediaKind, Part, PersistMethod, Windows};
+use pmem::{Description, Durability, Granularity, MappedRange, Media, MediaKind, Part, PersistMethod, Views};
 
 pub(crate) const PAGE: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    meta: Mapping,
+    meta: MappedRange,
     /// The data window, if it is another one.
-    data: Option<Mapping>,
+    data: Option<MappedRange>,
     description: Description,
     stored: Mutex<BTreeSet<usize>>,
     violated: AtomicBool,
@@ -29,8 +29,8 @@ pub(crate) struct Tracked {
 impl Tracked {
     fn new(len: usize, read_only: bool) -> Tracked {
         Tracked {
-            meta: Mapping::anonymous(len as u64).expect("memory"),
-            data: read_only.then(|| Mapping::anonymous(len as u64).expect("memory")),
+            meta: MappedRange::anonymous(len as u64).expect("memory"),
+            data: read_only.then(|| MappedRange::anonymous(len as u64).expect("memory")),
             description: Description {
                 kind: MediaKind::Memory,
                 granularity: Granularity::Byte,
@@ -45,7 +45,7 @@ impl Tracked {
         }
     }
 
-    fn data(&self) -> &Mapping {
+    fn data(&self) -> &MappedRange {
         self.data.as_ref().unwrap_or(&self.meta)
     }
 
@@ -85,8 +85,8 @@ impl Media for Tracked {
     fn describe(&self) -> &Description {
         &self.description
     }
-    fn windows(&self) -> Windows<'_> {
-        Windows { meta: &self.meta, data: self.data() }
+    fn views(&self) -> Views<'_> {
+        Views { meta: &self.meta, data: self.data() }
     }
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
         if self.description.read_only {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use pagestone::media::{MediaKind, Memory};
 use pagestone::{CreateOptions, File, Kind, NewNode, Pool};
+use pmem::{MediaKind, Memory};
 
 use crate::common::{HugePages, Mounted};
 

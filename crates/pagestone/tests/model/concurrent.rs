@@ -276,7 +276,7 @@ fn shared_bytes(pool: &Pool, dirs: &[Ino], t: u64, rng: &mut StdRng) {
             let other =
                 at.lookup(format!("n{}", rng.random_range(0..25)).as_bytes()).and_then(|a| pool.node(a.ino)?.open());
             let Some(other) = expected(other) else { return };
-            expected(file.become_clone_of(&other));
+            expected(file.clone_from(&other));
         }
         0 | 1 => file.write_at(offset, &vec![t as u8 + 1; rng.random_range(1..30_000)]).unwrap(),
         2 => file.set_len(offset).unwrap(),

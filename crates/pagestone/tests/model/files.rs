@@ -59,7 +59,7 @@ impl World {
         let empty = handle.extents(0, u64::MAX).expect("extents").is_empty() && handle.attr().expect("attr").pages == 0;
         let want = if src != dst && data.size == 0 && empty { Ok(()) } else { Err("Invalid") };
         let from = self.pool().node(self.ino(src)).expect("live").open().expect("opens");
-        let got = handle.become_clone_of(&from);
+        let got = handle.clone_from(&from);
         drop((from, handle));
         if let Outcome::Done(()) = self.outcome(got, &want, Some(8)) {
             self.tree.cloned = true;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagestone::media::{MediaKind, Memory};
 use pagestone::{CreateOptions, OpenOptions, Pool, Report};
+use pmem::{MediaKind, Memory};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum On {

@@ -1,0 +1,315 @@
+//! Free inode slots: which of a page's sixteen records can be used next.
+//!
+//! ```text
+//!   page ->  free     ................   slots with nothing in them
+//!            reserved ................   slots that a transaction is about to fill
+//! ```
+//!
+//! A lane fills one page after the other. The table knows the pages that were touched since open,
+//! up to a bound; it is only a hint about where room is, the record on the media decides.
+
+use std::sync::atomic::Ordering;
+
+use super::{Allocator, VERIFIED};
+use crossbeam_utils::CachePadded;
+use smallvec::SmallVec;
+
+use crate::address_hash::AddressMap;
+use crate::error::{Error, Result};
+use crate::layout::{FrameState, PageEntry, PageUse, ROOT_INODES};
+use crate::lock::{Mutex, rank};
+use crate::units::{Ino, PageNo};
+
+const SHARDS: usize = 16;
+/// Marks a page in the cache of verified pages as one of inodes, not a node.
+const INODES: u64 = 1 << 63;
+/// Pages known per shard; others are known again
+/// when one of their inodes goes.
+const PAGES_PER_SHARD: usize = 1024;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct SlotPage {
+    free: u16,
+    reserved: u16,
+}
+
+/// The pages with room that are known.
+#[derive(Debug)]
+pub(super) struct Slots {
+    shards: Vec<CachePadded<Mutex<rank::Leaf, AddressMap<PageNo, SlotPage>>>>,
+}
+
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots { shards: (0..SHARDS).map(|_| CachePadded::default()).collect() }
+    }
+}
+
+impl Slots {
+    fn shard(&self, page: PageNo) -> &Mutex<rank::Leaf, AddressMap<PageNo, SlotPage>> {
+        &self.shards[page.0 as usize % SHARDS]
+    }
+
+    /// A page made by the running transaction, which takes slot 0. Nobody else takes one yet.
+    pub(super) fn add_new_page(&self, page: PageNo) {
+        let mut shard = self.shard(page).lock();
+        if shard.len() >= PAGES_PER_SHARD {
+            shard.retain(|_, p| p.reserved != 0);
+        }
+        shard.insert(page, SlotPage { free: 0, reserved: u16::MAX });
+    }
+
+    /// The transaction that made `page` has committed: the slots it did not take are anybody's.
+    /// Not before: an inode that another lane committed there would lie in a page of nobody's.
+    pub(super) fn open_page(&self, page: PageNo) {
+        self.shard(page).lock().insert(page, SlotPage { free: !1, reserved: 0 });
+    }
+
+    /// The transaction that made `page` did not happen.
+    pub(super) fn drop_page(&self, page: PageNo) {
+        self.shard(page).lock().remove(&page);
+    }
+
+    /// Takes a free slot, of `preferred` if it has one, else of any page of lane `lane`'s shard.
+    pub(super) fn take(&self, preferred: PageNo, lane: usize) -> Option<(PageNo, usize)> {
+        let from = |page: PageNo, p: &mut SlotPage| {
+            let slot = p.free.trailing_zeros() as usize;
+            p.free &= !(1 << slot);
+            p.reserved |= 1 << slot;
+            Some((page, slot))
+        };
+        if let Some(p) = self.shard(preferred).lock().get_mut(&preferred).filter(|p| p.free != 0) {
+            return from(preferred, p);
+        }
+        let mut shard = self.shards[lane % SHARDS].lock();
+        let (&page, p) = shard.iter_mut().find(|(_, p)| p.free != 0)?;
+        from(page, p)
+    }
+
+    /// The transaction that took the slot has committed, or (`used` false) did not happen.
+    pub(super) fn end(&self, ino: Ino, used: bool) {
+        let mut shard = self.shard(ino.page()).lock();
+        let Some(p) = shard.get_mut(&ino.page()) else { return };
+        let mask = 1 << ino.slot();
+        p.reserved &= !mask;
+        if !used {
+            p.free |= mask;
+        } else if p.free == 0 && p.reserved == 0 {
+            shard.remove(&ino.page());
+        }
+    }
+
+    pub(super) fn dram_bytes(&self) -> u64 {
+        self.shards.iter().map(|s| s.lock().capacity() as u64 * 24).sum()
+    }
+}
+
+/// The inode slots that one transaction takes and frees.
+#[derive(Debug)]
+pub(crate) struct SlotReservation<'p> {
+    alloc: &'p Allocator,
+    lane: usize,
+    taken: SmallVec<[Ino; 2]>,
+    freed: SmallVec<[Ino; 2]>,
+    /// Pages that the transaction makes.
+    pages: SmallVec<[PageNo; 1]>,
+    committed: bool,
+}
+
+impl<'p> SlotReservation<'p> {
+    /// Nothing reserved yet.
+    #[inline]
+    pub(crate) fn new(alloc: &'p Allocator, lane: usize) -> SlotReservation<'p> {
+        let (taken, freed, pages) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
+        SlotReservation { alloc, lane, taken, freed, pages, committed: false }
+    }
+
+    /// A free slot on a page that is known to have one.
+    pub(crate) fn take_known(&mut self) -> Result<Option<Ino>> {
+        let ino = self.alloc.known_slot(self.lane)?;
+        self.taken.extend(ino);
+        Ok(ino)
+    }
+
+    /// The first slot of a page that the transaction makes.
+    pub(crate) fn take_of_new_page(&mut self, page: PageNo) -> Ino {
+        self.alloc.slots.add_new_page(page);
+        self.alloc.slot_pages[self.lane].store(page.0, Ordering::Relaxed);
+        self.pages.push(page);
+        let ino = Ino::new(page, 0, self.alloc.next_generation(0));
+        self.taken.push(ino);
+        ino
+    }
+
+    /// The slot is free once the transaction commits.
+    pub(crate) fn free(&mut self, ino: Ino) {
+        self.freed.push(ino);
+    }
+
+    /// By how many the pool has more inodes.
+    pub(crate) fn balance(&self) -> i64 {
+        self.taken.len() as i64 - self.freed.len() as i64
+    }
+
+    /// The record is applied. Returns the pages that have become empty.
+    pub(crate) fn commit(&mut self) -> SmallVec<[PageNo; 1]> {
+        self.committed = true;
+        self.taken.iter().for_each(|&ino| self.alloc.slots.end(ino, true));
+        self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page));
+        self.freed.iter().filter_map(|&ino| self.alloc.note_free_slot(ino)).collect()
+    }
+}
+
+impl Drop for SlotReservation<'_> {
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        for &page in &self.pages {
+            self.alloc.slots.drop_page(page);
+            self.alloc.slot_pages[self.lane].store(0, Ordering::Relaxed);
+        }
+        for &ino in self.taken.iter().filter(|i| !self.pages.contains(&i.page())) {
+            self.alloc.slots.end(ino, false);
+        }
+    }
+}
+
+impl Allocator {
+    /// The slot's file is gone from the media. Returns the page if that was its last file and no
+    /// lane is filling it: nobody else can reach the page any more, so the caller gives it back.
+    pub(super) fn note_free_slot(&self, ino: Ino) -> Option<PageNo> {
+        let page = ino.page();
+        if page == ROOT_INODES {
+            return None;
+        }
+        let mut shard = self.slots.shard(page).lock();
+        if !shard.contains_key(&page) {
+            if shard.len() >= PAGES_PER_SHARD {
+                return None;
+            }
+            // Somebody else may have found the page empty and given it back by now.
+            if !self.holds_inodes(page).unwrap_or(false) {
+                return None;
+            }
+            // Unknown pages have no reserved slots, so what the media says of all sixteen is true.
+            shard.insert(page, SlotPage { free: self.free_slots(page), reserved: 0 });
+        }
+        let p = shard.get_mut(&page)?;
+        let mask = 1 << ino.slot();
+        // Somebody may have taken the slot again already: the record says what is true now.
+        if p.reserved & mask == 0 && self.slot_is_free(ino) {
+            p.free |= mask;
+        }
+        let (empty, full) = (p.free == u16::MAX, p.free == 0 && p.reserved == 0);
+        let filling = self.slot_pages.iter().any(|s| s.load(Ordering::Relaxed) == page.0);
+        if empty && !filling {
+            // Nobody else takes a slot of it, or finds it empty, until it has been given back.
+            *p = SlotPage { free: 0, reserved: u16::MAX };
+            return Some(page);
+        }
+        if full {
+            shard.remove(&page);
+        }
+        None
+    }
+
+    /// [`Error::Stale`] if the page of `ino` is known not to hold inodes.
+    pub(super) fn check_inode_page(&self, ino: Ino) -> Result<()> {
+        let page = ino.page();
+        let known = &self.verified[page.0 as usize % VERIFIED];
+        if known.load(Ordering::Acquire) == page.0 | INODES {
+            return Ok(());
+        }
+        if !self.may_hold_inodes(page) {
+            return Err(Error::Stale(ino.0));
+        }
+        known.store(page.0 | INODES, Ordering::SeqCst);
+        // The page may have been given back since we looked, and forgotten before we remembered.
+        if !self.may_hold_inodes(page) {
+            self.forget_inode_page(page);
+            return Err(Error::Stale(ino.0));
+        }
+        Ok(())
+    }
+
+    /// Whether the descriptors let `page` hold inodes. A damaged descriptor does: the records have
+    /// checksums of their own.
+    fn may_hold_inodes(&self, page: PageNo) -> bool {
+        self.holds_inodes(page).unwrap_or(true)
+    }
+
+    fn holds_inodes(&self, page: PageNo) -> Result<bool> {
+        let desc = self.descriptor(page.frame())?;
+        if desc.state() != FrameState::Split {
+            return Ok(false);
+        }
+        let entry = PageEntry(self.page(desc.table())?.u64(page.index_in_frame() * 8));
+        Ok(entry.parse(page)?.is_some_and(|(what, _)| what == PageUse::Inodes))
+    }
+
+    /// Goes on with the pages that the lanes were filling when the last session ended, so that a
+    /// session costs no page.
+    pub(super) fn resume_inode_pages(&self) {
+        for (lane, counters) in self.counters.iter().enumerate() {
+            let page = PageNo(counters.lock().slots);
+            if page != PageNo(0) && self.holds_inodes(page).unwrap_or(false) {
+                let free = self.free_slots(page);
+                self.slots.shard(page).lock().insert(page, SlotPage { free, reserved: 0 });
+                self.slot_pages[lane].store(page.0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What the media says of a page's sixteen slots.
+    fn free_slots(&self, page: PageNo) -> u16 {
+        let free = (0..16).filter(|&slot| self.slot_is_free(Ino::new(page, slot, 0)));
+        free.fold(0, |bits, slot| bits | 1 << slot)
+    }
+
+    pub(crate) fn forget_inode_page(&self, page: PageNo) {
+        let known = &self.verified[page.0 as usize % VERIFIED];
+        let _ = known.compare_exchange(page.0 | INODES, u64::MAX, Ordering::SeqCst, Ordering::Relaxed);
+        for place in (0..16).map(|slot| Ino::new(page, slot, 0).place()) {
+            let known = self.verified_inode(place);
+            let _ = known.compare_exchange(place, u64::MAX, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+
+    fn slot_is_free(&self, ino: Ino) -> bool {
+        self.slot_record(ino).is_ok_and(|rec| rec.is_free())
+    }
+
+    /// The page holds no inodes any more, or is not to be filled.
+    pub(crate) fn drop_inode_page(&self, page: PageNo) {
+        self.slots.drop_page(page);
+    }
+
+    /// A free slot on a known page; its number has a generation of its own. `None` if a page has
+    /// to be made.
+    pub(super) fn known_slot(&self, lane: usize) -> Result<Option<Ino>> {
+        let preferred = PageNo(self.slot_pages[lane].load(Ordering::Relaxed));
+        while let Some((page, slot)) = self.slots.take(preferred, lane) {
+            let place = Ino::new(page, slot, 0);
+            match self.slot_record(place) {
+                Ok(rec) if rec.is_free() => {
+                    return Ok(Some(Ino::new(page, slot, self.next_generation(rec.generation))));
+                }
+                // Nobody can use it, and another page may be well.
+                Ok(_) | Err(Error::Lost(_)) => self.slots.end(place, true),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The generation after `last`. A page's first generations are scattered, so that a page that
+    /// was given back and made again does not repeat numbers that somebody may still remember.
+    pub(super) fn next_generation(&self, last: u32) -> u32 {
+        let next = match last {
+            0 => (self.journal.last_sequence().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 41) as u32,
+            _ => last + 1,
+        };
+        (next & Ino::MAX_GENERATION).max(1)
+    }
+}

@@ -1,0 +1,326 @@
+//! Who owns which frame and page; reserve in DRAM, publish in a transaction.
+//!
+//! ```text
+//!                 reserve (DRAM only)             publish (one record)
+//!   free frame  ----------------------> reserved -------------------> whole, owned by a file
+//!       |                                                                  | part of it freed
+//!       v a lane's cursor takes it                                         v
+//!   [T.............]  --- pages handed out one run at a time --->  split: table T inside
+//!       ^                                                                  |
+//!       +------------- only the table left: merges back -------------------+
+//! ```
+//!
+//! * A crash between reserve and publish leaks nothing: nothing of it is on the media.
+//! * A freed page stays in quarantine until the next checkpoint, because a record that is still in
+//!   the journal may describe it (it may have been a tree node), and, on media durable at sync,
+//!   because its old owner may come back after a power cut.
+//! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, the quarantine (as
+//!   large as the journal allows). Nothing grows with the pool.
+
+mod inode_slots;
+mod page_cursor;
+mod pins;
+mod publish;
+mod recount;
+mod reservation;
+mod search;
+mod stop;
+
+pub(crate) use inode_slots::SlotReservation;
+pub(crate) use reservation::Reservation;
+pub(crate) use stop::{Stop, TxResult};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+use zerocopy::IntoBytes;
+
+use crate::error::{Error, Result};
+use crate::journal::Journal;
+use crate::layout::{
+    COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, ROOT, descriptor_at, inode_at,
+};
+use crate::lock::{Mutex, rank};
+use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
+use inode_slots::Slots;
+use page_cursor::Cursor;
+use pins::Pins;
+use pmem::{OwnerProcess, PageRef, Region};
+use search::Search;
+
+/// A bit for each page of a frame.
+pub(crate) type FrameBits = [u64; 8];
+
+/// A run of pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Run {
+    pub(crate) page: PageNo,
+    pub(crate) pages: u64,
+}
+
+impl Run {
+    /// Its first pages, `most` at most.
+    pub(crate) fn first(self, most: u64) -> Run {
+        Run { pages: self.pages.min(most), ..self }
+    }
+}
+
+const STRIPES: usize = 256;
+const VERIFIED: usize = 1 << 14;
+
+/// The allocator, the journal below it, and the only way to metadata for the layers above.
+#[derive(Debug)]
+pub(crate) struct Allocator {
+    pub(crate) region: Region,
+    pub(crate) geometry: Geometry,
+    pub(crate) journal: Journal,
+    process: OwnerProcess,
+    cursors: Vec<CachePadded<Mutex<rank::Cursor, Cursor>>>,
+    /// What each lane's transactions have added up to, as on the media; changed by whoever has the lane.
+    counters: Vec<CachePadded<Mutex<rank::Leaf, LaneCounters>>>,
+    /// Frame that each lane's cursor stands in, or `u64::MAX`; changed under the frame's stripe.
+    active: Vec<AtomicU64>,
+    /// Inode page that each lane filled last, or 0.
+    slot_pages: Vec<AtomicU64>,
+    stripes: Vec<CachePadded<Mutex<rank::Frame, ()>>>,
+    search: Mutex<rank::Search, Search>,
+    quarantine: Mutex<rank::Quarantine, HashMap<FrameNo, FrameBits>>,
+    /// Pages handed out to a running transaction in frames that its cursor has left since.
+    held: Mutex<rank::Leaf, HashMap<FrameNo, FrameBits>>,
+    /// Pages that are still in use outside, freed or not.
+    pins: Pins,
+    slots: Slots,
+    /// Pages free, less those reserved.
+    free: CachePadded<AtomicI64>,
+    /// Pages that only operations which free others may use.
+    kept: i64,
+    /// Nodes whose checksum was found good since open; direct-mapped by page number.
+    verified: Vec<AtomicU64>,
+    /// Inode records likewise, by a hash of their place.
+    verified_inodes: Vec<AtomicU64>,
+}
+
+impl Allocator {
+    /// The allocator of an open pool, after replay. Reads one page.
+    pub(crate) fn new(region: Region, geometry: Geometry, journal: Journal) -> Result<Allocator> {
+        let (mut cursors, mut all_counters) = (Vec::new(), Vec::new());
+        let mut pages = 0i64;
+        for lane in 0..geometry.lanes {
+            let counters = read_counters(&region, lane)?;
+            pages = pages.saturating_add(counters.counts.pages);
+            cursors.push(CachePadded::new(Mutex::numbered(lane as usize, Cursor::default())));
+            all_counters.push(CachePadded::new(Mutex::new(counters)));
+        }
+        let usable = geometry.usable_pages() as i64;
+        let frames = Allocator {
+            active: cursors.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
+            slot_pages: cursors.iter().map(|_| AtomicU64::new(0)).collect(),
+            stripes: (0..STRIPES).map(|i| CachePadded::new(Mutex::numbered(i, ()))).collect(),
+            search: Mutex::new(Search::new(&geometry)),
+            quarantine: Mutex::default(),
+            held: Mutex::default(),
+            pins: Pins::default(),
+            slots: Slots::default(),
+            free: CachePadded::new(AtomicI64::new(usable - pages)),
+            kept: (usable / 64).clamp(32, 1024),
+            verified: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            verified_inodes: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            process: OwnerProcess::current(),
+            cursors,
+            counters: all_counters,
+            region,
+            geometry,
+            journal,
+        };
+        frames.resume_inode_pages();
+        Ok(frames)
+    }
+
+    /// An error in a child of the process that opened the pool.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.process.is_current() { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// See [`Journal::checkpoint`]; what was freed before becomes free.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.check_process()?;
+        self.journal.checkpoint(|| {
+            let freed = {
+                let mut quarantine = self.quarantine.lock();
+                let mut freed = std::mem::take(&mut *quarantine);
+                *quarantine = self.pins.keep(&mut freed);
+                freed
+            };
+            self.refill_cursors(|frame| freed.contains_key(&frame));
+            let mut search = self.search.lock();
+            for frame in freed.into_keys() {
+                search.note_freed(frame);
+            }
+        })
+    }
+
+    /// `(pages free, pages kept for deleting)`.
+    pub(crate) fn space(&self) -> (u64, u64) {
+        (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept as u64)
+    }
+
+    /// What all lanes together count. Each counts its own: a total would be a line that all threads
+    /// write to.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counters.iter().fold(Counts::default(), |sum, counters| sum.plus(counters.lock().counts))
+    }
+
+    /// A frame's descriptor.
+    pub(crate) fn descriptor(&self, frame: FrameNo) -> Result<FrameDesc> {
+        if !self.geometry.owns(frame) {
+            return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
+        }
+        let mut bytes = [0; 64];
+        self.region.read_meta(descriptor_at(&self.geometry, frame), &mut bytes)?;
+        FrameDesc::parse(&bytes, frame)
+    }
+
+    /// The inode record at the place of `ino`, whatever its generation.
+    pub(crate) fn inode_at_place(&self, ino: Ino) -> Result<InodeRec> {
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        rec.check(ino.place(), false)?;
+        Ok(rec)
+    }
+
+    /// As [`Allocator::inode_at_place`], where the page is known to hold inodes; a checksum that was
+    /// compared since open is not compared again.
+    fn slot_record(&self, ino: Ino) -> Result<InodeRec> {
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        let place = ino.place();
+        rec.check(place, self.verified_inode(place).load(Ordering::Relaxed) == place)?;
+        Ok(rec)
+    }
+
+    /// The live inode with this number; [`Error::Stale`] if it is gone. Its checksum is compared
+    /// the first time, as a node's is.
+    ///
+    /// A number can outlive the page of its record. That page may be a file's by now, whose bytes
+    /// must not be taken for a record, however much they look like one.
+    pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
+        self.check_process()?;
+        if ino.page() != crate::layout::ROOT_INODES && self.geometry.owns(ino.page().frame()) {
+            self.check_inode_page(ino)?;
+        }
+        let mut rec = InodeRec::free(Ino(0));
+        self.read_inode(ino, &mut rec)?;
+        let place = ino.place();
+        let slot = self.verified_inode(place);
+        let known = slot.load(Ordering::Relaxed) == place;
+        rec.check(place, known)?;
+        live(&rec, ino)?;
+        if !known {
+            slot.store(place, Ordering::Relaxed);
+        }
+        Ok(rec)
+    }
+
+    /// Where it is remembered that the record at `place` was found good.
+    fn verified_inode(&self, place: u64) -> &AtomicU64 {
+        &self.verified_inodes[(place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % VERIFIED]
+    }
+
+    fn read_inode(&self, ino: Ino, rec: &mut InodeRec) -> Result<()> {
+        let fixed = ino.page() == crate::layout::ROOT_INODES;
+        if !fixed && !self.geometry.owns(ino.page().frame()) {
+            return Err(Error::Stale(ino.0));
+        }
+        Ok(self.region.read_meta(inode_at(ino), rec.as_mut_bytes())?)
+    }
+
+    /// A page of the pool's owned part.
+    pub(crate) fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
+        if !self.geometry.owns(page.frame()) {
+            return Err(Error::corrupt(page.to_string(), "outside the pool's frames"));
+        }
+        Ok(self.region.page(page.byte())?)
+    }
+
+    /// Whether the node at `page` was verified since open; if not, `verify` decides.
+    pub(crate) fn verify_once(&self, page: PageNo, verify: impl FnOnce() -> Result<()>) -> Result<()> {
+        let slot = &self.verified[page.0 as usize % VERIFIED];
+        if slot.load(Ordering::Relaxed) != page.0 {
+            verify()?;
+            slot.store(page.0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// DRAM held, in bytes; the same for every capacity.
+    pub(crate) fn dram_bytes(&self) -> u64 {
+        let fixed = 2 * VERIFIED * 8
+            + STRIPES * size_of::<CachePadded<Mutex<rank::Frame, ()>>>()
+            + self.cursors.len() * size_of::<CachePadded<Mutex<rank::Cursor, Cursor>>>();
+        // One lock at a time: a search takes that of the quarantine inside its own.
+        let quarantine = self.quarantine.lock().len() * 80;
+        let search = self.search.lock().dram_bytes();
+        (fixed + quarantine) as u64 + self.pins.dram_bytes() + search + self.slots.dram_bytes()
+    }
+
+    fn stripe(frame: FrameNo) -> usize {
+        (frame.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as usize % STRIPES
+    }
+}
+
+/// Whether the record is that of the inode that `ino` names.
+pub(crate) fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
+    if rec.is_free() || rec.generation != ino.generation() {
+        // Every pool has these two.
+        if ino == ROOT || ino == ORPHANS {
+            return Err(Error::corrupt(format!("inode {:#x} in {}", ino.0, ino.page()), "is free or another one"));
+        }
+        return Err(Error::Stale(ino.0));
+    }
+    Ok(())
+}
+
+/// A lane's counters; all zero bytes count as none.
+pub(crate) fn read_counters(region: &Region, lane: u32) -> Result<LaneCounters> {
+    let mut line = [0; 64];
+    region.read_meta(COUNTERS.byte() + u64::from(lane) * 64, &mut line)?;
+    if line == [0; 64] {
+        return Ok(LaneCounters::new(lane, Counts::default()));
+    }
+    let wrong = |what| Error::corrupt(format!("counters of lane {lane}"), what);
+    let counters = LaneCounters::parse(line).ok_or_else(|| wrong("checksum does not match"))?;
+    // Larger than any pool: sums over the lanes must not overflow.
+    if counters.counts.largest() > 1 << 48 {
+        return Err(wrong("impossible count"));
+    }
+    Ok(counters)
+}
+
+/// Sets, or clears, `pages` bits from `first` on.
+pub(crate) fn set_bits(bits: &mut FrameBits, first: usize, pages: usize, value: bool) {
+    for i in first..first + pages {
+        let mask = 1u64 << (i % 64);
+        if value { bits[i / 64] |= mask } else { bits[i / 64] &= !mask }
+    }
+}
+
+/// Whether bit `i` is set.
+pub(crate) fn bit(bits: &FrameBits, i: usize) -> bool {
+    bits[i / 64] >> (i % 64) & 1 == 1
+}
+
+/// Cuts a run at frame boundaries: `(frame, first index, pages)`.
+pub(crate) fn by_frame(run: Run) -> impl Iterator<Item = (FrameNo, usize, usize)> {
+    let (mut page, end) = (run.page.0, run.page.0.saturating_add(run.pages));
+    std::iter::from_fn(move || {
+        if page >= end {
+            return None;
+        }
+        let index = (page % PAGES_PER_FRAME) as usize;
+        let pages = (PAGES_PER_FRAME - index as u64).min(end - page);
+        let frame = PageNo(page).frame();
+        page += pages;
+        Some((frame, index, pages as usize))
+    })
+}

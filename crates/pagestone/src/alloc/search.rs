@@ -1,0 +1,290 @@
+//! Finding a frame: forward from where the last one was found, skipping stretches known to have
+//! none.
+//!
+//! ```text
+//!   frames  |....group 0....|....group 1....| ... at most 4,096 groups, however large the pool
+//!   hints       free? part?     free? part?       "maybe" until a whole look found none
+//! ```
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use super::reservation::Allocated;
+use super::{Allocator, FrameBits, Run, Stop, TxResult};
+use crate::error::Result;
+use crate::layout::{FrameState, Geometry, PageEntry};
+use crate::units::{FRAME_SIZE, FrameNo, LINE, PAGES_PER_FRAME};
+
+const GROUPS: u64 = 4096;
+
+/// Search state, under one mutex; it is taken once per frame, not once per page.
+#[derive(Debug)]
+pub(super) struct Search {
+    next: [u64; 2],
+    /// Allocator taken but not yet on the media as such.
+    reserved: HashSet<FrameNo>,
+    maybe: [Vec<bool>; 2],
+    span: u64,
+}
+
+/// What is looked for; the number indexes the hints.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Free = 0,
+    Partial = 1,
+}
+
+impl Search {
+    pub(super) fn new(geometry: &Geometry) -> Search {
+        let span = geometry.frames.div_ceil(GROUPS).max(1);
+        let groups = geometry.frames.div_ceil(span) as usize;
+        let first = geometry.first_frame.0;
+        Search { next: [first; 2], reserved: HashSet::new(), maybe: [vec![true; groups], vec![true; groups]], span }
+    }
+
+    /// A page or all pages of `frame` became free.
+    pub(super) fn note_freed(&mut self, frame: FrameNo) {
+        let group = (frame.0 / self.span) as usize;
+        for maybe in &mut self.maybe {
+            if let Some(hint) = maybe.get_mut(group) {
+                *hint = true;
+            }
+        }
+    }
+
+    pub(super) fn unreserve(&mut self, frame: FrameNo) {
+        self.reserved.remove(&frame);
+    }
+
+    /// A partial frame was looked into; if it has nothing, the next search starts behind it.
+    fn found_used_up(&mut self, frame: FrameNo, nothing: bool) {
+        self.reserved.remove(&frame);
+        if nothing {
+            self.next[Want::Partial as usize] = frame.0 + 1;
+        }
+    }
+
+    pub(super) fn dram_bytes(&self) -> u64 {
+        2 * GROUPS + self.reserved.len() as u64 * 16
+    }
+}
+
+impl Allocator {
+    /// Takes a free frame for one owner; it stays reserved until published or given back.
+    pub(super) fn reserve_frame(&self) -> TxResult<FrameNo> {
+        let frame = self.find(Want::Free)?.ok_or(Stop::NoSpace)?;
+        let descriptor = crate::layout::descriptor_at(&self.geometry, frame);
+        let below = self.region.reserve(descriptor, LINE).and_then(|()| self.region.reserve(frame.byte(), FRAME_SIZE));
+        if let Err(e) = below {
+            self.search.lock().unreserve(frame);
+            return Err(e.into());
+        }
+        Ok(frame)
+    }
+
+    /// Gives the lane's cursor another frame: a split one with room, else a free one. What the
+    /// running transaction has `taken` in the old one is held for it.
+    pub(super) fn refill(&self, lane: usize, cursor: &mut super::Cursor, taken: &[Allocated]) -> TxResult<()> {
+        if let Some(frame) = cursor.frame {
+            self.hold_all(frame, taken);
+        }
+        self.leave(lane, cursor);
+        // A split frame whose count and table disagree (damage) has nothing left: bounded tries.
+        for _ in 0..64 {
+            let Some(frame) = self.find(Want::Partial)? else { break };
+            // The stripe keeps a merge out while we look and move in.
+            let _stripe = self.stripes[Self::stripe(frame)].lock();
+            let available = self.pages_left(frame).unwrap_or_default();
+            let room = available != [0; 8];
+            // Ours before it is no longer reserved: in between, another lane would move in as well.
+            self.active[lane].store(if room { frame.0 } else { u64::MAX }, Ordering::SeqCst);
+            self.search.lock().found_used_up(frame, !room);
+            if room {
+                (cursor.frame, cursor.available) = (Some(frame), available);
+                return Ok(());
+            }
+        }
+        let frame = self.reserve_frame()?;
+        let _stripe = self.stripes[Self::stripe(frame)].lock();
+        self.active[lane].store(frame.0, Ordering::SeqCst);
+        self.search.lock().unreserve(frame);
+        // Page 0 will be the split table.
+        let mut available = [u64::MAX; 8];
+        available[0] &= !1;
+        (cursor.frame, cursor.available) = (Some(frame), available);
+        Ok(())
+    }
+
+    /// Keeps pages that are handed out but not published from being found free.
+    fn hold_all(&self, frame: FrameNo, taken: &[Allocated]) {
+        let mut own = [0; 8];
+        for run in taken.iter().filter(|t| t.run.page.frame() == frame).map(|t| t.run) {
+            super::set_bits(&mut own, run.page.index_in_frame(), run.pages as usize, true);
+        }
+        if own != [0; 8] {
+            let mut held = self.held.lock();
+            let bits = held.entry(frame).or_default();
+            bits.iter_mut().zip(own).for_each(|(b, o)| *b |= o);
+        }
+    }
+
+    /// As `hold_all`, of a run that came from another lane's frame.
+    pub(super) fn hold(&self, run: Run) {
+        let mut held = self.held.lock();
+        let bits = held.entry(run.page.frame()).or_default();
+        super::set_bits(bits, run.page.index_in_frame(), run.pages as usize, true);
+    }
+
+    /// The transaction has ended: what was held for it is published, or free again.
+    pub(super) fn unhold(&self, taken: &[Allocated]) {
+        if taken.is_empty() {
+            return; // without a lock that all threads share
+        }
+        // Searches take this lock while they hold their own, so ours is not held into theirs.
+        let mut free_again = Vec::new();
+        let mut held = self.held.lock();
+        if held.is_empty() {
+            return;
+        }
+        for run in taken.iter().map(|t| t.run) {
+            let frame = run.page.frame();
+            let Some(bits) = held.get_mut(&frame) else { continue };
+            super::set_bits(bits, run.page.index_in_frame(), run.pages as usize, false);
+            if *bits == [0; 8] {
+                held.remove(&frame);
+                free_again.push(frame);
+            }
+        }
+        drop(held);
+        for frame in free_again {
+            self.search.lock().note_freed(frame);
+        }
+    }
+
+    /// Whether a merge would take the frame away from somebody.
+    pub(super) fn is_reserved(&self, frame: FrameNo) -> bool {
+        self.is_active(frame) || self.held.lock().contains_key(&frame)
+    }
+
+    /// Lets cursors that stand in a frame of which pages `were_freed` see those pages: nobody else
+    /// can. No transaction runs, so what is not on the media is in nobody's hand.
+    pub(super) fn refill_cursors(&self, were_freed: impl Fn(FrameNo) -> bool) {
+        for cursor in &self.cursors {
+            let mut cursor = cursor.lock();
+            if let Some(frame) = cursor.frame.filter(|&frame| were_freed(frame))
+                && self.descriptor(frame).is_ok_and(|desc| desc.state() == FrameState::Split)
+                && let Ok(available) = self.pages_left(frame)
+            {
+                cursor.available = available;
+            }
+        }
+    }
+
+    /// The cursor leaves its frame to others.
+    fn leave(&self, lane: usize, cursor: &mut super::Cursor) {
+        if let Some(frame) = cursor.frame.take() {
+            let left = cursor.available != [0; 8];
+            cursor.available = [0; 8];
+            self.active[lane].store(u64::MAX, Ordering::SeqCst);
+            if left {
+                self.search.lock().note_freed(frame);
+            }
+        }
+    }
+
+    /// The next frame of the wanted sort that nobody has reserved; it is reserved on return.
+    fn find(&self, want: Want) -> Result<Option<FrameNo>> {
+        let mut search = self.search.lock();
+        let (first, end, span) = (self.geometry.first_frame.0, self.geometry.frames, search.span);
+        let mut at = search.next[want as usize];
+        let mut left = end - first;
+        // Whether the current group has been looked at from its start on.
+        let mut from_start = false;
+        loop {
+            if at >= end {
+                at = first;
+            }
+            let group = (at / span) as usize;
+            let group_end = ((group as u64 + 1) * span).min(end);
+            from_start |= at == first || at.is_multiple_of(span);
+            if search.maybe[want as usize][group] {
+                let stop = group_end.min(at + left);
+                let mut blocked = false;
+                for frame in (at..stop).map(FrameNo) {
+                    match self.suits(&search, want, frame) {
+                        Suits::Yes => {
+                            search.next[want as usize] = frame.0 + u64::from(want == Want::Free);
+                            search.reserved.insert(frame);
+                            return Ok(Some(frame));
+                        }
+                        Suits::Later => blocked = true,
+                        Suits::No => {}
+                    }
+                }
+                if from_start && stop == group_end && !blocked {
+                    search.maybe[want as usize][group] = false;
+                }
+            }
+            let step = group_end - at;
+            if step >= left {
+                return Ok(None);
+            }
+            left -= step;
+            at = group_end;
+            from_start = false;
+        }
+    }
+
+    fn suits(&self, search: &Search, want: Want, frame: FrameNo) -> Suits {
+        // A damaged descriptor is nobody's to allocate from; `check` names it. It may also be one
+        // that another lane is just changing.
+        let Ok(desc) = self.descriptor(frame) else { return Suits::Later };
+        let fits = match want {
+            Want::Free => desc.state() == FrameState::Free && !self.has_lost(frame),
+            Want::Partial => desc.state() == FrameState::Split && u64::from(desc.used) < PAGES_PER_FRAME,
+        };
+        if !fits {
+            return Suits::No;
+        }
+        let taken = search.reserved.contains(&frame) || self.is_active(frame);
+        let taken = taken || self.held.lock().contains_key(&frame);
+        let waiting = match (want, self.quarantine.lock().get(&frame)) {
+            (_, None) => false,
+            (Want::Free, Some(_)) => true,
+            (Want::Partial, Some(bits)) => {
+                u64::from(desc.used) + u64::from(bits.iter().map(|w| w.count_ones()).sum::<u32>()) >= PAGES_PER_FRAME
+            }
+        };
+        if taken || waiting { Suits::Later } else { Suits::Yes }
+    }
+
+    fn is_active(&self, frame: FrameNo) -> bool {
+        self.active.iter().any(|a| a.load(Ordering::SeqCst) == frame.0)
+    }
+
+    /// Free pages of a split frame that are not in quarantine. Its stripe is held.
+    fn pages_left(&self, frame: FrameNo) -> Result<FrameBits> {
+        let desc = self.descriptor(frame)?;
+        if desc.state() != FrameState::Split {
+            return Ok([0; 8]);
+        }
+        let table = self.page(desc.table())?;
+        let mut bits = self.quarantine.lock().get(&frame).copied().unwrap_or_default();
+        for word in &mut bits {
+            *word = !*word;
+        }
+        for i in 0..PAGES_PER_FRAME as usize {
+            if PageEntry(table.u64(i * 8)) != PageEntry::FREE || self.is_lost(frame.page(i)) {
+                super::set_bits(&mut bits, i, 1, false);
+            }
+        }
+        super::set_bits(&mut bits, desc.table().index_in_frame(), 1, false);
+        Ok(bits)
+    }
+}
+
+enum Suits {
+    Yes,
+    Later,
+    No,
+}

@@ -1,0 +1,32 @@
+//! The bytes and attributes of files: everything that reads or changes them.
+//!
+//! ```text
+//!   read.rs      bytes and pieces out            write.rs         bytes in: in place, or into fresh pages
+//!   space.rs     length, allocation, holes       shadow_commit.rs many pages at once, or none
+//!   attributes.rs owner, mode, times             xattr.rs         extended attributes
+//!   handle.rs    an open file                    sync.rs          durable, and closed
+//!   stored.rs    stores through mappings, made durable
+//!   notify.rs    mappings are notified of what changes below them
+//!   relocate.rs  a chunk of a file into one frame
+//!   retire.rs    a lost page out of a whole frame
+//!   compare.rs   two files side by side          bounce_buffer.rs buffers that are mappings themselves
+//! ```
+
+mod attributes;
+pub(crate) mod bounce_buffer;
+mod compare;
+mod handle;
+pub(crate) mod notify;
+pub(crate) mod read;
+pub(crate) mod relocate;
+mod retire;
+mod shadow_commit;
+pub(crate) mod space;
+mod stored;
+mod sync;
+pub(crate) mod write;
+pub(crate) mod xattr;
+
+pub use handle::File;
+pub use read::Piece;
+pub(crate) use shadow_commit::Reach;

@@ -1,0 +1,300 @@
+//! A file's map: which run of the pool answers for which file page.
+//!
+//! ```text
+//!   inode record   [0..4 -> P] [9..2 -> Q] ...   up to four runs, in order
+//!   tree           file page -> [ pool page | pages ]   as soon as there are more
+//! ```
+//!
+//! Runs never overlap; neighbours that touch in the file and in the pool are one run.
+//! What no run answers is a hole, or, below `base_pages`, the base's to answer (`chain.rs`). A run
+//! at page 0 is a *void*: a hole that stays one although the base has something there.
+
+use crate::alloc::{Allocator, Run, TxResult};
+use crate::btree::{self, Entry, Nodes, TreeId};
+use crate::error::{Error, Result};
+use crate::layout::{INLINE_EXTENTS, InlineExtent, InodeRec, PageUse, TreeRef};
+use crate::txn::{Durable, Tx};
+use crate::units::{PAGE_SIZE, PAGES_PER_FRAME, PageNo};
+
+use crate::extent::MAX_LEN;
+
+/// A file ends before this page, and what was taken ahead of need with it.
+const MAX_FILE_PAGES: u64 = MAX_LEN / PAGE_SIZE + 2 * PAGES_PER_FRAME;
+
+/// A run of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mapped {
+    pub(crate) file_page: u64,
+    pub(crate) run: Run,
+}
+
+impl Mapped {
+    /// First file page behind it.
+    pub(crate) fn end(&self) -> u64 {
+        self.file_page + self.run.pages
+    }
+    /// Whether it says that nothing is there, whatever the base has.
+    pub(crate) fn is_void(&self) -> bool {
+        self.run.page.0 == 0
+    }
+    /// The hole `[from, to)` over a base.
+    pub(crate) fn void(from: u64, to: u64) -> Mapped {
+        Mapped { file_page: from, run: Run { page: PageNo(0), pages: to - from } }
+    }
+    /// The part of it in `[from, to)`, which lies inside.
+    pub(crate) fn part(&self, from: u64, to: u64) -> Mapped {
+        let page = if self.is_void() { self.run.page } else { self.run.page.plus(from - self.file_page) };
+        Mapped { file_page: from, run: Run { page, pages: to - from } }
+    }
+    /// Whether `next` goes on where this ends, in the file and in the pool.
+    fn runs_on_in(&self, next: &Mapped) -> bool {
+        let touch = self.is_void() || self.run.page.plus(self.run.pages) == next.run.page;
+        self.end() == next.file_page && self.is_void() == next.is_void() && touch
+    }
+    fn value(&self) -> [u8; 16] {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.run.page.0.to_le_bytes());
+        value[8..].copy_from_slice(&self.run.pages.to_le_bytes());
+        value
+    }
+}
+
+/// What a map by itself says of a file page, and how far that goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LocalAnswer {
+    /// Storage from this page on.
+    Data(Run),
+    /// Nothing for this many pages, whatever the base has.
+    Void(u64),
+    /// No answer for this many pages.
+    Nothing(u64),
+}
+
+/// Reads a map; `frames` says what addresses are possible.
+#[derive(Clone, Copy)]
+pub(crate) struct Map<'a, N> {
+    pub(crate) nodes: &'a N,
+    pub(crate) alloc: &'a Allocator,
+    pub(crate) rec: &'a InodeRec,
+}
+
+impl<'a, N: Nodes> Map<'a, N> {
+    fn id(&self) -> TreeId {
+        TreeId::map(self.rec.owner())
+    }
+
+    fn checked(&self, file_page: u64, page: u64, pages: u64) -> Result<Mapped> {
+        let first = self.alloc.geometry.first_frame.first_page().0;
+        let inside = page.checked_add(pages).is_some_and(|end| end <= self.alloc.geometry.size / PAGE_SIZE);
+        let behind = file_page.checked_add(pages).is_none_or(|end| end > MAX_FILE_PAGES);
+        let void = page == 0 && self.rec.base != 0;
+        if pages == 0 || (page < first && !void) || !inside || behind {
+            let place = format!("map of {}, file page {file_page:#x}", self.rec.ino());
+            return Err(Error::corrupt(
+                place,
+                format!("the run of {pages} pages at page {page:#x} lies outside the pool"),
+            ));
+        }
+        Ok(Mapped { file_page, run: Run { page: PageNo(page), pages } })
+    }
+
+    fn of_entry(&self, entry: Option<Entry<'_>>) -> Result<Option<Mapped>> {
+        entry.map(|e| self.checked(e.key, e.u64(0)?, e.u64(8)?)).transpose()
+    }
+
+    fn of_inline(&self, x: Option<&InlineExtent>) -> Result<Option<Mapped>> {
+        x.map(|x| self.checked(x.file_page, x.page, x.pages)).transpose()
+    }
+
+    fn inline(&self) -> &'a [InlineExtent] {
+        &self.rec.inline[..usize::from(self.rec.inline_count).min(INLINE_EXTENTS)]
+    }
+
+    /// The last run that starts at or before `file_page`.
+    pub(crate) fn at_or_before(&self, file_page: u64) -> Result<Option<Mapped>> {
+        if self.rec.map().depth > 0 {
+            return self.of_entry(btree::seek_le(self.nodes, self.id(), self.rec.map(), file_page)?);
+        }
+        self.of_inline(self.inline().iter().rev().find(|x| x.file_page <= file_page))
+    }
+
+    /// The first run that starts at or after `file_page`.
+    pub(crate) fn at_or_after(&self, file_page: u64) -> Result<Option<Mapped>> {
+        if self.rec.map().depth > 0 {
+            return self.of_entry(btree::seek_ge(self.nodes, self.id(), self.rec.map(), file_page)?);
+        }
+        self.of_inline(self.inline().iter().find(|x| x.file_page >= file_page))
+    }
+
+    /// What this map says of `file_page`.
+    pub(crate) fn local(&self, file_page: u64) -> Result<LocalAnswer> {
+        if let Some(m) = self.at_or_before(file_page)?
+            && file_page < m.end()
+        {
+            let rest = m.part(file_page, m.end());
+            return Ok(if m.is_void() { LocalAnswer::Void(rest.run.pages) } else { LocalAnswer::Data(rest.run) });
+        }
+        let next = match file_page.checked_add(1) {
+            Some(after) => self.at_or_after(after)?,
+            None => None,
+        };
+        Ok(LocalAnswer::Nothing(next.map_or(u64::MAX - file_page, |m| m.file_page - file_page)))
+    }
+
+    /// The first run that ends after `file_page`.
+    pub(crate) fn first_after(&self, file_page: u64) -> Result<Option<Mapped>> {
+        match self.at_or_before(file_page)? {
+            Some(m) if m.end() > file_page => Ok(Some(m)),
+            _ => self.at_or_after(file_page.saturating_add(1)),
+        }
+    }
+}
+
+/// The map of `rec` as the transaction sees it.
+pub(crate) fn in_tx<'a, 'p>(tx: &'a Tx<'p>, rec: &'a InodeRec) -> Map<'a, Tx<'p>> {
+    Map { nodes: tx, alloc: tx.alloc(), rec }
+}
+
+/// Adds a run whose contents are durable, where the file had no storage of its own. The caller
+/// stages `rec`.
+pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> TxResult<()> {
+    let (file_page, run) = durable.parts();
+    let new = Mapped { file_page, run };
+    if rec.base != 0 {
+        let hidden = in_tx(tx, rec).borrowed_in(file_page, new.end())?;
+        rec.set_borrowed(rec.borrowed().saturating_sub(hidden));
+        clear(tx, rec, file_page, new.end())?;
+    }
+    rec.pages += run.pages;
+    join(tx, rec, new)
+}
+
+/// Puts a run, or a void, where the map says nothing, and makes it one with its neighbours.
+pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxResult<()> {
+    let left = if new.file_page > 0 { in_tx(tx, rec).at_or_before(new.file_page - 1)? } else { None };
+    let right = in_tx(tx, rec).at_or_after(new.file_page)?;
+    if let Some(left) = left {
+        if left.end() > new.file_page {
+            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
+        }
+        if left.runs_on_in(&new) {
+            new = Mapped {
+                file_page: left.file_page,
+                run: Run { page: left.run.page, pages: left.run.pages + new.run.pages },
+            };
+        }
+    }
+    if let Some(right) = right
+        && new.runs_on_in(&right)
+    {
+        take(tx, rec, right.file_page)?;
+        new.run.pages += right.run.pages;
+    }
+    put(tx, rec, new)
+}
+
+/// Takes the void out that lies over `[from, to)`, if one does.
+fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
+    while let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) {
+        if !m.is_void() {
+            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
+        }
+        cut(tx, rec, m, m.file_page.max(from), m.end().min(to))?;
+    }
+    Ok(())
+}
+
+/// Takes `[from, to)`, a part of the run `m`, out of the map.
+pub(crate) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to: u64) -> TxResult<()> {
+    match from > m.file_page {
+        true => put(tx, rec, m.part(m.file_page, from))?,
+        false => take(tx, rec, m.file_page)?,
+    }
+    if to < m.end() { put(tx, rec, m.part(to, m.end())) } else { Ok(()) }
+}
+
+/// Takes the runs in `[from, to)` out of the map, from the back to the front, and gives their
+/// pages back. Stops when the record is full: returns where to go on (the new `to`), or `None`.
+///
+/// What the base has there comes into view: the caller lowers `base_pages`, or puts voids.
+pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64) -> TxResult<Option<u64>> {
+    // Allocator whose descriptors one step may change; a run of many frames is given back in steps.
+    const STEP: u64 = 16 * PAGES_PER_FRAME;
+    while to > from {
+        let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) else { break };
+        if !tx.has_room(24 << 10) {
+            return Ok(Some(to));
+        }
+        let end = m.end().min(to);
+        let start = m.file_page.max(from).max(end.saturating_sub(STEP));
+        cut(tx, rec, m, start, end)?;
+        free(tx, rec, m.part(start, end));
+        to = start;
+    }
+    Ok(None)
+}
+
+/// Gives back all runs of a map that has no tree.
+pub(crate) fn remove_all_inline(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
+    while let Some(m) = in_tx(tx, rec).at_or_before(u64::MAX)? {
+        free(tx, rec, m);
+        take(tx, rec, m.file_page)?;
+    }
+    Ok(())
+}
+
+/// Gives back the pages of what was taken out.
+fn free(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) {
+    if !m.is_void() {
+        rec.pages = rec.pages.saturating_sub(m.run.pages);
+        tx.free(m.run, PageUse::Data, rec.owner());
+    }
+}
+
+/// Inserts or replaces the run that starts at its file page.
+fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) -> TxResult<()> {
+    let id = TreeId::map(rec.owner());
+    if rec.map().depth > 0 {
+        let tree = btree::insert(tx, id, rec.map(), m.file_page, &m.value())?;
+        rec.set_map(tree);
+        return Ok(());
+    }
+    let count = usize::from(rec.inline_count);
+    let new = InlineExtent { file_page: m.file_page, page: m.run.page.0, pages: m.run.pages };
+    match rec.inline[..count].binary_search_by_key(&m.file_page, |x| x.file_page) {
+        Ok(i) => rec.inline[i] = new,
+        Err(i) if count < INLINE_EXTENTS => {
+            rec.inline.copy_within(i..count, i + 1);
+            rec.inline[i] = new;
+            rec.inline_count += 1;
+        }
+        Err(_) => {
+            let mut tree = TreeRef::default();
+            for x in rec.inline.iter().chain([&new]) {
+                let m = Mapped { file_page: x.file_page, run: Run { page: PageNo(x.page), pages: x.pages } };
+                tree = btree::insert(tx, id, tree, m.file_page, &m.value())?;
+            }
+            rec.inline = Default::default();
+            rec.inline_count = 0;
+            rec.set_map(tree);
+        }
+    }
+    Ok(())
+}
+
+/// Takes out the run that starts at `file_page`.
+fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, file_page: u64) -> TxResult<()> {
+    if rec.map().depth > 0 {
+        let id = TreeId::map(rec.owner());
+        let (tree, _) = btree::remove(tx, id, rec.map(), file_page)?;
+        rec.set_map(btree::drop_empty(tx, id, tree)?);
+        return Ok(());
+    }
+    let count = usize::from(rec.inline_count);
+    if let Ok(i) = rec.inline[..count].binary_search_by_key(&file_page, |x| x.file_page) {
+        rec.inline.copy_within(i + 1..count, i);
+        rec.inline[count - 1] = InlineExtent::default();
+        rec.inline_count -= 1;
+    }
+    Ok(())
+}

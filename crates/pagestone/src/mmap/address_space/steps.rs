@@ -1,0 +1,171 @@
+//! The steps from one kind of page to another, each one system call on the target.
+//!
+//! ```text
+//!   show       what the file has: data, holes, nothing
+//!   put_data   the pool's pages       map_zero_page      zeros, until somebody stores
+//!   map_lazy the next touch asks    map_poison   SIGBUS, EFAULT
+//! ```
+//!
+//! A private mapping is shown only what it does not show yet: its stores are known to the kernel alone.
+
+use std::io;
+use std::ops::Range;
+
+use pmem::{MapMode, Region};
+
+use crate::alloc::Run;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::extent::extent_map::Map;
+use crate::extent::resolve::Span;
+use crate::layout::InodeRec;
+use crate::lock::rank;
+use crate::mmap::address_space::area::{Area, State};
+use crate::mmap::fault::service::Mechanism;
+use crate::mmap::fork::child;
+use crate::mmap::kernel::userfault;
+use crate::units::{PAGE_SIZE, PageNo};
+
+impl Area {
+    pub(in crate::mmap) fn show(&self, state: &mut State, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
+        let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.map_alignment);
+        let region = &engine.alloc.region;
+        let inside = pages.start..pages.end.min(end).max(pages.start);
+        let mut put = || -> Result<()> {
+            self.map_poison(state, inside.end..pages.end)?;
+            for part in state.cut.within(inside.clone()) {
+                self.map_poison(state, part)?;
+            }
+            for part in state.cut.without(inside.clone()) {
+                for (pages, span) in spans(engine, rec, part, usize::MAX)? {
+                    match span {
+                        Span::Hole(_) => self.map_zero_page(state, pages)?,
+                        // A store would change what others have borrowed too, so the first touch
+                        // makes the pages the file's own.
+                        Span::Shared(_) if self.lend == MapMode::Write => self.map_lazy(state, pages)?,
+                        Span::Shared(run) if self.lend == MapMode::Private => {
+                            Area::pin(state, engine, run);
+                            self.put_data(state, region, pages, run)?;
+                        }
+                        Span::Shared(run) | Span::Own(run) => {
+                            region.prepare_for_mapping(run.page.byte(), run.pages * PAGE_SIZE)?;
+                            self.put_data(state, region, pages, run)?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        };
+        if let Err(e) = put() {
+            // Better an error than pages that are not the file's; each is tried again once it was reported.
+            // Those that are mapped already may have been stored to.
+            let missing = if self.lend == MapMode::Private { state.absent.within(pages) } else { vec![pages] };
+            missing.into_iter().flatten().for_each(|page| self.fail_locked(state, page, &e));
+        }
+    }
+
+    pub(in crate::mmap) fn put_data(
+        &self,
+        state: &mut State,
+        region: &Region,
+        pages: Range<u64>,
+        run: Run,
+    ) -> Result<()> {
+        let whole = [pages.start, pages.end, run.page.0].iter().all(|page| page.is_multiple_of(self.map_alignment));
+        if !whole {
+            // The kernel would round up, over pages that are not the file's.
+            return Err(Error::NotSupported("a piece of storage that these media cannot map"));
+        }
+        let addr = self.addr(&pages);
+        // SAFETY: the range is address space of this mapping, which hands out no references.
+        unsafe { region.map_at(run.page.byte(), addr.len() as u64, addr.start as *mut u8, self.lend)? };
+        state.nothing.remove(pages.clone());
+        state.absent.remove(pages.clone());
+        state.holes.remove(pages);
+        Ok(())
+    }
+
+    pub(in crate::mmap) fn map_zero_page(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.holes.without(pages) {
+            let addr = self.addr(&part);
+            match (self.lend, self.uffd()) {
+                (MapMode::Private, _) => userfault::put_zeros(addr, true)?,
+                (MapMode::Write, Mechanism::Userfault(uffd)) => {
+                    rank::check_remap(child::is_one());
+                    uffd.map_zero_page(addr)?;
+                }
+                _ => userfault::put_zeros(addr, false)?,
+            }
+            state.nothing.remove(part.clone());
+            state.absent.remove(part.clone());
+            state.holes.insert(part);
+        }
+        Ok(())
+    }
+
+    pub(in crate::mmap) fn map_lazy(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.absent.without(pages) {
+            match self.uffd() {
+                Mechanism::Userfault(uffd) => {
+                    rank::check_remap(child::is_one());
+                    uffd.map_lazy(self.addr(&part))?;
+                }
+                Mechanism::Signals => userfault::map_poison(self.addr(&part), 0)?,
+            }
+            state.nothing.remove(part.clone());
+            state.holes.remove(part.clone());
+            state.absent.insert(part);
+        }
+        Ok(())
+    }
+
+    pub(in crate::mmap) fn map_poison(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
+        for part in state.nothing.without(pages) {
+            let addr = self.addr(&part);
+            userfault::map_poison(addr, (part.start - self.first) * PAGE_SIZE)?;
+            state.holes.remove(part.clone());
+            state.absent.remove(part.clone());
+            state.nothing.insert(part);
+        }
+        Ok(())
+    }
+}
+
+/// These pages of the pool.
+pub(in crate::mmap) fn run_of(pages: Range<u64>) -> Run {
+    Run { page: PageNo(pages.start), pages: pages.end - pages.start }
+}
+
+/// The storage of these pages.
+pub(in crate::mmap) fn runs(engine: &Engine, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
+    let run = |(pages, span): (Range<u64>, Span)| match span {
+        Span::Own(run) | Span::Shared(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
+        Span::Hole(_) => None,
+    };
+    Ok(spans(engine, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
+}
+
+/// What these pages are, in at most `most` pieces.
+pub(in crate::mmap) fn spans(
+    engine: &Engine,
+    rec: &InodeRec,
+    pages: Range<u64>,
+    most: usize,
+) -> Result<Vec<(Range<u64>, Span)>> {
+    let _chain = engine.chain(rec);
+    let map = Map { nodes: &engine.alloc, alloc: &engine.alloc, rec };
+    let mut out = Vec::new();
+    let mut page = pages.start;
+    while page < pages.end && out.len() < most {
+        let span = map.span(page)?;
+        let end = page.saturating_add(span.pages()).min(pages.end);
+        let span = match span {
+            Span::Own(run) => Span::Own(Run { pages: end - page, ..run }),
+            Span::Shared(run) => Span::Shared(Run { pages: end - page, ..run }),
+            Span::Hole(_) => Span::Hole(end - page),
+        };
+        out.push((page..end, span));
+        page = end;
+    }
+    Ok(out)
+}

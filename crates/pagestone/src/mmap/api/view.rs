@@ -1,0 +1,232 @@
+//! Loads and stores through a mapping, each a copy or an atomic word, each with an error instead
+//! of a signal.
+//!
+//! ```text
+//!   read, write, fill      bytes            get, put      values with a fixed layout (zerocopy)
+//!   load, store, swap,     words, atomic    slice         a part, with offsets of its own
+//!   compare_exchange
+//! ```
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use pmem::{MapMode, fault_tolerant};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{Error, Result};
+use crate::mmap::Mapping;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A word that is loaded and stored in one piece: `u8`, `u16`, `u32`, `u64`.
+pub trait Word: Copy + sealed::Sealed {
+    #[doc(hidden)]
+    fn widen(self) -> u64;
+    #[doc(hidden)]
+    fn narrow(wide: u64) -> Self;
+}
+
+macro_rules! word {
+    ($($t:ty)*) => { $(
+        impl sealed::Sealed for $t {}
+        impl Word for $t {
+            fn widen(self) -> u64 {
+                u64::from(self)
+            }
+            fn narrow(wide: u64) -> $t {
+                wide as $t
+            }
+        }
+    )* };
+}
+word!(u8 u16 u32 u64);
+
+impl Mapping {
+    /// Address of `len` bytes at `at`, if they lie inside and `write` is allowed.
+    fn place(&self, at: u64, len: u64, write: bool) -> Result<*mut u8> {
+        if write && self.area.lend == MapMode::Read {
+            return Err(Error::ReadOnly);
+        }
+        match at.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.as_ptr().wrapping_add(at as usize)),
+            _ => Err(Error::Invalid("a range outside the mapping")),
+        }
+    }
+
+    fn word(&self, at: u64, size: usize, write: bool) -> Result<*mut u8> {
+        let addr = self.place(at, size as u64, write)?;
+        if addr.addr().is_multiple_of(size) {
+            Ok(addr)
+        } else {
+            Err(Error::Invalid("a word that is not aligned in the file"))
+        }
+    }
+
+    pub(in crate::mmap) fn until_reached(
+        &self,
+        write: bool,
+        mut access: impl FnMut() -> fault_tolerant::Reached,
+    ) -> Result<()> {
+        let mut tries = 0;
+        while let Err(addr) = access() {
+            self.recover(addr, write, tries)?;
+            tries += 1;
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out, from `at` on (in the mapping). Not atomic beyond single bytes where
+    /// others store to them meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`], [`Error::BeyondEnd`]: `buf` may hold a part then; [`Error::Invalid`]
+    /// outside the mapping.
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let from = self.place(at, buf.len() as u64, false)?;
+        let to = buf.as_mut_ptr();
+        // SAFETY: `buf` is valid and exclusive; the source lies in this mapping.
+        self.until_reached(false, || unsafe { fault_tolerant::copy(to, from, buf.len()) })
+    }
+
+    /// Stores bytes from `at` on (in the mapping). Not atomic beyond single bytes.
+    ///
+    /// # Errors
+    /// As [`Mapping::read`], with a part stored; [`Error::ReadOnly`] for a mapping without stores;
+    /// [`Error::NoSpace`] if a hole could not be given storage.
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let to = self.place(at, bytes.len() as u64, true)?;
+        let from = bytes.as_ptr();
+        // SAFETY: `bytes` is valid; the target lies in this mapping, to which no reference exists.
+        self.until_reached(true, || unsafe { fault_tolerant::copy(to, from, bytes.len()) })
+    }
+
+    /// Stores the same byte over a range.
+    pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
+        let to = self.place(range.start, len, true)?;
+        // SAFETY: as in `write`.
+        self.until_reached(true, || unsafe { fault_tolerant::fill(to, byte, len as usize) })
+    }
+
+    /// Copies a value out.
+    pub fn get<T: FromBytes>(&self, at: u64) -> Result<T> {
+        let from = self.place(at, size_of::<T>() as u64, false)?;
+        let mut value = MaybeUninit::<T>::uninit();
+        let to = value.as_mut_ptr().cast();
+        // SAFETY: `value` is memory of its size; the source lies in this mapping.
+        self.until_reached(false, || unsafe { fault_tolerant::copy(to, from, size_of::<T>()) })?;
+        // SAFETY: all its bytes were copied, and any bytes make a T.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Stores a value.
+    pub fn put<T: IntoBytes + Immutable>(&self, at: u64, value: &T) -> Result<()> {
+        self.write(at, value.as_bytes())
+    }
+
+    /// Loads a word that is aligned in the file, in one piece; sequentially consistent, as all
+    /// operations on words.
+    pub fn load<W: Word>(&self, at: u64) -> Result<W> {
+        let addr = self.word(at, size_of::<W>(), false)?;
+        let mut out = 0;
+        // SAFETY: the word lies in this mapping and is aligned.
+        self.until_reached(false, || unsafe { fault_tolerant::load(addr, size_of::<W>(), &mut out) })?;
+        Ok(W::narrow(out))
+    }
+
+    /// Stores a word in one piece.
+    pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
+        self.swap(at, value).map(drop)
+    }
+
+    /// Stores a word and returns the one that was there.
+    pub fn swap<W: Word>(&self, at: u64, value: W) -> Result<W> {
+        let addr = self.word(at, size_of::<W>(), true)?;
+        let mut word = value.widen();
+        // SAFETY: as in `load`.
+        self.until_reached(true, || unsafe { fault_tolerant::swap(addr, size_of::<W>(), &mut word) })?;
+        Ok(W::narrow(word))
+    }
+
+    /// Stores `new` if the word is `expected`: `Ok(Ok(expected))`, or `Ok(Err(other))` with what
+    /// was there. Words of 4 and 8 bytes.
+    pub fn compare_exchange<W: Word>(&self, at: u64, expected: W, new: W) -> Result<Result<W, W>> {
+        let size = size_of::<W>();
+        if size < 4 {
+            return Err(Error::Invalid("words of 4 or 8 bytes are compared"));
+        }
+        let addr = self.word(at, size, true)?;
+        let mut seen = expected.widen();
+        self.until_reached(true, || {
+            seen = expected.widen();
+            // SAFETY: as in `load`.
+            unsafe { fault_tolerant::compare(addr, size, &mut seen, new.widen()) }
+        })?;
+        let seen = W::narrow(seen);
+        Ok(if seen.widen() == expected.widen() { Ok(seen) } else { Err(seen) })
+    }
+
+    /// A part of the mapping, with offsets of its own.
+    pub fn slice(&self, range: Range<u64>) -> Result<Slice<'_>> {
+        let len = range.end.saturating_sub(range.start);
+        self.place(range.start, len, false)?;
+        Ok(Slice { mapping: self, at: range.start, len })
+    }
+}
+
+/// A part of a mapping. Volatile: every access goes to the memory, and to no reference.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'m> {
+    mapping: &'m Mapping,
+    at: u64,
+    len: u64,
+}
+
+impl<'m> Slice<'m> {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn at(&self, at: u64, len: u64) -> Result<u64> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len => Ok(self.at + at),
+            _ => Err(Error::Invalid("a range outside the slice")),
+        }
+    }
+
+    /// A part of the part.
+    pub fn slice(&self, range: Range<u64>) -> Result<Slice<'m>> {
+        let len = range.end.saturating_sub(range.start);
+        Ok(Slice { mapping: self.mapping, at: self.at(range.start, len)?, len })
+    }
+    /// See [`Mapping::read`].
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.mapping.read(self.at(at, buf.len() as u64)?, buf)
+    }
+    /// See [`Mapping::write`].
+    pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.mapping.write(self.at(at, bytes.len() as u64)?, bytes)
+    }
+    /// See [`Mapping::load`].
+    pub fn load<W: Word>(&self, at: u64) -> Result<W> {
+        self.mapping.load(self.at(at, size_of::<W>() as u64)?)
+    }
+    /// See [`Mapping::store`].
+    pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
+        self.mapping.store(self.at(at, size_of::<W>() as u64)?, value)
+    }
+    /// All of it, in a new vector.
+    pub fn to_vec(&self) -> Result<Vec<u8>> {
+        let len = usize::try_from(self.len).map_err(|_| Error::TooLarge)?;
+        let mut bytes = vec![0; len];
+        self.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}

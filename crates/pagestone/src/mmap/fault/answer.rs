@@ -1,0 +1,147 @@
+//! Answering one fault.
+//!
+//! ```text
+//!   whose is the address? --> lock the inode --> what is the page?
+//!       hole, and somebody stores: storage around it, published, shown in every mapping
+//!       anything else:             the window around it as it is
+//!   wake whoever waits
+//! ```
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use pmem::MapMode;
+
+use crate::engine::{Engine, InodeWrite};
+use crate::error::Result;
+use crate::extent::extent_map::Map;
+use crate::extent::resolve::Span;
+use crate::lock::rank;
+use crate::mmap::address_space::area::Area;
+use crate::mmap::fault::service::{Service, find};
+use crate::mmap::kernel::userfault::{Fault, Userfault};
+use crate::units::PAGE_SIZE;
+
+/// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
+pub(in crate::mmap) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
+    // An invalidation may have to be sent to a child, and that is waited for.
+    if !(fault.write || fault.protected) || service.has_children() || service.is_crowded() {
+        return false;
+    }
+    let _reader = rank::FaultReader::enter();
+    let Some(entries) = service.try_entries() else { return false };
+    let Some(entry) = find(&entries, fault.addr) else { return false };
+    let (area, engine) = (&entry.area, entry.file.engine());
+    // Where pages have to be moved to be mapped, mappings are taken down first.
+    if area.map_alignment > 1 {
+        return false;
+    }
+    let Some(lock) = engine.locks.try_write(area.ino) else { return false };
+    if !engine.opens.observers(area.ino).iter().all(|w| w.fills_in_place()) {
+        return false;
+    }
+    let page = area.page_at(fault.addr);
+    // A page that was cut, or storage that is not mapped yet, may take a step that waits.
+    if area.is_cut(page) {
+        return false;
+    }
+    let Ok(Some(done)) = store(lock.of(area.ino), engine, area, page, true) else { return false };
+    service.note_window(area, done.clone(), 2);
+    uffd.wake(area.addr(&done));
+    true
+}
+
+/// Answers a fault, waiting for locks.
+pub(in crate::mmap) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
+    let entries = service.entries();
+    let Some(entry) = find(&entries, fault.addr) else {
+        uffd.wake(fault.addr..fault.addr + PAGE_SIZE as usize);
+        return;
+    };
+    let (area, engine) = (&entry.area, entry.file.engine());
+    let page = area.page_at(fault.addr);
+    let done = {
+        let lock = engine.locks.write(&[area.ino]);
+        let held = lock.of(area.ino);
+        let stored = match area.is_cut(page) {
+            true => Ok(None),
+            false => store(held, engine, area, page, fault.write || fault.protected),
+        };
+        let done = stored.and_then(|stored| match stored {
+            Some(pages) => {
+                service.note_window(area, pages.clone(), 1);
+                Ok(pages)
+            }
+            None => show(service, held, engine, area, page),
+        });
+        done.unwrap_or_else(|e| {
+            area.fail(page, &e);
+            page..page + 1
+        })
+    };
+    uffd.wake(area.addr(&done));
+}
+
+/// Answers a fault of the calling thread.
+pub(in crate::mmap) fn answer_here(
+    held: InodeWrite<'_>,
+    engine: &Engine,
+    area: &Area,
+    page: u64,
+    write: bool,
+) -> Result<()> {
+    store(held, engine, area, page, write)?;
+    let rec = engine.alloc.inode(area.ino)?;
+    area.install_around(held, engine, &rec, page);
+    Ok(())
+}
+
+/// Storage of the file's own for `page` and pages around it, if a shared mapping needs it: a hole that is stored
+/// to, or a page that is borrowed. Returns the pages, which are mapped then. Who answers for another thread, which
+/// waits in the fault, has locked the inode itself.
+pub(in crate::mmap) fn store(
+    held: InodeWrite<'_>,
+    engine: &Engine,
+    area: &Area,
+    page: u64,
+    write: bool,
+) -> Result<Option<Range<u64>>> {
+    let rec = engine.alloc.inode(area.ino)?;
+    let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.map_alignment);
+    if area.lend != MapMode::Write || page >= end {
+        return Ok(None);
+    }
+    let hole = {
+        let _chain = engine.chain(&rec);
+        let map = Map { nodes: &engine.alloc, alloc: &engine.alloc, rec: &rec };
+        let span = map.span(page)?;
+        let behind = page.saturating_add(span.pages());
+        match span {
+            Span::Hole(_) if write => {
+                let start = map.at_or_before(page)?.map_or(0, |before| before.end());
+                // A base may have something to say in front of the page.
+                if rec.base == 0 { start..behind } else { page..behind }
+            }
+            Span::Shared(_) => page..behind,
+            _ => return Ok(None),
+        }
+    };
+    let around = area.fill_around(page, hole, end);
+    if area.map_alignment > 1 {
+        engine.make_contiguous(held, around.start, true)?;
+        engine.remap_pages(held, around.clone())?;
+    } else {
+        engine.materialize(held, around.clone())?;
+        // All at once is cheaper than a fault for each.
+        area.populate(around.clone());
+    }
+    Ok(Some(around))
+}
+
+/// Maps the window around `page` as it is; returns what was done.
+fn show(service: &Service, held: InodeWrite<'_>, engine: &Engine, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
+    let rec = engine.alloc.inode(area.ino)?;
+    let (pages, pieces) = area.install_around(held, engine, &rec, page);
+    service.note_window(area, pages.clone(), pieces);
+    Ok(pages)
+}

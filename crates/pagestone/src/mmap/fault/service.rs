@@ -1,0 +1,441 @@
+//! What answers faults: one reader, two helpers, and the list of all mappings of the process.
+//!
+//! ```text
+//!   kernel --userfaultfd--> reader --- a store to a hole, nobody in the way: answered at once
+//!                              |
+//!                              `- queue -> helpers     may wait for locks, and move memory
+//! ```
+//!
+//! The reader waits for nothing but the kernel: `mremap` of whoever changes a mapping ends only
+//! when the reader has read of it. None of these threads ever touches a mapping, and nobody
+//! touches one while holding a lock of the engine: `File::read_at` and `write_at` go by way of a
+//! buffer when a program hands them memory that is itself mapped here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use pmem::{MapMode, fault_tolerant};
+use serde::Serialize;
+
+use crate::data::File;
+use crate::engine::MappingObserver;
+use crate::error::{Error, Result};
+use crate::lock::{StdReadGuard, StdRwLock, StdWriteGuard, rank};
+use crate::mmap::address_space::area::Area;
+use crate::mmap::fault::answer;
+use crate::mmap::fork::parent;
+use crate::mmap::kernel::userfault::{Fault, Userfault, spawn};
+
+/// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
+const MOST_HOLES: u64 = 2 << 20;
+/// Windows that are remembered before some of them are taken down.
+const MOST_WINDOWS: usize = 16 << 10;
+const HELPERS: usize = 2;
+/// How long the reader waits after an error before it reads again.
+const READ_AGAIN: Duration = Duration::from_millis(10);
+
+/// How this process learns of faults.
+#[derive(Debug)]
+pub(in crate::mmap) enum Mechanism {
+    /// From the kernel.
+    Userfault(Userfault),
+    /// It does not: what a mapping shows is settled when it is made.
+    Signals,
+}
+
+/// How faults in mappings are answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MapMechanism {
+    /// userfaultfd: everything in the table of `docs/mappings.md` holds, the kernel's own stores
+    /// to holes included.
+    Userfaultfd,
+    /// Signals only: the methods of a mapping work; a raw pointer, or the kernel, that stores to a
+    /// hole needs [`Mapping::populate`](crate::Mapping::populate) first.
+    Signals,
+}
+
+impl MapMechanism {
+    /// What a mapping made by this process would use.
+    pub fn here() -> MapMechanism {
+        match Service::existing() {
+            Some(service) => service.mechanism.name(),
+            None => Userfault::new().map_or(MapMechanism::Signals, |_| MapMechanism::Userfaultfd),
+        }
+    }
+}
+
+impl std::fmt::Display for MapMechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            MapMechanism::Userfaultfd => "userfaultfd: the kernel's own stores to holes work too",
+            MapMechanism::Signals => "signals: the kernel stores to a hole only once it has storage",
+        })
+    }
+}
+
+impl Mechanism {
+    pub(in crate::mmap) fn name(&self) -> MapMechanism {
+        match self {
+            Mechanism::Userfault(_) => MapMechanism::Userfaultfd,
+            Mechanism::Signals => MapMechanism::Signals,
+        }
+    }
+}
+
+/// A mapping as the service knows it.
+#[derive(Clone, Debug)]
+pub(in crate::mmap) struct Entry {
+    pub(in crate::mmap) area: Arc<Area>,
+    pub(in crate::mmap) file: File,
+}
+
+impl Entry {
+    /// The mapping observes no more changes.
+    pub(in crate::mmap) fn remove_observer(&self) {
+        self.area.unpin(self.file.engine());
+        let observer: Arc<dyn MappingObserver> = self.area.clone();
+        self.file.engine().opens.remove_observer(self.file.opened(), &observer);
+    }
+}
+
+pub(in crate::mmap) type Entries = BTreeMap<usize, Entry>;
+
+/// A part of a mapping that was mapped at one fault.
+#[derive(Debug)]
+struct Window {
+    area: Arc<Area>,
+    pages: Range<u64>,
+    /// Those of them that were holes.
+    holes: u64,
+}
+
+/// The process's service; made with the first mapping, for good.
+#[derive(Debug)]
+pub(in crate::mmap) struct Service {
+    pub(in crate::mmap) mechanism: Mechanism,
+    entries: StdRwLock<rank::Mappings, Entries>,
+    queue: Mutex<VecDeque<Fault>>,
+    waiting: Condvar,
+    /// What is mapped, in the order in which it was.
+    windows: Mutex<VecDeque<Window>>,
+    /// Kernel mappings of the process: as many as were counted last, and what was mapped since.
+    pieces: AtomicUsize,
+    most_pieces: usize,
+    /// Children that have mappings.
+    children: AtomicUsize,
+    /// Mappings that are gone here and that a child still has.
+    retired: Mutex<Vec<Entry>>,
+}
+
+static SERVICE: OnceLock<Service> = OnceLock::new();
+
+impl Service {
+    /// The service of this process.
+    pub(in crate::mmap) fn get() -> io::Result<&'static Service> {
+        static START: Mutex<()> = Mutex::new(());
+        if let Some(service) = SERVICE.get() {
+            return Ok(service);
+        }
+        let _one = START.lock();
+        if let Some(service) = SERVICE.get() {
+            return Ok(service);
+        }
+        fault_tolerant::install()?;
+        let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
+        // Threads first: a published service without them would leave faults unanswered.
+        let threads = match mechanism {
+            Mechanism::Userfault(_) => Threads::start()?,
+            Mechanism::Signals => Threads::default(),
+        };
+        let service = SERVICE.get_or_init(|| Service {
+            mechanism,
+            entries: StdRwLock::default(),
+            queue: Mutex::default(),
+            waiting: Condvar::new(),
+            windows: Mutex::default(),
+            pieces: AtomicUsize::new(0),
+            most_pieces: half_of_limit(),
+            children: AtomicUsize::new(0),
+            retired: Mutex::default(),
+        });
+        parent::watch();
+        threads.begin(service);
+        Ok(service)
+    }
+
+    /// The service, if there is one yet.
+    pub(in crate::mmap) fn existing() -> Option<&'static Service> {
+        SERVICE.get()
+    }
+
+    /// Whether a child has mappings of this process.
+    pub(in crate::mmap) fn has_children(&self) -> bool {
+        self.children.load(Ordering::SeqCst) > 0
+    }
+
+    /// There is one more such child.
+    pub(in crate::mmap) fn child_came(&self) {
+        self.children.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// There is one less.
+    pub(in crate::mmap) fn child_went(&self) {
+        self.children.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The list of mappings, for changes; nobody answers a fault meanwhile.
+    pub(in crate::mmap) fn entries_mut(&self) -> StdWriteGuard<'_, Entries> {
+        self.entries.write()
+    }
+
+    /// The mapping with this number, also if only a child has it any more.
+    pub(in crate::mmap) fn by_id(&self, id: u64) -> Option<Entry> {
+        let here = self.entries().values().find(|entry| entry.area.id == id).cloned();
+        here.or_else(|| self.retired.lock().iter().find(|entry| entry.area.id == id).cloned())
+    }
+
+    /// The mapping is about to go here; what a child still has goes on hearing of changes.
+    pub(in crate::mmap) fn retire(&self, entry: Entry) {
+        self.retired.lock().push(entry);
+    }
+
+    /// Forgets retired mappings that no child has any more, and that are on their way here no longer.
+    pub(in crate::mmap) fn drop_retired(&self) {
+        let gone: Vec<Entry> = {
+            let entries = self.entries();
+            let mut retired = self.retired.lock();
+            let listed = |area: &Arc<Area>| entries.get(&area.base).is_some_and(|e| Arc::ptr_eq(&e.area, area));
+            retired.extract_if(.., |e| e.area.links.lock().is_empty() && !listed(&e.area)).collect()
+        };
+        for entry in gone {
+            entry.remove_observer();
+        }
+    }
+
+    /// The mechanism that was asked for, or the best.
+    pub(in crate::mmap) fn mechanism(&self, wanted: Option<MapMechanism>) -> Result<&Mechanism> {
+        match (wanted, &self.mechanism) {
+            (Some(MapMechanism::Signals), _) => Ok(&Mechanism::Signals),
+            (Some(MapMechanism::Userfaultfd), Mechanism::Signals) => {
+                Err(Error::NotSupported("userfaultfd is not allowed here"))
+            }
+            (_, best) => Ok(best),
+        }
+    }
+
+    /// The mappings; they stay until the guard goes. It stays until the guard goes.
+    pub(in crate::mmap) fn entries(&self) -> StdReadGuard<'_, Entries> {
+        self.entries.read()
+    }
+
+    pub(in crate::mmap) fn try_entries(&self) -> Option<StdReadGuard<'_, Entries>> {
+        self.entries.try_read()
+    }
+
+    pub(in crate::mmap) fn add(&self, entry: Entry) {
+        self.entries_mut().insert(entry.area.base, entry);
+    }
+
+    /// Takes a mapping off the list, once nobody answers a fault of it.
+    pub(in crate::mmap) fn remove(&self, area: &Arc<Area>) {
+        let entry = self.entries_mut().remove(&area.base);
+        // The file may be closed by this: not under the lock.
+        let here = entry.as_ref().is_none_or(|entry| entry.file.engine().alloc.check_process().is_ok());
+        drop(entry);
+        if !here {
+            // A child: the lock may be held by a thread that it does not have.
+            return;
+        }
+        self.windows.lock().retain(|window| !Arc::ptr_eq(&window.area, area));
+    }
+
+    fn read(&self, uffd: &Userfault) {
+        let mut faults = Vec::new();
+        loop {
+            if let Err(e) = uffd.read(&mut faults) {
+                // Nothing else can answer; an error that stays must not keep a processor busy.
+                if e.kind() != io::ErrorKind::Interrupted {
+                    std::thread::sleep(READ_AGAIN);
+                }
+                continue;
+            }
+            for &fault in &faults {
+                if !answer::answer_at_once(self, uffd, fault) {
+                    self.queue.lock().push_back(fault);
+                    self.waiting.notify_one();
+                }
+            }
+        }
+    }
+
+    fn help(&self, uffd: &Userfault) {
+        loop {
+            let fault = {
+                let mut queue = self.queue.lock();
+                loop {
+                    match queue.pop_front() {
+                        Some(fault) => break fault,
+                        None => self.waiting.wait(&mut queue),
+                    }
+                }
+            };
+            answer::answer(self, uffd, fault);
+            self.keep_few();
+        }
+    }
+
+    /// Whether there is so much that some of it should be taken down, which takes locks.
+    pub(in crate::mmap) fn is_crowded(&self) -> bool {
+        self.pieces.load(Ordering::Relaxed) > self.most_pieces || self.windows.lock().len() > MOST_WINDOWS
+    }
+
+    /// A window was mapped, in `pieces`.
+    pub(in crate::mmap) fn note_window(&self, area: &Arc<Area>, window: Range<u64>, pieces: usize) {
+        self.pieces.fetch_add(pieces, Ordering::Relaxed);
+        if area.lend != MapMode::Private {
+            let holes = area.holes_in(window.clone());
+            self.windows.lock().push_back(Window { area: area.clone(), pages: window, holes });
+        }
+    }
+
+    /// Takes down what was mapped first, if there is too much of it; the next touch maps it again.
+    /// The caller holds no lock.
+    pub(in crate::mmap) fn keep_few(&self) {
+        let mut all = self.too_many_pieces();
+        loop {
+            let oldest: Vec<Window> = {
+                let mut windows = self.windows.lock();
+                let len = windows.len();
+                all &= len > 1;
+                match surplus(windows.iter().map(|window| window.holes)) {
+                    _ if all => windows.drain(..len - len * 3 / 4).collect(),
+                    Some(at) => windows.remove(at).into_iter().collect(),
+                    None => return,
+                }
+            };
+            let entries = self.entries();
+            for Window { area, pages, .. } in oldest {
+                if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
+                    let _lock = entry.file.engine().locks.write(&[area.ino]);
+                    // What stays mapped is taken down another time.
+                    let _ = area.take_down(pages, all);
+                }
+            }
+            drop(entries);
+            all = all && self.too_many_pieces();
+        }
+    }
+
+    /// Whether the process has more kernel mappings than half of what it may have. They are counted
+    /// only when it may be so.
+    fn too_many_pieces(&self) -> bool {
+        if self.pieces.load(Ordering::Relaxed) <= self.most_pieces {
+            return false;
+        }
+        let count = std::fs::read("/proc/self/maps").map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
+        self.pieces.store(count, Ordering::Relaxed);
+        count > self.most_pieces
+    }
+}
+
+/// Which window to take down if there are too many, or too many holes in them: pages with storage have none to take
+/// down, and their windows are needed where the kernel has too many mappings.
+fn surplus(holes: impl ExactSizeIterator<Item = u64> + Clone) -> Option<usize> {
+    match () {
+        () if holes.clone().sum::<u64>() > MOST_HOLES => holes.clone().position(|holes| holes > 0),
+        () => (holes.len() > MOST_WINDOWS).then_some(0),
+    }
+}
+
+/// The reader and the helpers. They wait until there is a service to work for, and end if there will be none.
+#[derive(Default)]
+struct Threads(Arc<(Mutex<Start>, Condvar)>);
+
+#[derive(Clone, Copy, Default)]
+enum Start {
+    #[default]
+    Wait,
+    Work(&'static Service),
+    GiveUp,
+}
+
+impl Threads {
+    /// All of them, or none.
+    fn start() -> io::Result<Threads> {
+        let threads = Threads::default();
+        threads.spawn(c"pagestone-fault", Service::read)?;
+        for _ in 0..HELPERS {
+            threads.spawn(c"pagestone-map", Service::help)?;
+        }
+        Ok(threads)
+    }
+
+    fn spawn(&self, name: &'static CStr, work: fn(&Service, &Userfault)) -> io::Result<()> {
+        let start = self.0.clone();
+        spawn(name, move || {
+            let (start, changed) = &*start;
+            let mut start = start.lock();
+            changed.wait_while(&mut start, |start| matches!(start, Start::Wait));
+            if let Start::Work(service) = *start
+                && let Mechanism::Userfault(uffd) = &service.mechanism
+            {
+                drop(start);
+                work(service, uffd);
+            }
+        })
+    }
+
+    fn begin(&self, service: &'static Service) {
+        self.set(Start::Work(service));
+    }
+
+    fn set(&self, what: Start) {
+        let (start, changed) = &*self.0;
+        let mut start = start.lock();
+        if matches!(*start, Start::Wait) {
+            *start = what;
+            changed.notify_all();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.set(Start::GiveUp);
+    }
+}
+
+/// Half of the kernel mappings that a process may have.
+fn half_of_limit() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|n| n.trim().parse().ok());
+    limit.unwrap_or(65_530) / 2
+}
+
+/// The mapping that shows `addr`.
+pub(in crate::mmap) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
+    let (&base, entry) = entries.range(..=addr).next_back()?;
+    (addr - base < (entry.area.pages * crate::units::PAGE_SIZE) as usize).then_some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_HOLES, MOST_WINDOWS, surplus};
+
+    #[test]
+    fn windows_of_storage_do_not_count_as_holes() {
+        let storage = vec![0; MOST_WINDOWS - 2];
+        let with = |more: &[u64]| surplus(storage.iter().chain(more).copied().collect::<Vec<_>>().into_iter());
+        assert_eq!(with(&[]), None);
+        assert_eq!(with(&[MOST_HOLES]), None);
+        assert_eq!(with(&[0, MOST_HOLES + 1]), Some(MOST_WINDOWS - 1), "the first that has holes");
+        assert_eq!(with(&[0, 0, 0]), Some(0), "too many to remember");
+        assert_eq!(surplus([].into_iter()), None);
+    }
+}

@@ -1,0 +1,25 @@
+//! Mappings: file ranges in a process's address space, whose pages *are* the pool's.
+//!
+//! ```text
+//!   api/             Mapping: safe loads and stores, refresh, flush, report;  AtomicMapping: commit
+//!      |             loads and stores go through pmem::fault_tolerant, so that faults become errors
+//!   address_space/   Area: the state of each page (unresolved, hole, data, revoked) and the steps between them;
+//!      |             its observer follows changes of the file; private copies; conflicts
+//!   fault/           one reader and two helpers answer the faults of the whole process
+//!   fork/            the same mapping in a child: a channel to the parent, and what the child does with it
+//!   kernel/          mmap, mremap, userfaultfd by its ioctls; pagemap
+//! ```
+//!
+//! `docs/mappings.md` says what holds on which media.
+
+mod address_space;
+mod api;
+mod fault;
+mod fork;
+mod kernel;
+
+pub use api::atomic_mapping::AtomicMapping;
+pub use api::mapping::{MapOptions, Mapping, Pin};
+pub use api::report::MapReport;
+pub use api::view::{Slice, Word};
+pub use fault::service::MapMechanism;

@@ -1,0 +1,233 @@
+//! Memory that is its own storage as media: DAX devices and files, and, for what need not outlive
+//! the machine, tmpfs and hugetlbfs files.
+//!
+//! ```text
+//!    store, flush, fence     persist          (both windows are the one mapping)
+//!            |                  |
+//!        +---+------------------+---+
+//!        |   one shared mapping     |   opened read-only: the data window takes no stores,
+//!        +--------------------------+   the meta window is private to this process
+//!            |  lines pushed out
+//!        persistent memory
+//! ```
+//!
+//! Stores are processor instructions, so trouble below arrives as SIGBUS and not as an error:
+//! [`Media::reserve`] keeps a full filesystem from being that trouble, but nothing can keep
+//! somebody else from shortening the file, or the memory from failing. On tmpfs even the *read* of
+//! a hole takes a page: read only what was reserved or stored to where that matters.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+
+use parking_lot::Mutex;
+
+use super::ordinary_file::allocate;
+use super::{
+    Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, Persister, Share, Views,
+    cache_id, nvdimm,
+};
+use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
+
+/// A pool in byte-addressable memory; see the module's picture.
+#[derive(Debug)]
+pub struct ByteMedia {
+    /// Keeps the lock; and what `reserve` allocates in.
+    file: File,
+    shared: MappedRange,
+    private: Option<Private>,
+    persister: Persister,
+    /// Bytes in the media's own page.
+    unit: u64,
+    description: Description,
+}
+
+/// The meta window of a pool that is open read-only.
+#[derive(Debug)]
+enum Private {
+    /// A private mapping: the kernel copies what is stored to.
+    Pages(MappedRange),
+    /// Where the kernel has no private mappings (device DAX) or no memory for their copies
+    /// (hugetlbfs), units are copied here, when first stored to.
+    Units { window: MappedRange, copied: Mutex<Copied> },
+}
+
+#[derive(Debug, Default)]
+struct Copied {
+    units: BTreeSet<u64>,
+    /// A unit could not be copied, so a store to it was lost; told by `flush`.
+    failed: Option<i32>,
+}
+
+impl ByteMedia {
+    /// The first `len` bytes of `file`, which is locked and long enough. `unit` is the size of
+    /// the media's own page, and `len` a multiple of it.
+    pub(super) fn new(file: File, kind: MediaKind, len: u64, unit: u64, read_only: bool) -> io::Result<ByteMedia> {
+        let share = match (kind, read_only) {
+            (MediaKind::DaxFile, false) => Share::SharedSync,
+            (MediaKind::DaxFile, true) => Share::ReadOnlySync,
+            (_, false) => Share::Shared,
+            (_, true) => Share::ReadOnly,
+        };
+        let shared = MappedRange::file(file.as_fd(), len, share)?;
+        if kind == MediaKind::Tmpfs {
+            shared.advise_huge();
+        }
+        let private = read_only.then(|| Private::new(&file, kind, len)).transpose()?;
+        let outlives = matches!(kind, MediaKind::DaxFile | MediaKind::DaxDevice);
+        let granularity =
+            if !outlives || nvdimm::caches_survive(&file) { Granularity::Byte } else { Granularity::CacheLine };
+        let persister = match granularity {
+            Granularity::Byte => Persister::volatile(),
+            _ => Persister::durable().ok_or(io::ErrorKind::Unsupported)?,
+        };
+        let description = Description {
+            kind,
+            granularity,
+            method: persister.method(),
+            durability: Durability::AtFence,
+            promise: promise(kind, read_only).into(),
+            cache_id: cache_id::id(&file),
+            read_only,
+        };
+        Ok(ByteMedia { file, shared, private, persister, unit, description })
+    }
+}
+
+impl Private {
+    fn new(file: &File, kind: MediaKind, len: u64) -> io::Result<Private> {
+        match kind {
+            MediaKind::DaxDevice | MediaKind::Hugetlbfs => {
+                let window = MappedRange::file(file.as_fd(), len, Share::ReadOnly)?;
+                Ok(Private::Units { window, copied: Mutex::default() })
+            }
+            _ => Ok(Private::Pages(MappedRange::file(file.as_fd(), len, Share::Private)?)),
+        }
+    }
+
+    fn window(&self) -> &MappedRange {
+        match self {
+            Private::Pages(window) | Private::Units { window, .. } => window,
+        }
+    }
+
+    fn store(&self, unit: u64, at: u64, bytes: &[u8]) -> bool {
+        let (window, copied) = match self {
+            Private::Pages(window) => return window.write(at, bytes),
+            Private::Units { window, copied } => (window, copied),
+        };
+        if bytes.is_empty() || !window.contains(at, bytes.len() as u64) {
+            return bytes.is_empty();
+        }
+        let mut copied = copied.lock();
+        for n in at / unit..=(at + bytes.len() as u64 - 1) / unit {
+            if copied.units.contains(&n) {
+                continue;
+            }
+            if let Err(e) = window.privatize(n * unit, unit) {
+                copied.failed = Some(e.raw_os_error().unwrap_or(libc::ENOMEM));
+                // The window takes no stores where it was not copied.
+                return true;
+            }
+            copied.units.insert(n);
+        }
+        window.write(at, bytes)
+    }
+
+    /// Tells of a store that was lost.
+    fn failure(&self) -> io::Result<()> {
+        match self {
+            Private::Units { copied, .. } => match copied.lock().failed {
+                Some(code) => Err(io::Error::from_raw_os_error(code)),
+                None => Ok(()),
+            },
+            Private::Pages(_) => Ok(()),
+        }
+    }
+}
+
+impl Media for ByteMedia {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    fn views(&self) -> Views<'_> {
+        Views { meta: self.private.as_ref().map_or(&self.shared, Private::window), data: &self.shared }
+    }
+
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        if self.private.is_some() {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
+        self.persister.persist(&self.shared, parts)
+    }
+
+    fn store(&self, at: u64, bytes: &[u8]) {
+        debug_assert!(self.shared.contains(at, bytes.len() as u64), "Region checks bounds");
+        // What cannot be reached is noted, and the next read there says so.
+        let _ = match &self.private {
+            Some(private) => private.store(self.unit, at, bytes),
+            None => self.shared.write(at, bytes),
+        };
+    }
+
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        match &self.private {
+            Some(private) => private.failure()?,
+            None => self.persister.flush(&self.shared, at, len),
+        }
+        Ok(())
+    }
+
+    fn fence(&self) {
+        self.persister.fence();
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // MAP_SYNC has the filesystem's own records durable before a page can be stored to.
+        self.persister.fence();
+        Ok(())
+    }
+
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        match self.description.kind {
+            _ if self.private.is_some() => Err(rustix::io::Errno::ROFS.into()),
+            MediaKind::DaxDevice => Ok(()),
+            _ => allocate(&self.file, &self.shared, at, len, self.unit.max(PAGE_SIZE)),
+        }
+    }
+
+    fn bad(&self) -> Vec<Range<u64>> {
+        match self.description.kind {
+            MediaKind::DaxFile | MediaKind::DaxDevice => nvdimm::bad_bytes(&self.file),
+            _ => Vec::new(),
+        }
+    }
+
+    fn map_alignment(&self) -> Option<u64> {
+        Some(self.unit.max(PAGE_SIZE))
+    }
+
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
+        let sync = self.description.kind == MediaKind::DaxFile;
+        // SAFETY: the caller's promise is handed on.
+        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, sync)? };
+        if self.description.kind == MediaKind::Tmpfs && len >= HUGE_PAGE_SIZE {
+            // SAFETY: changes no byte, only how the kernel backs the range.
+            let _ = unsafe { rustix::mm::madvise(to.cast(), len as usize, rustix::mm::Advice::LinuxHugepage) };
+        }
+        Ok(())
+    }
+}
+
+/// What a user may rely on.
+fn promise(kind: MediaKind, read_only: bool) -> &'static str {
+    match kind {
+        _ if read_only => "opened read-only: nothing is changed",
+        MediaKind::Tmpfs => "survives the process (SIGKILL), not a power cut or reboot: tmpfs is memory",
+        MediaKind::Hugetlbfs => "survives the process (SIGKILL), not a power cut or reboot: hugetlbfs is memory",
+        _ => "every operation is durable when it returns, also through a power cut",
+    }
+}

@@ -1,0 +1,62 @@
+//! What can go wrong with a range of persistent memory, with the place where it did.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why media could not be opened, or an access to them failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing is at the path, and no size was given to make a file with.
+    #[error("no such file or directory")]
+    NotFound,
+    /// An argument makes no sense.
+    #[error("invalid argument: {0}")]
+    Invalid(&'static str),
+    /// The range does not lie inside the media.
+    #[error("{len} bytes from {at:#x} on lie outside the media ({media:#x} bytes)")]
+    OutOfRange {
+        /// First byte of the range.
+        at: u64,
+        /// Bytes of the range.
+        len: u64,
+        /// Bytes of the media.
+        media: u64,
+    },
+    /// The page at this byte cannot be read: the memory has failed.
+    #[error("media error: the page at byte {0:#x} cannot be read")]
+    BadPage(u64),
+    /// The media are open read-only.
+    #[error("the media are open read-only")]
+    ReadOnly,
+    /// The filesystem below has no space left.
+    #[error("no space left below the media")]
+    NoSpace,
+    /// The size cannot be.
+    #[error("size: {0}")]
+    Size(String),
+    /// Another open of the same path holds its lock.
+    #[error("{} is in use by process {pid}", path.display())]
+    InUse {
+        /// The path.
+        path: PathBuf,
+        /// The process that holds the lock; 0 if that could not be found out.
+        pid: u32,
+    },
+    /// The system refused something, at a named path.
+    #[error("{what} {}: {source}", path.display())]
+    Path {
+        /// What was tried.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The media failed.
+    #[error("media: {0}")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,325 @@
+//! A mapped range of bytes that others may be storing to, read without ever making a reference
+//! to it.
+//!
+//! Words are read with single load instructions, so a race yields an old or a new word and never
+//! undefined behaviour; longer runs are copied out. A [`PageRef`] is one page whose bounds were
+//! checked when it was made. Memory that cannot be reached ends nothing: see `reach`.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
+
+use super::MapMode;
+use super::fault_tolerant::{self, table};
+use crate::PAGE_SIZE;
+
+/// An owned `mmap` of a pool, unmapped when dropped.
+#[derive(Debug)]
+pub struct MappedRange {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the range is plain memory, valid until drop, and every access goes through atomics or
+// raw copies; no reference into it is ever handed out.
+unsafe impl Send for MappedRange {}
+// SAFETY: as above.
+unsafe impl Sync for MappedRange {}
+
+/// How a file is mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Share {
+    /// Stores reach the file.
+    Shared,
+    /// Stores reach the file, and its block allocation is durable when a page is (`MAP_SYNC`).
+    SharedSync,
+    /// Stores stay in private pages of this process.
+    Private,
+    /// No stores at all.
+    ReadOnly,
+    /// No stores at all, and refused where `SharedSync` would be.
+    ReadOnlySync,
+}
+
+impl MappedRange {
+    /// Fresh zeroed memory of this process.
+    pub fn anonymous(len: u64) -> io::Result<MappedRange> {
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, prot, flags)? };
+        Self::adopt(ptr, size)
+    }
+
+    /// Maps the first `len` bytes of `file`.
+    pub fn file(file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<MappedRange> {
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let prot = match share {
+            Share::ReadOnly | Share::ReadOnlySync => ProtFlags::READ,
+            _ => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        let flags = match share {
+            Share::Shared | Share::ReadOnly => MapFlags::SHARED,
+            Share::SharedSync | Share::ReadOnlySync => MapFlags::SHARED_VALIDATE | MapFlags::SYNC,
+            Share::Private => MapFlags::PRIVATE | MapFlags::NORESERVE,
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, prot, flags, file, 0)? };
+        Self::adopt(ptr, size)
+    }
+
+    /// Maps `len` bytes of `file` from its byte `at` on at the address `to`, in place of what is
+    /// mapped there.
+    ///
+    /// # Safety
+    /// As [`super::Media::map_at`].
+    pub(super) unsafe fn lend(
+        file: BorrowedFd<'_>,
+        at: u64,
+        len: u64,
+        to: *mut u8,
+        how: MapMode,
+        sync: bool,
+    ) -> io::Result<()> {
+        let (prot, flags) = match how {
+            MapMode::Read => (ProtFlags::READ, MapFlags::SHARED),
+            MapMode::Write if sync => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED_VALIDATE | MapFlags::SYNC),
+            MapMode::Write => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED),
+            MapMode::Private => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE),
+        };
+        let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the caller owns the address range and keeps no reference into it.
+        unsafe { rustix::mm::mmap(to.cast(), size, prot, flags | MapFlags::FIXED, file, at)? };
+        Ok(())
+    }
+
+    fn adopt(ptr: *mut core::ffi::c_void, len: usize) -> io::Result<MappedRange> {
+        let base = NonNull::new(ptr.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(MappedRange { base, len })
+    }
+
+    /// Bytes mapped.
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether `at .. at + len` lies inside.
+    pub fn contains(&self, at: u64, len: u64) -> bool {
+        at.checked_add(len).is_some_and(|end| end <= self.len as u64)
+    }
+
+    /// Address of the byte `at`, for asm and system calls; `None` outside the mapping.
+    pub fn addr(&self, at: u64, len: u64) -> Option<*mut u8> {
+        // SAFETY: the range was found to lie inside the mapping.
+        self.contains(at, len).then(|| unsafe { self.base.as_ptr().add(at as usize) })
+    }
+
+    /// The page starting at byte `at` (a multiple of 4 KiB); `None` outside the mapping.
+    pub fn page(&self, at: u64) -> Option<PageRef<'_>> {
+        if !at.is_multiple_of(PAGE_SIZE) {
+            return None;
+        }
+        self.addr(at, PAGE_SIZE).map(|ptr| PageRef { ptr, life: PhantomData })
+    }
+
+    /// The addresses mapped.
+    pub(super) fn addresses(&self) -> std::ops::Range<usize> {
+        let start = self.base.as_ptr().addr();
+        start..start + self.len
+    }
+
+    /// The byte that lies at this address, if one does.
+    pub(super) fn byte_at(&self, addr: usize) -> Option<u64> {
+        self.addresses().contains(&addr).then(|| (addr - self.base.as_ptr().addr()) as u64)
+    }
+
+    /// Copies bytes out. Returns false, with `buf` untouched, outside the mapping; false, with a
+    /// part copied, if some cannot be reached.
+    #[must_use]
+    pub fn read(&self, at: u64, buf: &mut [u8]) -> bool {
+        let Some(from) = self.addr(at, buf.len() as u64) else { return false };
+        // SAFETY: the source is mapped for this length and `buf` is exclusive memory outside it.
+        noted(unsafe { fault_tolerant::copy(buf.as_mut_ptr(), from, buf.len()) })
+    }
+
+    /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping; false,
+    /// with a part stored, if some cannot be reached.
+    #[must_use]
+    pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
+        let Some(to) = self.addr(at, bytes.len() as u64) else { return false };
+        // SAFETY: the target is mapped for this length and no reference into it exists.
+        noted(unsafe { fault_tolerant::copy(to, bytes.as_ptr(), bytes.len()) })
+    }
+
+    /// Stores zeros with ordinary stores. Returns as [`MappedRange::write`].
+    #[must_use]
+    pub fn zero(&self, at: u64, len: u64) -> bool {
+        let Some(to) = self.addr(at, len) else { return false };
+        // SAFETY: as in `write`.
+        noted(unsafe { fault_tolerant::fill(to, 0, len as usize) })
+    }
+
+    /// Whether a byte of each page that the range touches can be read.
+    pub(super) fn reaches(&self, at: u64, len: u64) -> bool {
+        let Some(from) = self.addr(at, len) else { return false };
+        if len == 0 {
+            return true;
+        }
+        let before = fault_tolerant::mine();
+        let (page, within) = (PAGE_SIZE as usize, from.addr() % PAGE_SIZE as usize);
+        for start in (0..within + len as usize).step_by(page) {
+            let byte = from.wrapping_add(start.saturating_sub(within));
+            // SAFETY: the aligned word with this byte lies in the mapping, whose ends are aligned.
+            unsafe { table::load_u64(byte.map_addr(|addr| addr & !7).cast()) };
+        }
+        fault_tolerant::well_since(before)
+    }
+
+    /// Takes the right to reach a range away, as a failure of the memory would.
+    pub fn forbid(&self, at: u64, len: u64) {
+        self.protect(at, len, rustix::mm::MprotectFlags::empty());
+    }
+
+    /// Undoes [`MappedRange::forbid`].
+    pub fn allow(&self, at: u64, len: u64) {
+        self.protect(at, len, rustix::mm::MprotectFlags::READ | rustix::mm::MprotectFlags::WRITE);
+    }
+
+    fn protect(&self, at: u64, len: u64, rights: rustix::mm::MprotectFlags) {
+        let Some(from) = self.addr(at, len) else { return };
+        // SAFETY: the range is ours; all accesses to it go on after a fault.
+        let done = unsafe { rustix::mm::mprotect(from.cast(), len as usize, rights) };
+        debug_assert!(done.is_ok(), "whole pages of a mapping of ours");
+    }
+
+    /// Drops this process's private copies of whole pages of a [`Share::Private`] mapping: what is
+    /// read there next is the file again.
+    pub(super) fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
+        let Some(from) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        // SAFETY: the range is mapped from a file; its pages stay readable, from the file.
+        unsafe { rustix::mm::madvise(from.cast(), len as usize, Advice::LinuxDontNeed)? };
+        Ok(())
+    }
+
+    /// Asks for huge pages; a kernel that has none to give ignores it.
+    pub(super) fn advise_huge(&self) {
+        // SAFETY: changes no byte, only how the kernel backs the range.
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+    }
+
+    /// Says that neighbours of what is touched are not about to be touched; a kernel that does not
+    /// care ignores it.
+    pub(super) fn advise_random(&self) {
+        // SAFETY: changes no byte, only how much the kernel reads at a fault.
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::Random) };
+    }
+
+    /// Puts a private copy of the range in its place; readers see the mapping or the copy, never
+    /// anything else. `at` and `len` are multiples of the page size of what is mapped.
+    pub(super) fn privatize(&self, at: u64, len: u64) -> io::Result<()> {
+        let Some(place) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let copy = MappedRange::anonymous(len)?;
+        // SAFETY: source and target are mapped for this length and lie apart.
+        unsafe { std::ptr::copy_nonoverlapping(place, copy.base.as_ptr(), len as usize) };
+        // SAFETY: the target range belongs to this mapping, which keeps its address and length;
+        // all readers use raw copies and relaxed loads, to which the bytes stay the same.
+        unsafe {
+            let (from, size) = (copy.base.as_ptr().cast(), copy.len);
+            rustix::mm::mremap_fixed(from, size, size, MremapFlags::MAYMOVE, place.cast())?;
+        }
+        // The copy's own address range is gone: it must not be unmapped a second time.
+        std::mem::forget(copy);
+        Ok(())
+    }
+}
+
+/// Notes what could not be reached; whether all was.
+fn noted(reached: fault_tolerant::Reached) -> bool {
+    reached.inspect_err(|&addr| fault_tolerant::note(addr)).is_ok()
+}
+
+impl Drop for MappedRange {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours alone and nothing borrowed from it can outlive us.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// One page of bytes, on the media or staged in DRAM, read word by word.
+///
+/// Offsets are bytes within the page and are reduced modulo 4 KiB (and to the word's alignment),
+/// so a number taken from a hostile image reads something, but never outside.
+#[derive(Clone, Copy)]
+pub struct PageRef<'a> {
+    ptr: *const u8,
+    life: PhantomData<&'a u8>,
+}
+
+// SAFETY: only single loads and raw copies go through the pointer.
+unsafe impl Send for PageRef<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for PageRef<'_> {}
+
+/// A page in DRAM with the alignment that word loads need.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct PageBuf(pub [u8; PAGE_SIZE as usize]);
+
+impl PageBuf {
+    /// A page of zeros.
+    pub const fn zeroed() -> PageBuf {
+        PageBuf([0; PAGE_SIZE as usize])
+    }
+    /// A view of the page.
+    pub fn view(&self) -> PageRef<'_> {
+        PageRef { ptr: self.0.as_ptr(), life: PhantomData }
+    }
+}
+
+impl PageRef<'_> {
+    /// The 16-bit word at `at`.
+    pub fn u16(&self, at: usize) -> u16 {
+        // SAFETY: the masked offset lies inside the page and is aligned; the page outlives self.
+        unsafe { table::load_u16(self.ptr.add(at & 4094).cast()) }
+    }
+    /// The 32-bit word at `at`.
+    pub fn u32(&self, at: usize) -> u32 {
+        // SAFETY: as in `u16`.
+        unsafe { table::load_u32(self.ptr.add(at & 4092).cast()) }
+    }
+    /// The 64-bit word at `at`.
+    pub fn u64(&self, at: usize) -> u64 {
+        // SAFETY: as in `u16`.
+        unsafe { table::load_u64(self.ptr.add(at & 4088).cast()) }
+    }
+    /// Copies bytes out; what would lie past the page's end, or cannot be reached, is left as it was
+    /// in `buf`.
+    pub fn bytes(&self, at: usize, buf: &mut [u8]) {
+        let at = at.min(PAGE_SIZE as usize);
+        let len = buf.len().min(PAGE_SIZE as usize - at);
+        // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
+        noted(unsafe { fault_tolerant::copy(buf.as_mut_ptr(), self.ptr.add(at), len) });
+    }
+    /// Whether the bytes at `at` are these; false if they would reach past the page's end.
+    pub fn is(&self, at: usize, bytes: &[u8]) -> bool {
+        let mut chunk = [0; 64];
+        at + bytes.len() <= PAGE_SIZE as usize
+            && bytes.chunks(64).enumerate().all(|(i, want)| {
+                self.bytes(at + i * 64, &mut chunk[..want.len()]);
+                chunk[..want.len()] == *want
+            })
+    }
+    /// Copies the whole page out.
+    pub fn copy_to(&self, page: &mut PageBuf) {
+        self.bytes(0, &mut page.0);
+    }
+}

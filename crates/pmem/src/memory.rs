@@ -1,0 +1,93 @@
+//! Memory of this process as media: for tests, for the model, and for what need not outlive it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::MemfdFlags;
+
+use super::{
+    Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
+};
+use crate::PAGE_SIZE;
+
+/// Memory without a name; everything is "durable" until the value is dropped.
+#[derive(Debug)]
+pub struct Memory {
+    /// What `bytes` maps, so that pieces of it can be mapped a second time.
+    file: OwnedFd,
+    bytes: MappedRange,
+    description: Description,
+}
+
+impl Memory {
+    /// `len` zero bytes; pages that are never stored to take no memory.
+    pub fn new(len: u64) -> io::Result<Memory> {
+        let file = rustix::fs::memfd_create("pagestone", MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&file, len)?;
+        let bytes = MappedRange::file(file.as_fd(), len, Share::Shared)?;
+        bytes.advise_huge();
+        Ok(Memory {
+            file,
+            bytes,
+            description: Description {
+                kind: MediaKind::Memory,
+                granularity: Granularity::Byte,
+                method: PersistMethod::None,
+                durability: Durability::AtFence,
+                promise: "nothing survives the end of this process".into(),
+                cache_id: [0; 16],
+                read_only: false,
+            },
+        })
+    }
+
+    /// The bytes, for tests that damage or compare them.
+    pub fn bytes(&self) -> &MappedRange {
+        &self.bytes
+    }
+}
+
+impl Media for Memory {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+    fn views(&self) -> Views<'_> {
+        Views { meta: &self.bytes, data: &self.bytes }
+    }
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        for part in parts {
+            let inside = match *part {
+                Part::Bytes { at, bytes } => self.bytes.write(at, bytes),
+                Part::Zero { at, len } => self.bytes.zero(at, len),
+            };
+            if !inside {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+        }
+        Ok(())
+    }
+    fn store(&self, at: u64, bytes: &[u8]) {
+        debug_assert!(self.bytes.contains(at, bytes.len() as u64), "Region checks bounds");
+        // What cannot be reached is noted, and the next read there says so.
+        let _ = self.bytes.write(at, bytes);
+    }
+    fn flush(&self, _at: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn fence(&self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn reserve(&self, _at: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn map_alignment(&self) -> Option<u64> {
+        Some(PAGE_SIZE)
+    }
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, false) }
+    }
+}

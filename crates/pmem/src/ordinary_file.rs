@@ -1,0 +1,263 @@
+//! An ordinary file (or a block device) as media: atomic and ordered at once, durable at `sync`.
+//!
+//! ```text
+//!      store            persist          sync
+//!        |                 |               |  1. fdatasync, if anything was persisted
+//!   +----+----+   pwrite   |               |  2. flushed copies --pwrite--> page cache; dropped
+//!   | overlay |  - - - - ->|               |  3. fdatasync
+//!   | (meta)  |            v               v
+//!   +---------+-------+---------------------------+
+//!   |     page cache of the file (data window)    |
+//!   +----------------------+----------------------+
+//!                          v  the kernel, whenever it likes
+//!                        disk
+//! ```
+//!
+//! Step 1 keeps the engine's order whatever the disk does: what was persisted before a page was
+//! flushed (its journal record) is durable before the page can reach the file at all. Pages that
+//! are flushed during a sync wait for the next one, for the same reason.
+//!
+//! Stores go through `pwrite`, so a full or failing disk is an error here and not a signal. Reads
+//! go through the mappings: a disk that cannot be *read*, or somebody who shortens the file while
+//! it is open, ends the process with SIGBUS. A machine with `vm.overcommit_memory=2` refuses the
+//! private window of a file larger than its memory; and two windows of more than 63 TiB each do
+//! not fit into the 128 TiB that x86-64 gives a process.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
+use rustix::io::retry_on_intr;
+use smallvec::SmallVec;
+
+use super::overlay::Overlay;
+use super::{
+    Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
+    cache_id,
+};
+use crate::PAGE_SIZE;
+
+/// Zeros to write from; longer stretches name it several times.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Stretches in one `pwritev` (the kernel's limit is 1,024).
+const MAX_STRETCHES: usize = 64;
+
+/// A pool in an ordinary file; see the module's picture.
+#[derive(Debug)]
+pub struct FileMedia {
+    file: File,
+    data: MappedRange,
+    overlay: Overlay,
+    /// Something was written that no fdatasync has covered yet.
+    unsynced: AtomicBool,
+    /// Pages were mapped for a program to store to: every sync covers stores that nobody sees.
+    lent: AtomicBool,
+    /// One sync at a time, so that each returns only when what it covers is durable. Holds the
+    /// error number of the first failed fdatasync: the kernel reports a lost write once and then
+    /// forgets it, so no later success can be believed.
+    lost: Mutex<Option<i32>>,
+    description: Description,
+}
+
+impl FileMedia {
+    /// The first `len` bytes (a multiple of 4 KiB) of `file`, which is locked and long enough.
+    pub(super) fn new(file: File, len: u64, read_only: bool) -> io::Result<FileMedia> {
+        let data = MappedRange::file(file.as_fd(), len, Share::ReadOnly)?;
+        let meta = MappedRange::file(file.as_fd(), len, Share::Private)?;
+        // A first store to a page of a hole would else bring 31 neighbours into the page cache as well.
+        meta.advise_random();
+        let overlay = Overlay::new(meta)?;
+        let cache_id = cache_id::id(&file);
+        let promise = match read_only {
+            true => "opened read-only: nothing is changed",
+            false => {
+                "a commit is atomic and ordered at once and survives the process; \
+                 it survives a power cut once synced (fsync, the sync interval, or close)"
+            }
+        };
+        Ok(FileMedia {
+            file,
+            data,
+            overlay,
+            // What an earlier process left in the page cache is the first sync's to make durable.
+            unsynced: AtomicBool::new(true),
+            lent: AtomicBool::new(false),
+            lost: Mutex::new(None),
+            description: Description {
+                kind: MediaKind::File,
+                granularity: Granularity::Page,
+                method: PersistMethod::Fdatasync,
+                durability: Durability::AtSync,
+                promise: promise.into(),
+                cache_id,
+                read_only,
+            },
+        })
+    }
+
+    /// Writes one run of bytes, all of it.
+    fn write(&self, at: u64, stretches: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let result = self.write_all(at, stretches);
+        // Set after the write: set before it, a sync in between would clear it and cover nothing.
+        // Set after a failure too, which may have written a part.
+        self.unsynced.store(true, Ordering::Release);
+        result
+    }
+
+    fn write_all(&self, mut at: u64, mut stretches: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // Drop empty stretches, which would look like a write that makes no progress.
+        IoSlice::advance_slices(&mut stretches, 0);
+        while !stretches.is_empty() {
+            let n = retry_on_intr(|| rustix::io::pwritev(&self.file, stretches, at))?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += n as u64;
+            IoSlice::advance_slices(&mut stretches, n);
+        }
+        Ok(())
+    }
+
+    /// Writes the parts, those that follow one another in one system call.
+    fn write_parts(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        let mut run: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
+        let (mut start, mut end) = (0, 0);
+        for part in parts {
+            let mut done = 0;
+            while done < part.len() {
+                let at = part.at() + done;
+                if (at != end && !run.is_empty()) || run.len() == MAX_STRETCHES {
+                    self.write(start, &mut run)?;
+                    run.clear();
+                }
+                if run.is_empty() {
+                    start = at;
+                }
+                let stretch = match *part {
+                    Part::Bytes { bytes, .. } => bytes,
+                    Part::Zero { len, .. } => &ZEROS[..(len - done).min(ZEROS.len() as u64) as usize],
+                };
+                run.push(IoSlice::new(stretch));
+                done += stretch.len() as u64;
+                end = at + stretch.len() as u64;
+            }
+        }
+        self.write(start, &mut run)
+    }
+
+    /// Makes what was written durable, if anything was. `lost` is the sync lock's.
+    fn fdatasync(&self, lost: &mut Option<i32>) -> io::Result<()> {
+        if !self.unsynced.swap(false, Ordering::AcqRel) && !self.lent.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        retry_on_intr(|| rustix::fs::fdatasync(&self.file)).map_err(|e| {
+            *lost = Some(e.raw_os_error());
+            e.into()
+        })
+    }
+}
+
+impl Media for FileMedia {
+    fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    fn views(&self) -> Views<'_> {
+        Views { meta: self.overlay.window(), data: &self.data }
+    }
+
+    fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
+        if self.description.read_only {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
+        // A write outside would not fail but lengthen the file.
+        if !parts.iter().all(|part| self.data.contains(part.at(), part.len())) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let shadows = self.overlay.shadows(parts);
+        self.write_parts(parts)?;
+        match shadows {
+            None => Ok(()),
+            Some(mut flushed) => parts.iter().try_for_each(|part| self.overlay.stored_below(&mut flushed, part)),
+        }
+    }
+
+    fn store(&self, at: u64, bytes: &[u8]) {
+        debug_assert!(self.data.contains(at, bytes.len() as u64), "Region checks bounds");
+        // What cannot be reached is noted, and the next read there says so.
+        let _ = self.overlay.store(at, bytes);
+    }
+
+    fn flush(&self, at: u64, len: u64) -> io::Result<()> {
+        if !self.data.contains(at, len) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if !self.description.read_only {
+            self.overlay.flush(at, len);
+        }
+        Ok(())
+    }
+
+    fn fence(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.description.read_only {
+            return Ok(());
+        }
+        let mut lost = self.lost.lock();
+        if let Some(code) = *lost {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        if self.overlay.begin() {
+            self.fdatasync(&mut lost)?;
+            self.overlay.write_out(|at, bytes| self.write(at, &mut [IoSlice::new(bytes)]))?;
+        }
+        self.fdatasync(&mut lost)
+    }
+
+    fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        if self.description.read_only {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
+        allocate(&self.file, &self.data, at, len, PAGE_SIZE)
+    }
+
+    fn map_alignment(&self) -> Option<u64> {
+        Some(PAGE_SIZE)
+    }
+
+    fn prepare_for_mapping(&self, at: u64, len: u64) -> io::Result<()> {
+        self.lent.store(!self.description.read_only, Ordering::Release);
+        // A copy of a page that was metadata must not be written out over what is stored below.
+        if self.description.read_only { Ok(()) } else { self.overlay.forget(at, len) }
+    }
+
+    unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, false) }
+    }
+}
+
+/// Has the filesystem set space aside for a range of `window`, in whole units; changes no byte
+/// and no length. A filesystem that cannot set space aside is left alone.
+pub(super) fn allocate(file: &File, window: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
+    if !window.contains(at, len) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    let first = at / unit * unit;
+    let end = (at + len).next_multiple_of(unit).min(window.len());
+    let allocated = retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, first, end - first));
+    match allocated {
+        // ENODEV: a block device whose driver has no fallocate.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NODEV) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

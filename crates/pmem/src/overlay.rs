@@ -1,0 +1,227 @@
+//! Private copies of metadata pages above a file: the meta window where stores must not reach
+//! the file by themselves.
+//!
+//! ```text
+//!            store             flush           begin            write_out
+//!   clean --------> stored --------> pending ---------> due ------------------> clean
+//!   (the file's    (private copy,                            copy written to the file,
+//!    own page)      one bit set)                             then dropped
+//! ```
+//!
+//! The bits take one page per 128 MiB of pool, and only where something was ever stored; private
+//! copies last until they are written out, so memory does not grow with the pool.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{MappedRange, Part};
+use crate::PAGE_SIZE;
+
+/// The overlay of one pool.
+#[derive(Debug)]
+pub(super) struct Overlay {
+    /// A private mapping of the file.
+    window: MappedRange,
+    stored: PageBits,
+    /// Held while pages are written out.
+    flushed: Mutex<Flushed>,
+}
+
+/// Flushed pages, by page number.
+#[derive(Debug, Default)]
+pub(super) struct Flushed {
+    /// Not to be written out yet: what they depend on may not be durable.
+    pending: BTreeSet<u64>,
+    /// To be written out next.
+    due: BTreeSet<u64>,
+}
+
+/// The flushed pages, locked: nothing is written out meanwhile.
+pub(super) type Locked<'a> = MutexGuard<'a, Flushed>;
+
+impl Overlay {
+    /// An overlay on `window`, a [`super::Share::Private`] mapping.
+    pub(super) fn new(window: MappedRange) -> io::Result<Overlay> {
+        let stored = PageBits::new(window.len().div_ceil(PAGE_SIZE))?;
+        Ok(Overlay { window, stored, flushed: Mutex::default() })
+    }
+
+    /// The meta window.
+    pub(super) fn window(&self) -> &MappedRange {
+        &self.window
+    }
+
+    /// Stores into private copies. Returns false, nothing stored, outside the window.
+    #[must_use]
+    pub(super) fn store(&self, at: u64, bytes: &[u8]) -> bool {
+        if !self.window.contains(at, bytes.len() as u64) {
+            return false;
+        }
+        // The bit first: a copy without its bit would never be written out.
+        pages(at, bytes.len() as u64).for_each(|page| self.stored.set(page));
+        self.window.write(at, bytes)
+    }
+
+    /// Notes the pages of the range that have private copies, for the next `write_out`.
+    pub(super) fn flush(&self, at: u64, len: u64) {
+        let mut copies = pages(at, len).filter(|&page| self.stored.get(page)).peekable();
+        if copies.peek().is_some() {
+            self.flushed.lock().pending.extend(copies);
+        }
+    }
+
+    /// Makes every page flushed so far due; whether any is. What is flushed from now on waits for
+    /// the next call, so that the caller can make everything durable in between.
+    pub(super) fn begin(&self) -> bool {
+        let Flushed { pending, due } = &mut *self.flushed.lock();
+        due.append(pending);
+        !due.is_empty()
+    }
+
+    /// Hands every run of due pages to `write` and drops the copies that it wrote. What is left
+    /// after a failure stays due.
+    pub(super) fn write_out(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut flushed = self.flushed.lock();
+        while let Some(first) = flushed.due.first().copied() {
+            let end = (first..).find(|page| !flushed.due.contains(page)).unwrap_or(first + 1);
+            let (at, len) = (first * PAGE_SIZE, (end - first) * PAGE_SIZE);
+            let Some(from) = self.window.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+            // SAFETY: the range is mapped; by the contract of `Media::flush` nothing is stored to
+            // these pages until they are written out, and `persist` waits for the lock held here.
+            write(at, unsafe { std::slice::from_raw_parts(from, len as usize) })?;
+            self.drop_copies(&mut flushed, first..end)?;
+        }
+        Ok(())
+    }
+
+    /// If a page that one of the parts touches has a private copy: the lock under which the parts
+    /// must be stored in the file and then be given to [`Overlay::stored_below`].
+    pub(super) fn shadows(&self, parts: &[Part<'_>]) -> Option<Locked<'_>> {
+        let hidden = |part: &Part<'_>| pages(part.at(), part.len()).any(|page| self.stored.get(page));
+        parts.iter().any(hidden).then(|| self.flushed.lock())
+    }
+
+    /// Settles what the file has just taken directly with the copies above it (a page that was
+    /// metadata and is now data): a page stored whole loses its copy, with no write-out to come;
+    /// in others the copy takes the bytes too, so that writing it out later loses none of them.
+    pub(super) fn stored_below(&self, flushed: &mut Locked<'_>, part: &Part<'_>) -> io::Result<()> {
+        let (at, end) = (part.at(), part.at() + part.len());
+        for page in pages(at, part.len()).filter(|&page| self.stored.get(page)) {
+            let (from, to) = (at.max(page * PAGE_SIZE), end.min((page + 1) * PAGE_SIZE));
+            if to - from == PAGE_SIZE {
+                self.drop_copies(flushed, page..page + 1)?;
+                continue;
+            }
+            let inside = match *part {
+                Part::Bytes { at, bytes } => self.window.write(from, &bytes[(from - at) as usize..(to - at) as usize]),
+                Part::Zero { .. } => self.window.zero(from, to - from),
+            };
+            debug_assert!(inside, "the caller checked the part");
+        }
+        Ok(())
+    }
+
+    /// Drops the copies of pages that are a program's to store to from now on. They are data: what
+    /// counts of them is in the file.
+    pub(super) fn forget(&self, at: u64, len: u64) -> io::Result<()> {
+        let mut copies = pages(at, len).filter(|&page| self.stored.get(page)).peekable();
+        if copies.peek().is_none() {
+            return Ok(());
+        }
+        let mut flushed = self.flushed.lock();
+        copies.try_for_each(|page| self.drop_copies(&mut flushed, page..page + 1))
+    }
+
+    fn drop_copies(&self, flushed: &mut Locked<'_>, run: std::ops::Range<u64>) -> io::Result<()> {
+        self.window.drop_private(run.start * PAGE_SIZE, (run.end - run.start) * PAGE_SIZE)?;
+        for page in run {
+            flushed.pending.remove(&page);
+            flushed.due.remove(&page);
+            self.stored.clear(page);
+        }
+        Ok(())
+    }
+}
+
+/// The pages that the bytes `at .. at + len` touch.
+fn pages(at: u64, len: u64) -> std::ops::Range<u64> {
+    match len {
+        0 => 0..0,
+        _ => at / PAGE_SIZE..(at + (len - 1)) / PAGE_SIZE + 1,
+    }
+}
+
+/// One bit per page, in memory that is taken only where a bit was ever set.
+#[derive(Debug)]
+struct PageBits {
+    words: MappedRange,
+}
+
+impl PageBits {
+    fn new(pages: u64) -> io::Result<PageBits> {
+        Ok(PageBits { words: MappedRange::anonymous(pages.div_ceil(64).max(1) * 8)? })
+    }
+
+    fn word(&self, page: u64) -> Option<&AtomicU64> {
+        let word = self.words.addr(page / 64 * 8, 8)?;
+        // SAFETY: the word lies inside the mapping (which `self` keeps), is aligned, and is only
+        // ever reached as an atomic.
+        Some(unsafe { AtomicU64::from_ptr(word.cast()) })
+    }
+
+    fn get(&self, page: u64) -> bool {
+        self.word(page).is_some_and(|word| word.load(Ordering::Acquire) >> (page % 64) & 1 == 1)
+    }
+
+    fn set(&self, page: u64) {
+        // A look first: most stores go to pages that have a copy already.
+        if let Some(word) = self.word(page).filter(|_| !self.get(page)) {
+            word.fetch_or(1 << (page % 64), Ordering::AcqRel);
+        }
+    }
+
+    fn clear(&self, page: u64) {
+        if let Some(word) = self.word(page) {
+            word.fetch_and(!(1 << (page % 64)), Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Share;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_is_flushed_after_begin_waits() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(4 * PAGE_SIZE).expect("lengthens");
+        let window = MappedRange::file(file.as_fd(), 4 * PAGE_SIZE, Share::Private).expect("maps");
+        let overlay = Overlay::new(window).expect("memory");
+        let mut written = Vec::new();
+        let mut write_out = |overlay: &Overlay| {
+            written.clear();
+            overlay
+                .write_out(|at, bytes| {
+                    written.push((at / PAGE_SIZE, bytes.len() as u64 / PAGE_SIZE));
+                    Ok(())
+                })
+                .expect("writes");
+            written.clone()
+        };
+        assert!(overlay.store(0, &[1; 2 * PAGE_SIZE as usize]) && overlay.store(3 * PAGE_SIZE, &[1]));
+        assert!(!overlay.store(4 * PAGE_SIZE - 1, &[1; 2]) && !overlay.begin());
+        overlay.flush(0, 2 * PAGE_SIZE);
+        assert!(overlay.begin());
+        overlay.flush(2 * PAGE_SIZE, 2 * PAGE_SIZE);
+        assert_eq!(write_out(&overlay), [(0, 2)], "one run, and not what was flushed later");
+        assert_eq!(write_out(&overlay), []);
+        assert!(overlay.begin());
+        assert_eq!(write_out(&overlay), [(3, 1)], "and nothing that was never stored to");
+        assert!(!overlay.begin());
+    }
+}

@@ -1,0 +1,189 @@
+//! The one way in which the layers above reach the media: every range is checked here.
+
+use std::sync::Arc;
+
+use super::bad_pages::BadPages;
+use super::{Description, MapMode, MappedRange, Media, PageRef, Part, fault_tolerant};
+use crate::{Error, PAGE_SIZE, Result};
+
+/// A media of a known length; all offsets are pool bytes.
+#[derive(Clone, Debug)]
+pub struct Region {
+    media: Arc<dyn Media>,
+    len: u64,
+    bad_pages: Arc<BadPages>,
+}
+
+impl Region {
+    /// Wraps `media`; its length is that of its shorter window. What it says is bad is lost. From the first
+    /// region of a process on, faults at the engine's accesses are errors and not signals.
+    pub fn new(media: Arc<dyn Media>) -> Region {
+        // Without handlers a fault ends the process, as it would anyway.
+        let _ = fault_tolerant::install();
+        let windows = media.views();
+        let len = windows.meta.len().min(windows.data.len());
+        let bad_pages = BadPages::new();
+        for bad in media.bad() {
+            bad_pages.add(bad.start..bad.end.min(len));
+        }
+        Region { media, len, bad_pages: Arc::new(bad_pages) }
+    }
+
+    /// Bytes of the media.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the media has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the media is and promises.
+    pub fn describe(&self) -> &Description {
+        self.media.describe()
+    }
+
+    fn guard(&self, at: u64, len: u64) -> Result<()> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len => Ok(()),
+            _ => Err(self.out_of_range(at, len)),
+        }
+    }
+
+    /// The first page of the range that the media have lost, as far as that is known, by its first
+    /// byte.
+    #[inline]
+    pub fn first_lost(&self, at: u64, len: u64) -> Option<u64> {
+        self.bad_pages.first_in(self.media.views(), at, len)
+    }
+
+    /// Pages known to be lost.
+    pub fn lost_pages(&self) -> usize {
+        self.bad_pages.count()
+    }
+
+    fn there(&self, at: u64, len: u64) -> Result<()> {
+        self.first_lost(at, len).map_or(Ok(()), |page| Err(Error::BadPage(page)))
+    }
+
+    /// The metadata page that begins at the byte `at`, a multiple of 4 KiB.
+    pub fn page(&self, at: u64) -> Result<PageRef<'_>> {
+        self.guard(at, PAGE_SIZE)?;
+        self.there(at, PAGE_SIZE)?;
+        self.media.views().meta.page(at).ok_or_else(|| self.out_of_range(at, PAGE_SIZE))
+    }
+
+    fn out_of_range(&self, at: u64, len: u64) -> Error {
+        Error::OutOfRange { at, len, media: self.len }
+    }
+
+    /// Copies metadata out.
+    pub fn read_meta(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.guard(at, buf.len() as u64)?;
+        self.read(self.media.views().meta, at, buf)
+    }
+
+    /// Copies file data or journal bytes out.
+    pub fn read_data(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.guard(at, buf.len() as u64)?;
+        self.read(self.media.views().data, at, buf)
+    }
+
+    fn read(&self, window: &MappedRange, at: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len() as u64;
+        self.there(at, len)?;
+        if window.read(at, buf) {
+            return Ok(());
+        }
+        // The range lies inside, so it was the memory.
+        Err(Error::BadPage(self.first_lost(at, len).unwrap_or(at)))
+    }
+
+    /// Where file data lies in this process, for system calls that take an address. A byte of each
+    /// page was there to be read just now.
+    pub fn data_addr(&self, at: u64, len: u64) -> Result<*mut u8> {
+        self.guard(at, len)?;
+        self.there(at, len)?;
+        let data = self.media.views().data;
+        if !data.reaches(at, len) {
+            return Err(Error::BadPage(self.first_lost(at, len).unwrap_or(at)));
+        }
+        data.addr(at, len).ok_or_else(|| self.out_of_range(at, len))
+    }
+
+    /// See [`Media::persist`].
+    pub fn persist(&self, parts: &[Part<'_>]) -> Result<()> {
+        self.writable()?;
+        for part in parts {
+            match *part {
+                Part::Bytes { at, bytes } => self.guard(at, bytes.len() as u64)?,
+                Part::Zero { at, len } => self.guard(at, len)?,
+            }
+            self.there(part.at(), part.len())?;
+        }
+        self.media.persist(parts).map_err(|e| match parts.iter().find_map(|p| self.first_lost(p.at(), p.len())) {
+            Some(page) => Error::BadPage(page),
+            None => e.into(),
+        })
+    }
+
+    /// See [`Media::store`]. Allowed on read-only media: it reaches only the private overlay.
+    pub fn store(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.guard(at, bytes.len() as u64)?;
+        self.media.store(at, bytes);
+        Ok(())
+    }
+
+    /// See [`Media::flush`].
+    pub fn flush(&self, at: u64, len: u64) -> Result<()> {
+        self.guard(at, len)?;
+        Ok(self.media.flush(at, len)?)
+    }
+
+    /// See [`Media::fence`].
+    pub fn fence(&self) {
+        self.media.fence();
+    }
+
+    /// See [`Media::sync`].
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.media.sync()?)
+    }
+
+    /// See [`Media::reserve`].
+    pub fn reserve(&self, at: u64, len: u64) -> Result<()> {
+        self.writable()?;
+        self.guard(at, len)?;
+        self.media.reserve(at, len).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSPC) => Error::NoSpace,
+            _ => e.into(),
+        })
+    }
+
+    /// See [`Media::map_alignment`].
+    pub fn map_alignment(&self) -> Option<u64> {
+        self.media.map_alignment()
+    }
+
+    /// See [`Media::prepare_for_mapping`].
+    pub fn prepare_for_mapping(&self, at: u64, len: u64) -> Result<()> {
+        self.guard(at, len)?;
+        Ok(self.media.prepare_for_mapping(at, len)?)
+    }
+
+    /// See [`Media::map_at`].
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> Result<()> {
+        self.guard(at, len)?;
+        // SAFETY: the caller's promise is handed on.
+        unsafe { self.media.map_at(at, len, to, how) }?;
+        Ok(())
+    }
+
+    fn writable(&self) -> Result<()> {
+        if self.describe().read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+}
