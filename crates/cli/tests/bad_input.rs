@@ -188,21 +188,41 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), |crc, _| bit(crc)))
 }
 
+/// Lets both superblocks name another version, with the checksum of all before byte `crc_at` there.
+fn with_version(file: &fs::File, version: u32, crc_at: usize) {
+    for at in [0, 255 * 4096] {
+        let mut sb = vec![0; crc_at + 4];
+        file.read_exact_at(&mut sb, at).unwrap();
+        sb[8..12].copy_from_slice(&version.to_le_bytes());
+        let crc = crc32c(&sb[..crc_at]);
+        sb[crc_at..].copy_from_slice(&crc.to_le_bytes());
+        file.write_all_at(&sb, at).unwrap();
+    }
+}
+
+/// Fails if nobody says what to do with a pool that an older program made.
+#[test]
+fn a_pool_of_an_older_format_is_refused_with_the_way_to_move_its_data() {
+    let place = Place::new();
+    let pool = place.str("old.pool");
+    ok(&["create", &pool, "--size", "64M"]);
+    with_version(&OpenOptions::new().read(true).write(true).open(&pool).unwrap(), 2, 96);
+    let before = fs::read(&pool).unwrap();
+    for args in [&["info", &pool][..], &["ls", &pool], &["check", &pool], &["check", "--repair", &pool]] {
+        fails(1, &["old.pool", "version 2", "copy it out", "pagestone get -r -a"], args);
+    }
+    fails(1, &["exists"], &["create", &pool, "--size", "64M"]);
+    assert!(before == fs::read(&pool).unwrap(), "a refused pool is not written to");
+}
+
 #[test]
 fn a_pool_of_a_newer_format_is_refused_by_name_and_left_alone() {
     let place = Place::new();
     let pool = place.str("new.pool");
     ok(&["create", &pool, "--size", "64M"]);
     let file = OpenOptions::new().read(true).write(true).open(&pool).unwrap();
-    // Both superblocks: the version is at byte 8, the checksum of the first 96 bytes behind them.
-    for at in [0, 255 * 4096] {
-        let mut sb = [0; 100];
-        file.read_exact_at(&mut sb, at).unwrap();
-        sb[8..12].copy_from_slice(&99u32.to_le_bytes());
-        let crc = crc32c(&sb[..96]);
-        sb[96..].copy_from_slice(&crc.to_le_bytes());
-        file.write_all_at(&sb, at).unwrap();
-    }
+    // Both superblocks: the version is at byte 8, the checksum of the first 124 bytes behind them.
+    with_version(&file, 99, 124);
     let before = fs::read(&pool).unwrap();
     let mnt = place.str("mnt");
     for args in [&["info", &pool][..], &["ls", &pool], &["check", &pool], &["mount", &pool, &mnt]] {

@@ -59,6 +59,12 @@ pub enum Error {
     /// The page at this offset lies behind the end of the mapped file.
     #[error("the page at offset {0:#x} lies behind the end of the file")]
     BeyondEnd(u64),
+    /// Others hold what the operation needs for itself.
+    #[error("busy")]
+    Busy,
+    /// The caller asked a long operation to stop. What it did so far is consistent and durable.
+    #[error("interrupted")]
+    Interrupted,
     /// All pages of a part of a frame are pinned: they cannot be given back one by one until a pin
     /// is gone.
     #[error("the pages are pinned")]
@@ -99,6 +105,9 @@ pub enum Error {
     /// The pool was made by a newer version.
     #[error("the pool needs a newer pagestone: {0}")]
     TooNew(String),
+    /// The pool was made by an older version; the text says how to move its data.
+    #[error("the pool is of an older format: {0}")]
+    TooOld(String),
     /// The media is shorter than its superblock says, or too short to be a pool.
     #[error("size: {0}")]
     Size(String),
@@ -178,14 +187,15 @@ impl Error {
             Error::NoAttribute => libc::ENODATA,
             Error::TooLarge => libc::ERANGE,
             Error::NoData => libc::ENXIO,
+            Error::Interrupted => libc::EINTR,
             Error::Revoked(_) | Error::BeyondEnd(_) => libc::EFAULT,
-            Error::Pinned | Error::Forked | Error::Conflict { .. } => libc::EBUSY,
+            Error::Busy | Error::Pinned | Error::Forked | Error::Conflict { .. } => libc::EBUSY,
             Error::Stale(_) => libc::ESTALE,
             Error::ReadOnly => libc::EROFS,
             Error::NotSupported(_) => libc::EOPNOTSUPP,
             Error::InUse { .. } => libc::EBUSY,
             Error::Path { source, .. } | Error::Media(source) => source.raw_os_error().unwrap_or(libc::EIO),
-            Error::NotAPool(_) | Error::TooNew(_) | Error::Size(_) => libc::EINVAL,
+            Error::NotAPool(_) | Error::TooNew(_) | Error::TooOld(_) | Error::Size(_) => libc::EINVAL,
             Error::Corrupt { .. } | Error::Lost(_) | Error::DataLost(_) | Error::Latched(_) => libc::EIO,
         }
     }

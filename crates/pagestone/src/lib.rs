@@ -6,6 +6,7 @@
 //! ```text
 //!   check     proves that nothing is lost or owned twice, and repairs
 //!   pool      the facade: create, open, close, info
+//!   resize    growing, and shrinking by relocation
 //!   snapshot  snapshots and clones of trees
 //!   mmap      mappings: file ranges whose pages are the pool's
 //!   dir       names
@@ -35,6 +36,7 @@ mod layout;
 mod lock;
 mod mmap;
 mod pool;
+mod resize;
 mod snapshot;
 mod txn;
 mod units;

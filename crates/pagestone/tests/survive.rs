@@ -282,35 +282,3 @@ fn the_salt_of_the_records_does_not_follow_from_what_info_prints() {
     // Nor from the seed of the hashes.
     assert!(found.iter().all(|salt| salt.to_le_bytes() != image[80..88]));
 }
-
-/// A pool as it was made before the superblock had a salt.
-fn as_before(memory: &Memory) {
-    let mut sb = bytes(memory)[..112].to_vec();
-    sb[20..24].fill(0);
-    sb[100..112].fill(0);
-    let mut crc = !0u32;
-    for byte in &sb[..96] {
-        crc ^= u32::from(*byte);
-        (0..8).for_each(|_| crc = crc >> 1 ^ if crc & 1 == 1 { 0x82F6_3B78 } else { 0 });
-    }
-    sb[96..100].copy_from_slice(&(!crc).to_le_bytes());
-    assert!(memory.bytes().write(0, &sb) && memory.bytes().write(255 * PAGE, &sb));
-}
-
-/// Fails if the records of an older pool are not found any more.
-#[test]
-fn a_pool_without_a_salt_of_its_own_is_replayed_as_before() {
-    let memory = Arc::new(Memory::new(SIZE).unwrap());
-    Pool::create_on(memory.clone(), &CreateOptions::default()).unwrap().close().unwrap();
-    as_before(&memory);
-    let pool = Pool::open_on(memory.clone(), &OpenOptions::default()).unwrap();
-    make(&pool, "f").unwrap();
-    let image = bytes(&memory);
-    let half = u64::from_le_bytes(image[24..32].try_into().unwrap());
-    assert!(salts(&image).contains(&half));
-    std::mem::forget(pool);
-    let killed = Arc::new(Memory::new(SIZE).unwrap());
-    assert!(killed.bytes().write(0, &image));
-    let pool = Pool::open_on(killed, &OpenOptions::default()).unwrap();
-    assert!(pool.info().unwrap().replayed > 0 && has(&pool, "f"));
-}

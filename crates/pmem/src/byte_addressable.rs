@@ -24,6 +24,8 @@ use std::os::fd::AsFd;
 
 use parking_lot::Mutex;
 
+use super::file_len::{self, FileLen};
+use super::mapped_range::MOST_ROOM;
 use super::ordinary_file::allocate;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, Persister, Share, Views,
@@ -37,8 +39,10 @@ pub struct ByteMedia {
     /// Keeps the lock; and what `reserve` allocates in.
     file: File,
     shared: MappedRange,
+    share: Share,
     private: Option<Private>,
     persister: Persister,
+    len: FileLen,
     /// Bytes in the media's own page.
     unit: u64,
     description: Description,
@@ -71,7 +75,10 @@ impl ByteMedia {
             (_, false) => Share::Shared,
             (_, true) => Share::ReadOnly,
         };
-        let shared = MappedRange::file(file.as_fd(), len, share)?;
+        let shared = match read_only {
+            true => MappedRange::file(file.as_fd(), len, share)?,
+            false => MappedRange::file_with_room(file.as_fd(), len, (unit, MOST_ROOM), share)?,
+        };
         if kind == MediaKind::Tmpfs {
             shared.advise_huge();
         }
@@ -92,7 +99,7 @@ impl ByteMedia {
             cache_id: cache_id::id(&file),
             read_only,
         };
-        Ok(ByteMedia { file, shared, private, persister, unit, description })
+        Ok(ByteMedia { file, shared, share, private, persister, len: FileLen::new(), unit, description })
     }
 }
 
@@ -199,6 +206,31 @@ impl Media for ByteMedia {
         }
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.private.is_some() {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
+        if len < self.shared.len() && !self.is_device() {
+            return self.len.shorten(&self.file, len);
+        }
+        let len = len.next_multiple_of(self.unit);
+        if !self.is_device() {
+            self.len.lengthen(&self.file, len)?;
+        }
+        self.shared.extend(self.file.as_fd(), len, self.share)?;
+        if self.description.kind == MediaKind::Tmpfs {
+            self.shared.advise_huge();
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, at: u64, len: u64) -> Option<u64> {
+        match self.is_device() || self.private.is_some() {
+            true => (len > 0).then_some(at),
+            false => file_len::next_data(&self.file, at, len),
+        }
+    }
+
     fn bad(&self) -> Vec<Range<u64>> {
         match self.description.kind {
             MediaKind::DaxFile | MediaKind::DaxDevice => nvdimm::bad_bytes(&self.file),
@@ -219,6 +251,19 @@ impl Media for ByteMedia {
             let _ = unsafe { rustix::mm::madvise(to.cast(), len as usize, rustix::mm::Advice::LinuxHugepage) };
         }
         Ok(())
+    }
+}
+
+impl ByteMedia {
+    /// Whether the length is that of a device.
+    fn is_device(&self) -> bool {
+        self.description.kind == MediaKind::DaxDevice
+    }
+}
+
+impl Drop for ByteMedia {
+    fn drop(&mut self) {
+        self.len.close(&self.file);
     }
 }
 

@@ -39,6 +39,7 @@ mod cache_id;
 mod detect;
 mod error;
 pub mod fault_tolerant;
+mod file_len;
 mod flush;
 mod mapped_range;
 mod memory;
@@ -150,6 +151,25 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// file on a full filesystem would answer such a store with SIGBUS). May zero what was never
     /// stored, never changes what was.
     fn reserve(&self, at: u64, len: u64) -> io::Result<()>;
+
+    /// Lets the media have `len` bytes, a multiple of a huge page, or of the media's own page if that is larger.
+    ///
+    /// Longer: on return so many bytes are there, durably, and both views reach them. Shorter: the bytes from `len` on
+    /// are given back to what lies below, as far as it takes them; the views still reach them, and what is read there
+    /// means nothing. A file is truncated once the media are closed.
+    ///
+    /// # Errors
+    /// `Unsupported` where the length is fixed, or while the media are open; what the system refuses.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The first byte at or behind `at`, and before `at + len`, that may be other than zero; `None` if all were never
+    /// stored to. It may say that where all are zeros.
+    fn next_data(&self, at: u64, len: u64) -> Option<u64> {
+        (len > 0).then_some(at)
+    }
 
     /// Pool bytes that are known to be bad before anybody has touched them; asked for once, when a
     /// pool is opened.

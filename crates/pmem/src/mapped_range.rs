@@ -9,18 +9,34 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::{Advice, MapFlags, MremapFlags, ProtFlags};
 
 use super::MapMode;
 use super::fault_tolerant::{self, table};
-use crate::PAGE_SIZE;
+use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
+
+/// Address space that is set aside for a range at least.
+const LEAST_ROOM: u64 = 64 << 30;
+/// Address space that the ranges of one pool are set aside at most, of 128 TiB.
+pub(crate) const MOST_ROOM: u64 = 64 << 40;
+/// Why a range cannot be extended.
+const NO_ROOM: &str = "no address space was set aside for so much: close the pool, and grow it then";
 
 /// An owned `mmap` of a pool, unmapped when dropped.
+///
+/// ```text
+///   |  mapped: len  |  address space set aside: room - len  |
+///   base            `-- extend() maps more of the file here
+/// ```
 #[derive(Debug)]
 pub struct MappedRange {
     base: NonNull<u8>,
-    len: usize,
+    /// Bytes mapped; grows, and never shrinks.
+    len: AtomicUsize,
+    /// Bytes of address space that are this range's, from the base on.
+    room: usize,
 }
 
 // SAFETY: the range is plain memory, valid until drop, and every access goes through atomics or
@@ -58,6 +74,83 @@ impl MappedRange {
     /// Maps the first `len` bytes of `file`.
     pub fn file(file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<MappedRange> {
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let ptr = unsafe { Self::map_file(std::ptr::null_mut(), size, file, 0, share, MapFlags::empty())? };
+        Self::adopt(ptr, size)
+    }
+
+    /// As [`MappedRange::file`], with address space set aside behind it for [`MappedRange::extend`]: 64 times the
+    /// length, at least 64 GiB, at most `most`. If there is not so much, nothing is set aside. The range begins at a
+    /// multiple of `align`, a power of two.
+    pub fn file_with_room(
+        file: BorrowedFd<'_>,
+        len: u64,
+        (align, most): (u64, u64),
+        share: Share,
+    ) -> io::Result<MappedRange> {
+        let room = len.saturating_mul(64).clamp(LEAST_ROOM.max(len), most.max(len).max(LEAST_ROOM));
+        let align = align.max(HUGE_PAGE_SIZE);
+        let (Ok(size), Ok(taken)) = (usize::try_from(len), usize::try_from(room + align)) else {
+            return Self::file(file, len, share);
+        };
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let aside = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), taken, ProtFlags::empty(), flags) };
+        let Ok(aside) = aside else { return Self::file(file, len, share) };
+        let skip = aside.addr().next_multiple_of(align as usize) - aside.addr();
+        let base = aside.wrapping_byte_add(skip);
+        // What lies before and behind is not needed.
+        for (from, len) in [(aside, skip), (base.wrapping_byte_add(room as usize), align as usize - skip)] {
+            if len > 0 {
+                // SAFETY: the range was set aside just now and nobody knows of it.
+                let _ = unsafe { rustix::mm::munmap(from, len) };
+            }
+        }
+        // SAFETY: the range was set aside just now; nobody has a reference into it.
+        let mapped = unsafe { Self::map_file(base, size, file, 0, share, MapFlags::FIXED) };
+        if let Err(e) = mapped {
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::munmap(base, room as usize) };
+            return Err(e);
+        }
+        let mut range = Self::adopt(base, size)?;
+        range.room = room as usize;
+        Ok(range)
+    }
+
+    /// Maps more of the file, which is long enough, up to its byte `len`. `file` and `share` are those of the range.
+    ///
+    /// # Errors
+    /// `Unsupported` if not so much address space was set aside.
+    pub fn extend(&self, file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<()> {
+        let old = self.len.load(Ordering::Acquire);
+        let new = usize::try_from(len).ok().filter(|&new| new <= self.room);
+        let new = new.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, NO_ROOM))?;
+        if new <= old {
+            return Ok(());
+        }
+        let at = self.base.as_ptr().wrapping_add(old).cast();
+        // SAFETY: the addresses belong to this range, are not mapped yet, and nobody has a reference into them.
+        unsafe { Self::map_file(at, new - old, file, old as u64, share, MapFlags::FIXED)? };
+        self.len.store(new, Ordering::Release);
+        Ok(())
+    }
+
+    /// Bytes that the range can have without another base.
+    pub fn room(&self) -> u64 {
+        self.room as u64
+    }
+
+    /// # Safety
+    /// With [`MapFlags::FIXED`], `to .. to + size` is address space of the caller, and nobody holds a reference into it.
+    unsafe fn map_file(
+        to: *mut core::ffi::c_void,
+        size: usize,
+        file: BorrowedFd<'_>,
+        at: u64,
+        share: Share,
+        fixed: MapFlags,
+    ) -> io::Result<*mut core::ffi::c_void> {
         let prot = match share {
             Share::ReadOnly | Share::ReadOnlySync => ProtFlags::READ,
             _ => ProtFlags::READ | ProtFlags::WRITE,
@@ -67,9 +160,8 @@ impl MappedRange {
             Share::SharedSync | Share::ReadOnlySync => MapFlags::SHARED_VALIDATE | MapFlags::SYNC,
             Share::Private => MapFlags::PRIVATE | MapFlags::NORESERVE,
         };
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let ptr = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, prot, flags, file, 0)? };
-        Self::adopt(ptr, size)
+        // SAFETY: the caller's promise is handed on.
+        Ok(unsafe { rustix::mm::mmap(to, size, prot, flags | fixed, file, at)? })
     }
 
     /// Maps `len` bytes of `file` from its byte `at` on at the address `to`, in place of what is
@@ -99,22 +191,22 @@ impl MappedRange {
 
     fn adopt(ptr: *mut core::ffi::c_void, len: usize) -> io::Result<MappedRange> {
         let base = NonNull::new(ptr.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(MappedRange { base, len })
+        Ok(MappedRange { base, len: AtomicUsize::new(len), room: len })
     }
 
     /// Bytes mapped.
     pub fn len(&self) -> u64 {
-        self.len as u64
+        self.len.load(Ordering::Acquire) as u64
     }
 
     /// Whether nothing is mapped.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Whether `at .. at + len` lies inside.
     pub fn contains(&self, at: u64, len: u64) -> bool {
-        at.checked_add(len).is_some_and(|end| end <= self.len as u64)
+        at.checked_add(len).is_some_and(|end| end <= self.len())
     }
 
     /// Address of the byte `at`, for asm and system calls; `None` outside the mapping.
@@ -134,7 +226,7 @@ impl MappedRange {
     /// The addresses mapped.
     pub(super) fn addresses(&self) -> std::ops::Range<usize> {
         let start = self.base.as_ptr().addr();
-        start..start + self.len
+        start..start + self.len() as usize
     }
 
     /// The byte that lies at this address, if one does.
@@ -213,14 +305,14 @@ impl MappedRange {
     /// Asks for huge pages; a kernel that has none to give ignores it.
     pub(super) fn advise_huge(&self) {
         // SAFETY: changes no byte, only how the kernel backs the range.
-        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::LinuxHugepage) };
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len() as usize, Advice::LinuxHugepage) };
     }
 
     /// Says that neighbours of what is touched are not about to be touched; a kernel that does not
     /// care ignores it.
     pub(super) fn advise_random(&self) {
         // SAFETY: changes no byte, only how much the kernel reads at a fault.
-        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len, Advice::Random) };
+        let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len() as usize, Advice::Random) };
     }
 
     /// Puts a private copy of the range in its place; readers see the mapping or the copy, never
@@ -233,7 +325,7 @@ impl MappedRange {
         // SAFETY: the target range belongs to this mapping, which keeps its address and length;
         // all readers use raw copies and relaxed loads, to which the bytes stay the same.
         unsafe {
-            let (from, size) = (copy.base.as_ptr().cast(), copy.len);
+            let (from, size) = (copy.base.as_ptr().cast(), copy.room);
             rustix::mm::mremap_fixed(from, size, size, MremapFlags::MAYMOVE, place.cast())?;
         }
         // The copy's own address range is gone: it must not be unmapped a second time.
@@ -250,7 +342,7 @@ fn noted(reached: fault_tolerant::Reached) -> bool {
 impl Drop for MappedRange {
     fn drop(&mut self) {
         // SAFETY: the range is ours alone and nothing borrowed from it can outlive us.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.room) };
     }
 }
 

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::MemfdFlags;
 
+use super::mapped_range::MOST_ROOM;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
 };
-use crate::PAGE_SIZE;
+use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Memory without a name; everything is "durable" until the value is dropped.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Memory {
     pub fn new(len: u64) -> io::Result<Memory> {
         let file = rustix::fs::memfd_create("pagestone", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, len)?;
-        let bytes = MappedRange::file(file.as_fd(), len, Share::Shared)?;
+        let bytes = MappedRange::file_with_room(file.as_fd(), len, (HUGE_PAGE_SIZE, MOST_ROOM), Share::Shared)?;
         bytes.advise_huge();
         Ok(Memory {
             file,
@@ -82,6 +83,17 @@ impl Media for Memory {
     }
     fn reserve(&self, _at: u64, _len: u64) -> io::Result<()> {
         Ok(())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if len > self.bytes.len() {
+            rustix::fs::ftruncate(&self.file, len)?;
+            self.bytes.extend(self.file.as_fd(), len, Share::Shared)?;
+            self.bytes.advise_huge();
+        }
+        Ok(())
+    }
+    fn next_data(&self, at: u64, len: u64) -> Option<u64> {
+        super::file_len::next_data(self.file.as_fd(), at, len)
     }
     fn map_alignment(&self) -> Option<u64> {
         Some(PAGE_SIZE)

@@ -33,6 +33,8 @@ use rustix::fs::FallocateFlags;
 use rustix::io::retry_on_intr;
 use smallvec::SmallVec;
 
+use super::file_len::{self, FileLen};
+use super::mapped_range::MOST_ROOM;
 use super::overlay::Overlay;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
@@ -51,6 +53,7 @@ pub struct FileMedia {
     file: File,
     data: MappedRange,
     overlay: Overlay,
+    len: FileLen,
     /// Something was written that no fdatasync has covered yet.
     unsynced: AtomicBool,
     /// Pages were mapped for a program to store to: every sync covers stores that nobody sees.
@@ -65,8 +68,11 @@ pub struct FileMedia {
 impl FileMedia {
     /// The first `len` bytes (a multiple of 4 KiB) of `file`, which is locked and long enough.
     pub(super) fn new(file: File, len: u64, read_only: bool) -> io::Result<FileMedia> {
-        let data = MappedRange::file(file.as_fd(), len, Share::ReadOnly)?;
-        let meta = MappedRange::file(file.as_fd(), len, Share::Private)?;
+        let map = |share| match read_only {
+            true => MappedRange::file(file.as_fd(), len, share),
+            false => MappedRange::file_with_room(file.as_fd(), len, (PAGE_SIZE, MOST_ROOM / 2), share),
+        };
+        let (data, meta) = (map(Share::ReadOnly)?, map(Share::Private)?);
         // A first store to a page of a hole would else bring 31 neighbours into the page cache as well.
         meta.advise_random();
         let overlay = Overlay::new(meta)?;
@@ -82,6 +88,7 @@ impl FileMedia {
             file,
             data,
             overlay,
+            len: FileLen::new(),
             // What an earlier process left in the page cache is the first sync's to make durable.
             unsynced: AtomicBool::new(true),
             lent: AtomicBool::new(false),
@@ -227,6 +234,27 @@ impl Media for FileMedia {
         allocate(&self.file, &self.data, at, len, PAGE_SIZE)
     }
 
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.description.read_only {
+            return Err(rustix::io::Errno::ROFS.into());
+        }
+        let old = self.data.len();
+        if len < old {
+            self.overlay.forget(len, old - len)?;
+            return self.len.shorten(&self.file, len);
+        }
+        self.len.lengthen(&self.file, len)?;
+        self.overlay.extend(self.file.as_fd(), len)?;
+        self.data.extend(self.file.as_fd(), len, Share::ReadOnly)
+    }
+
+    fn next_data(&self, at: u64, len: u64) -> Option<u64> {
+        let below = file_len::next_data(&self.file, at, len);
+        // What is only in the overlay is not in the file yet.
+        let above = self.overlay.next_stored(at, len);
+        below.into_iter().chain(above).min()
+    }
+
     fn map_alignment(&self) -> Option<u64> {
         Some(PAGE_SIZE)
     }
@@ -240,6 +268,12 @@ impl Media for FileMedia {
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         // SAFETY: the caller's promise is handed on.
         unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, false) }
+    }
+}
+
+impl Drop for FileMedia {
+    fn drop(&mut self) {
+        self.len.close(&self.file);
     }
 }
 

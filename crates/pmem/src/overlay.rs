@@ -13,11 +13,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{MappedRange, Part};
+use super::{MappedRange, Part, Share};
 use crate::PAGE_SIZE;
 
 /// The overlay of one pool.
@@ -45,8 +46,15 @@ pub(super) type Locked<'a> = MutexGuard<'a, Flushed>;
 impl Overlay {
     /// An overlay on `window`, a [`super::Share::Private`] mapping.
     pub(super) fn new(window: MappedRange) -> io::Result<Overlay> {
-        let stored = PageBits::new(window.len().div_ceil(PAGE_SIZE))?;
+        let stored = PageBits::new(window.room().div_ceil(PAGE_SIZE))?;
         Ok(Overlay { window, stored, flushed: Mutex::default() })
+    }
+
+    /// Lets the window reach more of `file`.
+    pub(super) fn extend(&self, file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+        self.window.extend(file, len, Share::Private)?;
+        self.window.advise_random();
+        Ok(())
     }
 
     /// The meta window.
@@ -63,6 +71,11 @@ impl Overlay {
         // The bit first: a copy without its bit would never be written out.
         pages(at, bytes.len() as u64).for_each(|page| self.stored.set(page));
         self.window.write(at, bytes)
+    }
+
+    /// The first byte of the range that lies in a private copy.
+    pub(super) fn next_stored(&self, at: u64, len: u64) -> Option<u64> {
+        pages(at, len).find(|&page| self.stored.get(page)).map(|page| (page * PAGE_SIZE).max(at))
     }
 
     /// Notes the pages of the range that have private copies, for the next `write_out`.

@@ -1,6 +1,7 @@
 //! The one way in which the layers above reach the media: every range is checked here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bad_pages::BadPages;
 use super::{Description, MapMode, MappedRange, Media, PageRef, Part, fault_tolerant};
@@ -10,7 +11,7 @@ use crate::{Error, PAGE_SIZE, Result};
 #[derive(Clone, Debug)]
 pub struct Region {
     media: Arc<dyn Media>,
-    len: u64,
+    len: Arc<AtomicU64>,
     bad_pages: Arc<BadPages>,
 }
 
@@ -26,17 +27,17 @@ impl Region {
         for bad in media.bad() {
             bad_pages.add(bad.start..bad.end.min(len));
         }
-        Region { media, len, bad_pages: Arc::new(bad_pages) }
+        Region { media, len: Arc::new(AtomicU64::new(len)), bad_pages: Arc::new(bad_pages) }
     }
 
     /// Bytes of the media.
     pub fn len(&self) -> u64 {
-        self.len
+        self.len.load(Ordering::Acquire)
     }
 
     /// Whether the media has no bytes at all.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// What the media is and promises.
@@ -46,7 +47,7 @@ impl Region {
 
     fn guard(&self, at: u64, len: u64) -> Result<()> {
         match at.checked_add(len) {
-            Some(end) if end <= self.len => Ok(()),
+            Some(end) if end <= self.len() => Ok(()),
             _ => Err(self.out_of_range(at, len)),
         }
     }
@@ -75,7 +76,7 @@ impl Region {
     }
 
     fn out_of_range(&self, at: u64, len: u64) -> Error {
-        Error::OutOfRange { at, len, media: self.len }
+        Error::OutOfRange { at, len, media: self.len() }
     }
 
     /// Copies metadata out.
@@ -159,6 +160,22 @@ impl Region {
             Some(libc::ENOSPC) => Error::NoSpace,
             _ => e.into(),
         })
+    }
+
+    /// See [`Media::set_len`]. A longer one is the length of the region from then on.
+    pub fn set_len(&self, len: u64) -> Result<()> {
+        self.writable()?;
+        self.media.set_len(len)?;
+        let views = self.media.views();
+        let reached = views.meta.len().min(views.data.len());
+        self.len.fetch_max(reached.min(len), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// See [`Media::next_data`].
+    pub fn next_data(&self, at: u64, len: u64) -> Result<Option<u64>> {
+        self.guard(at, len)?;
+        Ok(self.media.next_data(at, len))
     }
 
     /// See [`Media::map_alignment`].

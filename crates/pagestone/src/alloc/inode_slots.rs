@@ -239,7 +239,9 @@ impl Allocator {
         self.holds_inodes(page).unwrap_or(true)
     }
 
+    /// Whether the page that the inodes of `page` lie on holds inodes.
     fn holds_inodes(&self, page: PageNo) -> Result<bool> {
+        let page = self.inode_page(page)?;
         let desc = self.descriptor(page.frame())?;
         if desc.state() != FrameState::Split {
             return Ok(false);

@@ -17,17 +17,20 @@
 //! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, the quarantine (as
 //!   large as the journal allows). Nothing grows with the pool.
 
+mod forwarding;
 mod inode_slots;
 mod page_cursor;
 mod pins;
 mod publish;
 mod recount;
 mod reservation;
+mod resize;
 mod search;
 mod stop;
 
 pub(crate) use inode_slots::SlotReservation;
 pub(crate) use reservation::Reservation;
+pub(crate) use resize::Limit;
 pub(crate) use stop::{Stop, TxResult};
 
 use std::collections::HashMap;
@@ -38,11 +41,9 @@ use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::layout::{
-    COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, ROOT, descriptor_at, inode_at,
-};
+use crate::layout::{COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, PoolState, ROOT};
 use crate::lock::{Mutex, rank};
-use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
+use crate::units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 use inode_slots::Slots;
 use page_cursor::Cursor;
 use pins::Pins;
@@ -74,6 +75,14 @@ const VERIFIED: usize = 1 << 14;
 pub(crate) struct Allocator {
     pub(crate) region: Region,
     pub(crate) geometry: Geometry,
+    /// What changes of the layout, as on the media.
+    state: Mutex<rank::Leaf, PoolState>,
+    /// Frames of the pool: those of `state`.
+    frames: AtomicU64,
+    /// Root of the forwarding table, or 0: that of `state`.
+    forward_root: AtomicU64,
+    /// Which open of the pool for writing this is.
+    session: u64,
     pub(crate) journal: Journal,
     process: OwnerProcess,
     cursors: Vec<CachePadded<Mutex<rank::Cursor, Cursor>>>,
@@ -103,7 +112,8 @@ pub(crate) struct Allocator {
 
 impl Allocator {
     /// The allocator of an open pool, after replay. Reads one page.
-    pub(crate) fn new(region: Region, geometry: Geometry, journal: Journal) -> Result<Allocator> {
+    pub(crate) fn new(region: Region, geometry: Geometry, state: PoolState, journal: Journal) -> Result<Allocator> {
+        let frames = state.frames;
         let (mut cursors, mut all_counters) = (Vec::new(), Vec::new());
         let mut pages = 0i64;
         for lane in 0..geometry.lanes {
@@ -112,12 +122,12 @@ impl Allocator {
             cursors.push(CachePadded::new(Mutex::numbered(lane as usize, Cursor::default())));
             all_counters.push(CachePadded::new(Mutex::new(counters)));
         }
-        let usable = geometry.usable_pages() as i64;
-        let frames = Allocator {
+        let usable = geometry.usable_pages(frames) as i64;
+        let alloc = Allocator {
             active: cursors.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
             slot_pages: cursors.iter().map(|_| AtomicU64::new(0)).collect(),
             stripes: (0..STRIPES).map(|i| CachePadded::new(Mutex::numbered(i, ()))).collect(),
-            search: Mutex::new(Search::new(&geometry)),
+            search: Mutex::new(Search::new(&geometry, frames)),
             quarantine: Mutex::default(),
             held: Mutex::default(),
             pins: Pins::default(),
@@ -129,12 +139,16 @@ impl Allocator {
             process: OwnerProcess::current(),
             cursors,
             counters: all_counters,
+            frames: AtomicU64::new(frames),
+            forward_root: AtomicU64::new(state.forward_root().unwrap_or_default().0),
+            state: Mutex::new(state),
+            session: journal.session(),
             region,
             geometry,
             journal,
         };
-        frames.resume_inode_pages();
-        Ok(frames)
+        alloc.resume_inode_pages();
+        Ok(alloc)
     }
 
     /// An error in a child of the process that opened the pool.
@@ -160,6 +174,86 @@ impl Allocator {
         })
     }
 
+    /// Frames of the pool, those that nobody can own included.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Acquire)
+    }
+
+    /// Frames that can be owned, in order.
+    pub(crate) fn all_frames(&self) -> impl Iterator<Item = FrameNo> + use<> {
+        self.frames_from(self.geometry.first_frame)
+    }
+
+    /// Frames from `first` on that can be owned, in order.
+    pub(crate) fn frames_from(&self, first: FrameNo) -> impl Iterator<Item = FrameNo> + use<> {
+        let (geometry, frames) = (self.geometry, self.frames());
+        (first.max(geometry.first_frame).0..frames).map(FrameNo).filter(move |&frame| geometry.owns(frame, frames))
+    }
+
+    /// Frames from `first` on that can be owned and whose descriptors are not all in storage that was never used: no
+    /// other frame is in use. In order; does not take time in proportion to what was never used.
+    pub(crate) fn used_frames_from(&self, first: FrameNo) -> impl Iterator<Item = FrameNo> + '_ {
+        let frames = self.frames();
+        let mut frame = first.max(self.geometry.first_frame).0;
+        // The frames whose descriptors lie on one page: all of them, or none, are looked at.
+        let mut known_to = 0;
+        std::iter::from_fn(move || {
+            while frame < frames {
+                if frame >= known_to {
+                    (frame, known_to) = self.next_used(frame, frames)?;
+                    continue;
+                }
+                frame += 1;
+                if self.geometry.owns(FrameNo(frame - 1), frames) {
+                    return Some(FrameNo(frame - 1));
+                }
+            }
+            None
+        })
+    }
+
+    /// The first frame from `frame` on whose descriptor's page may have been used, and the first one behind that page.
+    fn next_used(&self, mut frame: u64, frames: u64) -> Option<(u64, u64)> {
+        while frame < frames {
+            let behind = match self.geometry.next_descriptors(FrameNo(frame)).0 {
+                head if head > frame => head.min(frames),
+                _ => self.geometry.next_descriptors(FrameNo(frame + 1)).0.min(frames),
+            };
+            let at = self.geometry.descriptor_at(FrameNo(frame));
+            let len = (behind - frame) * FrameDesc::SIZE;
+            // What cannot be asked counts as used.
+            match self.region.next_data(at, len).unwrap_or(Some(at)) {
+                Some(data) => {
+                    let found = frame + (data - at) / FrameDesc::SIZE;
+                    let page_end = (data / PAGE_SIZE + 1) * PAGE_SIZE;
+                    return Some((found, (frame + (page_end - at).div_ceil(FrameDesc::SIZE)).min(behind)));
+                }
+                None => frame = behind,
+            }
+        }
+        None
+    }
+
+    /// Bytes of the pool.
+    pub(crate) fn size(&self) -> u64 {
+        self.frames() * FRAME_SIZE
+    }
+
+    /// Pages that can be owned.
+    pub(crate) fn usable_pages(&self) -> u64 {
+        self.geometry.usable_pages(self.frames())
+    }
+
+    /// Whether the frame can be owned.
+    pub(crate) fn owns(&self, frame: FrameNo) -> bool {
+        self.geometry.owns(frame, self.frames())
+    }
+
+    /// Whether all pages of a run can be owned.
+    pub(crate) fn owns_run(&self, page: PageNo, pages: u64) -> bool {
+        self.geometry.owns_run(page, pages, self.frames())
+    }
+
     /// `(pages free, pages kept for deleting)`.
     pub(crate) fn space(&self) -> (u64, u64) {
         (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept as u64)
@@ -173,12 +267,16 @@ impl Allocator {
 
     /// A frame's descriptor.
     pub(crate) fn descriptor(&self, frame: FrameNo) -> Result<FrameDesc> {
-        if !self.geometry.owns(frame) {
+        if !self.owns(frame) {
             return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
         }
         let mut bytes = [0; 64];
-        self.region.read_meta(descriptor_at(&self.geometry, frame), &mut bytes)?;
-        FrameDesc::parse(&bytes, frame)
+        self.region.read_meta(self.geometry.descriptor_at(frame), &mut bytes)?;
+        self.parse_descriptor(&bytes, frame)
+    }
+
+    fn parse_descriptor(&self, bytes: &[u8; 64], frame: FrameNo) -> Result<FrameDesc> {
+        Ok(FrameDesc::parse(bytes, frame)?.in_session(self.session))
     }
 
     /// The inode record at the place of `ino`, whatever its generation.
@@ -206,7 +304,7 @@ impl Allocator {
     /// must not be taken for a record, however much they look like one.
     pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
         self.check_process()?;
-        if ino.page() != crate::layout::ROOT_INODES && self.geometry.owns(ino.page().frame()) {
+        if ino.page() != crate::layout::ROOT_INODES && self.owns(self.inode_page(ino.page())?.frame()) {
             self.check_inode_page(ino)?;
         }
         let mut rec = InodeRec::free(Ino(0));
@@ -228,16 +326,17 @@ impl Allocator {
     }
 
     fn read_inode(&self, ino: Ino, rec: &mut InodeRec) -> Result<()> {
-        let fixed = ino.page() == crate::layout::ROOT_INODES;
-        if !fixed && !self.geometry.owns(ino.page().frame()) {
+        let page = self.inode_page(ino.page())?;
+        if page != crate::layout::ROOT_INODES && !self.owns(page.frame()) {
             return Err(Error::Stale(ino.0));
         }
-        Ok(self.region.read_meta(inode_at(ino), rec.as_mut_bytes())?)
+        let at = page.byte() + ino.slot() as u64 * InodeRec::SIZE;
+        Ok(self.region.read_meta(at, rec.as_mut_bytes())?)
     }
 
     /// A page of the pool's owned part.
     pub(crate) fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
-        if !self.geometry.owns(page.frame()) {
+        if !self.owns(page.frame()) {
             return Err(Error::corrupt(page.to_string(), "outside the pool's frames"));
         }
         Ok(self.region.page(page.byte())?)

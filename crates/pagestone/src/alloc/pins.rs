@@ -44,6 +44,11 @@ impl Pins {
         kept
     }
 
+    /// Whether a page of a frame from `first` on is pinned.
+    pub(super) fn any_from(&self, first: FrameNo) -> bool {
+        self.count.load(Ordering::SeqCst) != 0 && self.frames.lock().keys().any(|&frame| frame >= first)
+    }
+
     /// Pages that count as free and cannot be had at present: nobody may rely on them.
     pub(super) fn withheld(&self) -> i64 {
         self.withheld.load(Ordering::Relaxed)

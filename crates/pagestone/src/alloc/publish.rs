@@ -19,7 +19,7 @@ use super::reservation::{Allocated, Freed, Reowned};
 use super::{Allocator, Run, Stop, TxResult, by_frame, set_bits};
 use crate::error::{Error, Result};
 use crate::journal::{Batch, Lane};
-use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, PageEntry, PageUse, descriptor_at};
+use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, PageEntry, PageUse};
 use crate::lock::MutexGuard;
 use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
@@ -86,17 +86,17 @@ impl Allocator {
     }
 
     fn staged_descriptor(&self, batch: &mut Batch, frame: FrameNo) -> Result<FrameDesc> {
-        if !self.geometry.owns(frame) {
+        if !self.owns(frame) {
             return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
         }
-        let staged = batch.stage(&self.region, descriptor_at(&self.geometry, frame), 64)?;
+        let staged = batch.stage(&self.region, self.geometry.descriptor_at(frame), 64)?;
         let mut bytes = [0; 64];
         bytes.copy_from_slice(staged.bytes());
-        FrameDesc::parse(&bytes, frame)
+        self.parse_descriptor(&bytes, frame)
     }
 
     fn put_descriptor(&self, batch: &mut Batch, frame: FrameNo, desc: &FrameDesc) -> Result<()> {
-        batch.stage(&self.region, descriptor_at(&self.geometry, frame), 64)?.write(0, desc.as_bytes());
+        batch.stage(&self.region, self.geometry.descriptor_at(frame), 64)?.write(0, desc.as_bytes());
         Ok(())
     }
 

@@ -6,14 +6,14 @@ use zerocopy::IntoBytes;
 
 use super::Allocator;
 use crate::error::Result;
-use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, LaneCounters, PageEntry, PageUse, descriptor_at};
+use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, LaneCounters, PageEntry, PageUse};
 use crate::units::{FrameNo, Ino, PAGES_PER_FRAME};
 
 impl Allocator {
     /// Counts pages and inodes anew and lets the first lane's counters say so.
     pub(crate) fn recount(&self) -> Result<()> {
         let mut counts = Counts::default();
-        for frame in (self.geometry.first_frame.0..self.geometry.frames).map(FrameNo) {
+        for frame in self.all_frames() {
             let Ok(desc) = self.descriptor(frame) else { continue };
             match desc.state() {
                 FrameState::Free => {}
@@ -35,7 +35,7 @@ impl Allocator {
         }
         self.region.fence();
         self.region.sync()?;
-        self.free.store(self.geometry.usable_pages() as i64 - counts.pages, Ordering::Relaxed);
+        self.free.store(self.usable_pages() as i64 - counts.pages, Ordering::Relaxed);
         Ok(())
     }
 
@@ -44,7 +44,8 @@ impl Allocator {
         for i in 0..PAGES_PER_FRAME as usize {
             let page = frame.page(i);
             if let Ok(Some((PageUse::Inodes, _))) = PageEntry(table.u64(i * 8)).parse(page) {
-                let slots = (0..Ino::SLOTS_PER_PAGE as usize).map(|slot| Ino::new(page, slot, 0));
+                let number = self.number_of_inode_page(page)?;
+                let slots = (0..Ino::SLOTS_PER_PAGE as usize).map(|slot| Ino::new(number, slot, 0));
                 for rec in slots.filter_map(|ino| self.inode_at_place(ino).ok()).filter(|rec| !rec.is_free()) {
                     let (bases, shared) = rec.counts_as_base();
                     *counts = counts.plus(Counts { pages: 0, inodes: 1, bases, shared });
@@ -58,7 +59,7 @@ impl Allocator {
     pub(crate) fn set_used(&self, frame: FrameNo, used: u16) -> Result<()> {
         let desc = self.descriptor(frame)?;
         let fixed = FrameDesc::split(frame, desc.table(), used.max(1));
-        let at = descriptor_at(&self.geometry, frame);
+        let at = self.geometry.descriptor_at(frame);
         self.region.store(at, fixed.as_bytes())?;
         self.region.flush(at, FrameDesc::SIZE)?;
         self.region.fence();

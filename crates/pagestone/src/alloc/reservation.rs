@@ -112,6 +112,15 @@ impl<'p> Reservation<'p> {
         self.allocate_pages(pages, PageUse::Data, owner)
     }
 
+    /// Undoes the allocation of a run out of a split frame.
+    pub(crate) fn unallocate(&mut self, run: Run) {
+        if let Some(i) = self.allocated.iter().position(|a| a.whole.is_none() && a.run == run) {
+            let allocated = self.allocated.remove(i);
+            self.give_back(&allocated);
+            self.uncharge(run.pages);
+        }
+    }
+
     /// Gives pages back when the transaction commits. That they are the owner's is checked then.
     pub(crate) fn free(&mut self, run: Run, what: PageUse, owner: u64) {
         self.freed.push(Freed { run, what, owner });

@@ -18,13 +18,14 @@ use crate::units::{FRAME_SIZE, FrameNo, LINE, PAGES_PER_FRAME};
 const GROUPS: u64 = 4096;
 
 /// Search state, under one mutex; it is taken once per frame, not once per page.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Search {
     next: [u64; 2],
     /// Allocator taken but not yet on the media as such.
     reserved: HashSet<FrameNo>,
     maybe: [Vec<bool>; 2],
     span: u64,
+    limit: u64,
 }
 
 /// What is looked for; the number indexes the hints.
@@ -35,11 +36,18 @@ enum Want {
 }
 
 impl Search {
-    pub(super) fn new(geometry: &Geometry) -> Search {
-        let span = geometry.frames.div_ceil(GROUPS).max(1);
-        let groups = geometry.frames.div_ceil(span) as usize;
-        let first = geometry.first_frame.0;
-        Search { next: [first; 2], reserved: HashSet::new(), maybe: [vec![true; groups], vec![true; groups]], span }
+    pub(super) fn new(geometry: &Geometry, frames: u64) -> Search {
+        let mut search = Search { next: [geometry.first_frame.0; 2], ..Search::default() };
+        search.set_limit(frames);
+        search
+    }
+
+    /// Frames from `limit` on are not found any more; all others may be free.
+    pub(super) fn set_limit(&mut self, limit: u64) {
+        self.limit = limit;
+        self.span = limit.div_ceil(GROUPS).max(1);
+        let groups = limit.div_ceil(self.span) as usize;
+        self.maybe = [vec![true; groups], vec![true; groups]];
     }
 
     /// A page or all pages of `frame` became free.
@@ -73,7 +81,7 @@ impl Allocator {
     /// Takes a free frame for one owner; it stays reserved until published or given back.
     pub(super) fn reserve_frame(&self) -> TxResult<FrameNo> {
         let frame = self.find(Want::Free)?.ok_or(Stop::NoSpace)?;
-        let descriptor = crate::layout::descriptor_at(&self.geometry, frame);
+        let descriptor = self.geometry.descriptor_at(frame);
         let below = self.region.reserve(descriptor, LINE).and_then(|()| self.region.reserve(frame.byte(), FRAME_SIZE));
         if let Err(e) = below {
             self.search.lock().unreserve(frame);
@@ -181,7 +189,7 @@ impl Allocator {
     }
 
     /// The cursor leaves its frame to others.
-    fn leave(&self, lane: usize, cursor: &mut super::Cursor) {
+    pub(super) fn leave(&self, lane: usize, cursor: &mut super::Cursor) {
         if let Some(frame) = cursor.frame.take() {
             let left = cursor.available != [0; 8];
             cursor.available = [0; 8];
@@ -195,7 +203,7 @@ impl Allocator {
     /// The next frame of the wanted sort that nobody has reserved; it is reserved on return.
     fn find(&self, want: Want) -> Result<Option<FrameNo>> {
         let mut search = self.search.lock();
-        let (first, end, span) = (self.geometry.first_frame.0, self.geometry.frames, search.span);
+        let (first, end, span) = (self.geometry.first_frame.0, search.limit, search.span);
         let mut at = search.next[want as usize];
         let mut left = end - first;
         // Whether the current group has been looked at from its start on.
@@ -236,6 +244,9 @@ impl Allocator {
     }
 
     fn suits(&self, search: &Search, want: Want, frame: FrameNo) -> Suits {
+        if self.geometry.holds_descriptors(frame) {
+            return Suits::No;
+        }
         // A damaged descriptor is nobody's to allocate from; `check` names it. It may also be one
         // that another lane is just changing.
         let Ok(desc) = self.descriptor(frame) else { return Suits::Later };

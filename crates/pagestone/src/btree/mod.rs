@@ -16,10 +16,12 @@
 
 mod insert;
 mod node;
+mod relocate;
 mod remove;
 
 pub(crate) use insert::{insert, insert_here};
 pub(crate) use node::{Entry, NodeView};
+pub(crate) use relocate::relocate_path;
 pub(crate) use remove::{destroy_leaf, drop_empty, remove, remove_here};
 
 use std::ops::ControlFlow;

@@ -10,6 +10,7 @@
 //! A check has the pool for itself. It takes DRAM in proportion to what is in use (about 100 bytes
 //! per frame and 60 per inode), unlike everything else here.
 
+mod fixed;
 mod owners;
 mod paths;
 mod repair;
@@ -18,11 +19,10 @@ mod walk;
 use std::path::Path;
 use std::sync::Arc;
 
-use pmem::{Media, MediaKind, Part, Region};
+use pmem::{Media, MediaKind, Region};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::layout::{SUPERBLOCKS, Superblock};
 use crate::pool::{OpenOptions, Pool, open_existing};
 
 /// What a check found.
@@ -92,7 +92,7 @@ pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, 
 /// As [`check`], of media that are open already; `repair` needs media that take changes.
 pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let region = Region::new(media.clone());
-    let superblocks = check_superblocks(&region, options.repair)?;
+    let superblocks = fixed::check_superblocks(&region, options.repair)?;
     let read_only = region.describe().read_only;
     let pool = match Pool::open_on(media, &OpenOptions { read_only, media: None }) {
         Ok(pool) => pool,
@@ -160,37 +160,8 @@ const DATA_LOST: &str = "reads of it are errors; the rest of the file is there; 
 fn pass(pool: &Pool, data: bool, progress: Progress<'_>) -> Pass {
     let mut pass = Pass { report: Report::default(), data, fixes: Vec::new() };
     let engine = pool.engine();
+    fixed::compare_states(engine, &mut pass);
     let claims = walk::walk(engine, &mut pass, progress);
     owners::compare(engine, &mut pass, &claims, progress);
     pass
-}
-
-/// Both copies have to be whole; a good one replaces a bad one.
-fn check_superblocks(region: &Region, repair: bool) -> Result<Vec<Finding>> {
-    let mut copies = Vec::new();
-    for page in SUPERBLOCKS {
-        let mut bytes = [0; size_of::<Superblock>()];
-        let read = region.read_data(page.byte(), &mut bytes);
-        copies.push(read.map_err(Error::from).and_then(|()| Superblock::parse(&bytes, region.len()).map(|_| bytes)));
-    }
-    let Some(good) = copies.iter().find_map(|c| c.as_ref().ok()).copied() else { return Ok(Vec::new()) };
-    let mut findings = Vec::new();
-    for (i, copy) in copies.into_iter().enumerate() {
-        let differs = match &copy {
-            Ok(bytes) if *bytes == good => continue,
-            Ok(_) => "it differs from the other copy".to_string(),
-            Err(e) => e.to_string(),
-        };
-        if repair {
-            region.persist(&[Part::Bytes { at: SUPERBLOCKS[i].byte(), bytes: &good }])?;
-            region.sync()?;
-        }
-        findings.push(Finding {
-            place: format!("superblock, copy {}", i + 1),
-            what: differs,
-            consequence: "none as long as the other copy is whole".into(),
-            repaired: repair,
-        });
-    }
-    Ok(findings)
 }

@@ -11,13 +11,12 @@ use crate::units::{FrameNo, Ino, PAGES_PER_FRAME, PageNo};
 const LEAK: &str = "space is lost, no data";
 
 pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progress: Progress<'_>) {
-    let geometry = &engine.alloc.geometry;
     let mut pages = 0;
     let mut damaged = false;
-    for frame in (geometry.first_frame.0..geometry.frames).map(FrameNo) {
+    for frame in engine.alloc.used_frames_from(FrameNo(0)) {
         if frame.0.is_multiple_of(1024) {
             let done = claims.inodes.len() as u64;
-            progress(done + frame.0, done + geometry.frames);
+            progress(done + frame.0, done + engine.alloc.frames());
         }
         let used = engine.alloc.descriptor(frame).and_then(|desc| compare_frame(engine, pass, claims, frame, &desc));
         match used {
@@ -38,7 +37,8 @@ pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progres
 fn compare_frame(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     match desc.state() {
-        FrameState::Free => Ok(0),
+        // What a session lends is counted by itself, and ends with it.
+        FrameState::Free | FrameState::Lent => Ok(0),
         FrameState::Retired => {
             pass.report.retired += PAGES_PER_FRAME;
             Ok(PAGES_PER_FRAME)
@@ -55,7 +55,7 @@ fn compare_split(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: Frame
     let table = engine.alloc.page(desc.table())?;
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     let mut used = 0;
-    let mut owners = [[None; PAGES_PER_FRAME as usize]; 2];
+    let mut owners = [[None; PAGES_PER_FRAME as usize]; 3];
     let pages = (0..PAGES_PER_FRAME as usize).map(|i| (i, frame.page(i)));
     for (i, page) in pages {
         match PageEntry(table.u64(i * 8)).parse(page)? {
@@ -66,11 +66,13 @@ fn compare_split(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: Frame
             Some((PageUse::Inodes, _)) => unreached(engine, pass, claims, page),
             Some((PageUse::Data, owner)) => owners[0][i] = Some(owner),
             Some((PageUse::Node, owner)) => owners[1][i] = Some(owner),
+            Some((PageUse::Forward, owner)) => owners[2][i] = Some(owner),
         }
         used += 1;
     }
     leaked(pass, frame, &claimed, PageUse::Data, &owners[0]);
     leaked(pass, frame, &claimed, PageUse::Node, &owners[1]);
+    leaked(pass, frame, &claimed, PageUse::Forward, &owners[2]);
     if used != u64::from(desc.used) {
         let what = format!("it counts {} pages in use, its table has {used}", desc.used);
         pass.find(format!("descriptor of {frame}"), what, "space may be lost");
@@ -101,8 +103,9 @@ fn leaked(pass: &mut Pass, frame: FrameNo, claimed: &[u64; 8], what: PageUse, ow
 
 /// Reports inodes that no name leads to.
 fn unreached(engine: &Engine, pass: &mut Pass, claims: &Claims, page: PageNo) {
+    let number = engine.alloc.number_of_inode_page(page).unwrap_or(page);
     for slot in 0..Ino::SLOTS_PER_PAGE as usize {
-        let place = Ino::new(page, slot, 0);
+        let place = Ino::new(number, slot, 0);
         if claims.inodes.contains_key(&place.place()) {
             continue;
         }

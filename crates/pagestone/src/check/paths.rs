@@ -24,9 +24,16 @@ impl Paths {
     pub(super) const ORPHANS: PathId = PathId(1);
     /// A deleted file.
     pub(super) const DELETED: PathId = PathId(2);
+    /// Where moved inode pages lie.
+    pub(super) const FORWARDING: PathId = PathId(3);
 
     pub(super) fn new() -> Paths {
-        Paths(vec![Link::Words("/"), Link::Words(""), Link::Words("(deleted, not yet reclaimed)")])
+        Paths(vec![
+            Link::Words("/"),
+            Link::Words(""),
+            Link::Words("(deleted, not yet reclaimed)"),
+            Link::Words("(forwarding table)"),
+        ])
     }
 
     fn add(&mut self, link: Link) -> PathId {

@@ -35,6 +35,8 @@ pub(crate) enum Fix {
     Used(FrameNo, u16),
     /// An inode without a name.
     Reattach(Ino),
+    /// A copy of the pool's state is not whole.
+    State,
     /// The counters do not add up; done last.
     Counters,
 }
@@ -70,6 +72,7 @@ fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
             tx.free(run, what, owner);
             Ok(())
         }),
+        Fix::State => engine.alloc.transact(true, |tx| tx.put_state(tx.state())),
         Fix::Used(frame, used) => engine.alloc.set_used(frame, used),
         Fix::Reattach(ino) => reattach(engine, ino),
         Fix::Counters => Ok(()),

@@ -12,7 +12,9 @@ use crate::dir::parse_entry;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::extent::extent_map::{Map, Mapped};
-use crate::layout::{FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef};
+use crate::layout::{
+    FORWARD_LEVELS, ForwardEntry, FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef,
+};
 use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
 
 const LOST: &str = "the bytes there are lost";
@@ -68,6 +70,7 @@ pub(super) fn walk(engine: &Engine, pass: &mut Pass, progress: Progress<'_>) -> 
         walk.base(base, dependent, path);
     }
     walk.links();
+    walk.forwarding();
     walk.pass.report.inodes = walk.claims.inodes.len() as u64;
     walk.claims
 }
@@ -118,8 +121,9 @@ impl Walk<'_, '_> {
         let kin = rec.is_base().then_some((0, rec.parent));
         let reached = Reached { ino, names: 1, nlink: rec.nlink, path, kin };
         self.claims.inodes.insert(ino.place(), reached);
-        if ino.page() != ROOT_INODES && self.claims.inode_pages.insert(ino.page()) {
-            self.claim(Run { page: ino.page(), pages: 1 }, PageUse::Inodes, 0, path);
+        let page = self.alloc().inode_page(ino.page()).unwrap_or(ino.page());
+        if page != ROOT_INODES && self.claims.inode_pages.insert(page) {
+            self.claim(Run { page, pages: 1 }, PageUse::Inodes, 0, path);
         }
         let total = self.total();
         (self.progress)(self.claims.inodes.len() as u64, total);
@@ -130,7 +134,7 @@ impl Walk<'_, '_> {
     fn total(&self) -> u64 {
         let inodes = self.alloc().counts().inodes.max(0) as u64;
         let pages = if self.pass.data { self.alloc().counts().pages.max(0) as u64 } else { 0 };
-        inodes.max(self.claims.inodes.len() as u64) + self.alloc().geometry.frames + pages.max(self.read)
+        inodes.max(self.claims.inodes.len() as u64) + self.alloc().frames() + pages.max(self.read)
     }
 
     /// Claims the inode's trees and runs.
@@ -378,6 +382,35 @@ impl Walk<'_, '_> {
             if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
                 reached.names -= 1;
             }
+        }
+    }
+
+    /// The tables that say where moved inode pages lie.
+    fn forwarding(&mut self) {
+        let mut tables: Vec<(PageNo, u32)> = Vec::new();
+        tables.extend(self.alloc().state().forward_root().map(|root| (root, FORWARD_LEVELS - 1)));
+        let (mut forwarded, mut seen) = (0, HashSet::new());
+        while let Some((table, level)) = tables.pop() {
+            // A hostile table that leads to itself is claimed twice, but gone into once.
+            let first = seen.insert(table);
+            self.claim(Run { page: table, pages: 1 }, PageUse::Forward, 0, Paths::FORWARDING);
+            let Some(view) = self.engine.alloc.page(table).ok().filter(|_| first) else { continue };
+            for index in 0..512 {
+                match ForwardEntry(view.u64(index * 8)).parse(table, index) {
+                    Ok(None) => {}
+                    Ok(Some(_)) if level == 0 => forwarded += 1,
+                    Ok(Some(next)) if self.alloc().owns(next.frame()) => tables.push((next, level - 1)),
+                    Ok(Some(next)) => {
+                        self.pass.find(table.to_string(), format!("a table of moved inodes leads to {next}"), LOST);
+                    }
+                    Err(e) => self.pass.add_error("forwarding table", &e, LOST),
+                }
+            }
+        }
+        let said = self.alloc().state().forwarded;
+        if said != forwarded {
+            let what = format!("the pool counts {said} moved inode pages, {forwarded} are there");
+            self.pass.find("forwarding table", what, "figures are wrong");
         }
     }
 

@@ -178,6 +178,13 @@ impl Locks {
         ReadGuards(order.into_iter().map(|i| self.at(i).read()).collect())
     }
 
+    /// Exclusive locks of all inodes.
+    pub(crate) fn write_all(&self) -> WriteGuards<'_> {
+        let mut order: SmallVec<[usize; 6]> = (0..STRIPES).collect();
+        self.distinct(&mut order);
+        WriteGuards { locks: self, held: order.into_iter().map(|i| (i, self.at(i).write())).collect() }
+    }
+
     /// Exclusive locks of all of `inos`.
     pub(crate) fn write(&self, inos: &[Ino]) -> WriteGuards<'_> {
         let mut guards = WriteGuards { locks: self, held: SmallVec::new() };

@@ -104,6 +104,8 @@ pub(crate) struct Engine {
     pub(crate) renames: Mutex<rank::Renames, ()>,
     /// Shared while a file is read through its bases; exclusive while a base is merged.
     pub(crate) chains: RwLock<rank::Chain, ()>,
+    /// Held while the pool is grown or shrunk.
+    pub(crate) resizing: Mutex<rank::Resize, ()>,
     /// Held while a tree is made, removed or restored.
     pub(crate) trees: Mutex<rank::Trees, ()>,
     /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
@@ -122,6 +124,7 @@ impl Engine {
             opens: OpenInodes::default(),
             renames: Mutex::default(),
             chains: RwLock::default(),
+            resizing: Mutex::default(),
             trees: Mutex::default(),
             merges: Mutex::default(),
             failures: Failures::default(),

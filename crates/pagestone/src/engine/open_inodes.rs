@@ -350,6 +350,15 @@ impl OpenInodes {
         open.map_or_else(MappingObservers::new, |open| open.observers.lock().clone())
     }
 
+    /// Every open inode that somebody observes.
+    pub(crate) fn all_observed(&self) -> Vec<Ino> {
+        if self.watched.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        let observed = |(open, _): &(Arc<OpenInode>, usize)| open.watched.load(Ordering::Acquire).then_some(open.ino);
+        self.shards.iter().flat_map(|s| s.lock().values().filter_map(observed).collect::<Vec<_>>()).collect()
+    }
+
     /// `observer` is notified of every change from now on.
     pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, observer: Arc<dyn MappingObserver>) {
         debug_assert_eq!(held.ino(), open.ino);

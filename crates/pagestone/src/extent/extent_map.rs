@@ -1,7 +1,7 @@
 //! A file's map: which run of the pool answers for which file page.
 //!
 //! ```text
-//!   inode record   [0..4 -> P] [9..2 -> Q] ...   up to four runs, in order
+//!   inode record   [0..4 -> P] [9..2 -> Q] ...   up to three runs, in order
 //!   tree           file page -> [ pool page | pages ]   as soon as there are more
 //! ```
 //!
@@ -59,6 +59,9 @@ impl Mapped {
     }
 }
 
+/// The state of a run stands in the bits of its first pool page from here on; none is defined yet.
+const STATE_SHIFT: u32 = 48;
+
 /// What a map by itself says of a file page, and how far that goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LocalAnswer {
@@ -84,12 +87,15 @@ impl<'a, N: Nodes> Map<'a, N> {
     }
 
     fn checked(&self, file_page: u64, page: u64, pages: u64) -> Result<Mapped> {
-        let first = self.alloc.geometry.first_frame.first_page().0;
-        let inside = page.checked_add(pages).is_some_and(|end| end <= self.alloc.geometry.size / PAGE_SIZE);
         let behind = file_page.checked_add(pages).is_none_or(|end| end > MAX_FILE_PAGES);
-        let void = page == 0 && self.rec.base != 0;
-        if pages == 0 || (page < first && !void) || !inside || behind {
-            let place = format!("map of {}, file page {file_page:#x}", self.rec.ino());
+        let void = page == 0 && pages > 0 && self.rec.base != 0;
+        let place = || format!("map of {}, file page {file_page:#x}", self.rec.ino());
+        if page >> STATE_SHIFT != 0 {
+            let what = format!("a run in state {:#x}, which is of a later version", page >> STATE_SHIFT);
+            return Err(Error::corrupt(place(), what));
+        }
+        if behind || (!void && !self.alloc.owns_run(PageNo(page), pages)) {
+            let place = place();
             return Err(Error::corrupt(
                 place,
                 format!("the run of {pages} pages at page {page:#x} lies outside the pool"),

@@ -1,7 +1,7 @@
 //! A file's extents: which run of the pool holds each of its pages, and what clones share.
 //!
 //! ```text
-//!   extent_map.rs   file page -> run of the pool: up to four runs in the inode record, more in a tree
+//!   extent_map.rs   file page -> run of the pool: up to three runs in the inode record, more in a tree
 //!   resolve.rs      a page through the file's own map, then through the bases below it
 //!   clone.rs        a map becomes an immutable base of two files
 //!   merge.rs        a base with one dependent left is merged with it

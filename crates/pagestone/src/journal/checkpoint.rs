@@ -113,7 +113,7 @@ impl Journal {
     fn write_checkpoint_mark(&self, marks: &mut Marks, sequence: u64) -> Result<()> {
         marks.checkpoint_turn += 1;
         marks.checkpoint = sequence;
-        let mark = CheckpointMark::new(marks.checkpoint_turn, sequence, self.at_sync(), marks.cache_id);
+        let mark = CheckpointMark::new(marks.checkpoint_turn, sequence, self.at_sync(), marks.cache_id, marks.session);
         let at = CHECKPOINT_SLOTS[(marks.checkpoint_turn % 2) as usize];
         self.region.persist(&[Part::Bytes { at, bytes: &mark.sealed() }])?;
         if self.at_sync() {

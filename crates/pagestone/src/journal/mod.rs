@@ -57,6 +57,8 @@ pub(crate) struct Journal {
     sequence: CachePadded<AtomicU64>,
     /// Marks on the media, and the right to write them.
     marks: Mutex<rank::Marks, Marks>,
+    /// Which open of the pool for writing this is.
+    session: u64,
     /// A publishing record was logged since the last sync.
     unsynced_data: AtomicBool,
     rounds: parking_lot::Mutex<Rounds>,
@@ -90,6 +92,7 @@ struct Marks {
     checkpoint: u64,
     sync_turn: u64,
     cache_id: [u8; 16],
+    session: u64,
 }
 
 /// Group commit of syncs: a caller needs a round that starts after it came.
@@ -125,6 +128,7 @@ impl Journal {
             checkpoint: replayed.last_sequence,
             sync_turn: replayed.sync_turn,
             cache_id: region.describe().cache_id,
+            session: replayed.session,
         };
         Journal {
             region,
@@ -133,12 +137,18 @@ impl Journal {
             lanes,
             sequence: CachePadded::new(AtomicU64::new(replayed.last_sequence)),
             marks: Mutex::new(marks),
+            session: replayed.session,
             unsynced_data: AtomicBool::new(false),
             rounds: parking_lot::Mutex::default(),
             round_ended: Condvar::new(),
             latch: Mutex::new(None),
             latched: AtomicBool::new(false),
         }
+    }
+
+    /// Opens of the pool for writing so far, this one included if it is one.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
     }
 
     /// Takes a lane with room for a record; `None` if a checkpoint has to come first.

@@ -15,9 +15,10 @@ use super::checkpoint::{CHECKPOINT_SLOTS, SYNC_SLOTS};
 use super::{MAX_RECORD, for_each_run};
 use crate::error::{Error, Result};
 use crate::layout::{
-    COUNTERS, CheckpointMark, Geometry, RECORD_MAGIC, RECORD_PUBLISHES, ROOT_INODES, RecordHeader, SyncMark,
+    COUNTERS, CheckpointMark, Geometry, PoolState, RECORD_MAGIC, RECORD_PUBLISHES, REQUESTS, ROOT_INODES, RecordHeader,
+    SyncMark,
 };
-use crate::units::PAGE_SIZE;
+use crate::units::{LINE, PAGE_SIZE};
 
 /// No pool lives long enough for larger numbers; counting on from here cannot overflow.
 const MAX_NUMBER: u64 = 1 << 62;
@@ -31,6 +32,8 @@ pub(crate) struct Replayed {
     pub(crate) applied: u64,
     pub(crate) checkpoint_turn: u64,
     pub(crate) sync_turn: u64,
+    /// Which open of the pool for writing this is.
+    pub(crate) session: u64,
     /// Records applied.
     pub(crate) records: u64,
     /// What they stored, `(pool byte, length)`: to be flushed before the session starts.
@@ -73,6 +76,7 @@ pub(crate) fn replay(region: &Region, geometry: &Geometry, salt: u64) -> Result<
         applied: checkpoint.sequence,
         checkpoint_turn: checkpoint.turn,
         sync_turn: sync.turn,
+        session: checkpoint.session.saturating_add(1),
         ..Replayed::default()
     };
     let mut next = checkpoint.sequence.max(sync.sequence).saturating_add(1);
@@ -170,12 +174,16 @@ fn apply(region: &Region, geometry: &Geometry, record: &Found, out: &mut Replaye
     Ok(())
 }
 
-/// A record may change counters, the root inode page, descriptors and what lies behind them.
+/// A record may change counters, the root inode page, the size of the pool, the last requests, descriptors and what lies
+/// behind them.
 fn allowed(geometry: &Geometry, place: u64, len: u64) -> Result<()> {
     let inside = |from: u64, to: u64| place >= from && place.checked_add(len).is_some_and(|end| end <= to);
     let fixed = inside(COUNTERS.byte(), COUNTERS.byte() + PAGE_SIZE)
-        || inside(ROOT_INODES.byte(), ROOT_INODES.byte() + PAGE_SIZE);
-    if fixed || inside(geometry.descriptors.byte(), geometry.size) {
+        || inside(ROOT_INODES.byte(), ROOT_INODES.byte() + PAGE_SIZE)
+        || inside(REQUESTS.byte(), REQUESTS.byte() + PAGE_SIZE);
+    let fixed = fixed || PoolState::PAGES.iter().any(|page| inside(page.byte(), page.byte() + LINE));
+    // The size that the media must have is a part of what the records may change: they reach as far as the media.
+    if fixed || inside(geometry.descriptors.byte(), u64::MAX) {
         return Ok(());
     }
     Err(Error::corrupt(format!("journal record for pool byte {place:#x}"), "it would change what never changes"))

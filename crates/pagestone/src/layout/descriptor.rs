@@ -3,12 +3,12 @@
 //! ```text
 //!   frame descriptor, 64 bytes per 2 MiB            split entry, 8 bytes per 4 KiB
 //!     0  checksum (salted with the frame number)      bits  0..3   use (0: free)
-//!     4  state: free, whole, split, retired           bits  4..43  owner: place of the inode
+//!     4  state: free, whole, split, retired, lent        bits  4..43  owner: place of the inode
 //!     6  used pages (split)                           bits 44..55  zero
 //!     8  owner: place of the inode (whole)            bits 56..63  check of the other bits and
 //!    16  first file page (whole)                                   of the page's number
 //!    24  page of the split table (split)
-//!    32  boot generation (heap frames, later)
+//!    32  session (lent)
 //! ```
 //!
 //! A split frame's table is one of the frame's own pages, so splitting and merging need no space
@@ -32,6 +32,8 @@ pub(crate) enum FrameState {
     Split = 2,
     /// Taken out of use after a media error.
     Retired = 3,
+    /// Lent as memory in the session that the descriptor names; free in every other.
+    Lent = 4,
 }
 
 /// The on-media record of a frame.
@@ -48,7 +50,7 @@ pub(crate) struct FrameDesc {
     /// File page at which the frame is mapped (whole).
     pub(crate) file_page: u64,
     table: u64,
-    generation: u64,
+    session: u64,
     reserved: [u64; 3],
 }
 
@@ -66,7 +68,7 @@ impl FrameDesc {
         owner: 0,
         file_page: 0,
         table: 0,
-        generation: 0,
+        session: 0,
         reserved: [0; 3],
     };
 
@@ -83,6 +85,17 @@ impl FrameDesc {
     /// A frame that nobody is to have again: a part of it was lost.
     pub(crate) fn retired(frame: FrameNo) -> FrameDesc {
         FrameDesc { state: FrameState::Retired as u8, ..Self::FREE }.sealed(frame)
+    }
+
+    /// A frame that a session lends as memory.
+    #[cfg(test)]
+    pub(crate) fn lent(frame: FrameNo, session: u64) -> FrameDesc {
+        FrameDesc { state: FrameState::Lent as u8, session, ..Self::FREE }.sealed(frame)
+    }
+
+    /// As it counts in `session`: what an earlier session lent is free.
+    pub(crate) fn in_session(self, session: u64) -> FrameDesc {
+        if self.state() == FrameState::Lent && self.session != session { Self::FREE } else { self }
     }
 
     fn sum(&self, frame: FrameNo) -> u32 {
@@ -105,7 +118,7 @@ impl FrameDesc {
             return wrong("checksum does not match");
         }
         match desc.state {
-            1 | 3 => Ok(desc),
+            1 | 3 | 4 => Ok(desc),
             2 if PageNo(desc.table).frame() != frame => wrong("its table lies outside the frame"),
             2 if desc.used == 0 || desc.used > 512 => wrong("impossible count of used pages"),
             2 => Ok(desc),
@@ -119,6 +132,7 @@ impl FrameDesc {
             0 => FrameState::Free,
             1 => FrameState::Whole,
             2 => FrameState::Split,
+            4 => FrameState::Lent,
             _ => FrameState::Retired,
         }
     }
@@ -143,6 +157,8 @@ pub(crate) enum PageUse {
     Table = 4,
     /// Nobody's, and not to be used again: the media have lost it.
     Retired = 5,
+    /// A table that says where moved inode pages lie.
+    Forward = 6,
 }
 
 /// One page's entry in a split table.
@@ -177,11 +193,28 @@ impl PageEntry {
             3 => PageUse::Node,
             4 => PageUse::Table,
             5 => PageUse::Retired,
+            6 => PageUse::Forward,
             _ => return Err(Error::corrupt(format!("split entry of {page}"), "unknown use")),
         };
         if word >> 44 != 0 || Self::check(word, page) != self.0 >> 56 {
             return Err(Error::corrupt(format!("split entry of {page}"), "check does not match"));
         }
         Ok(Some((what, word >> 4)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_an_earlier_session_lent_is_free() {
+        let frame = FrameNo(7);
+        let bytes: [u8; 64] = zerocopy::transmute!(FrameDesc::lent(frame, 3));
+        let desc = FrameDesc::parse(&bytes, frame).expect("is whole");
+        assert_eq!(desc.in_session(3).state(), FrameState::Lent);
+        assert_eq!(desc.in_session(4), FrameDesc::FREE);
+        let split = FrameDesc::split(frame, frame.first_page(), 1);
+        assert_eq!(split.in_session(4), split);
     }
 }

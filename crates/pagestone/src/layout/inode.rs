@@ -11,12 +11,14 @@
 //!   20 permissions                                      136 inode number of the base (clones)
 //!   24 uid  28 gid                                      144 pages that the base may answer for
 //!   32 nlink; dependents (bases)                        152 owner its runs name, if not itself
-//!   36 height over the lowest base                      160 four inline extents of 24 bytes, or
+//!   36 height over the lowest base                      160 backing  164 flags  168 epoch
+//!                                                       176 pages that the backing answers for
+//!                                                       184 three inline extents of 24 bytes, or
 //!                                                           a symlink's target
 //! ```
 //!
 //! A free slot keeps its generation, so that the next use of the place gets another number.
-//! Up to four runs stand in the record itself: a small file needs no tree.
+//! Up to three runs stand in the record itself: a small file needs no tree.
 //!
 //! A *base* is what a file held when it was cloned: no name leads to it and nothing changes it, and the
 //! files (or bases) that name it as their base see it wherever their own maps say nothing.
@@ -29,8 +31,10 @@ use crate::error::{Error, Result};
 use crate::units::{Ino, PageNo};
 
 /// Runs that fit in the record.
-pub(crate) const INLINE_EXTENTS: usize = 4;
+pub(crate) const INLINE_EXTENTS: usize = 3;
 
+/// Largest number of a backing that this version knows.
+const LAST_BACKING: u32 = 1;
 /// The kind byte of a base.
 const BASE: u8 = 8;
 
@@ -86,6 +90,14 @@ pub(crate) struct InodeRec {
     pub(crate) base_pages: u64,
     /// Owner that runs and nodes of the map name; 0: this inode.
     owner: u64,
+    /// Who answers pages that neither the map nor a base has: 0 zeros, 1 nobody (for measurements).
+    pub(crate) backing: u32,
+    /// None is defined: all zero.
+    flags: u32,
+    /// The epoch of a cached file; zero.
+    epoch: u64,
+    /// Pages from here on are not the backing's to answer.
+    pub(crate) backing_pages: u64,
     pub(crate) inline: [InlineExtent; INLINE_EXTENTS],
 }
 
@@ -144,7 +156,13 @@ impl InodeRec {
         if self.base != 0 && !self.may_have_base() {
             return wrong("only a file can have a base");
         }
-        let counts = [self.size, self.pages, self.base_pages].iter().all(|&n| n <= MAX_COUNT)
+        if self.flags != 0 || self.epoch != 0 || self.backing > LAST_BACKING {
+            return wrong("its flags, epoch or backing are of a later version");
+        }
+        if (self.backing != 0 || self.backing_pages != 0) && !self.may_have_base() {
+            return wrong("only a file can have a backing");
+        }
+        let counts = [self.size, self.pages, self.base_pages, self.backing_pages].iter().all(|&n| n <= MAX_COUNT)
             && self.nlink <= u32::MAX / 2
             && self.owner < 1 << 40
             && (!self.may_have_base() || self.rdev <= MAX_COUNT);

@@ -5,36 +5,47 @@
 //!   page 1      journal header: checkpoint and sync marks, two slots each
 //!   page 2      lane counters, one line per lane
 //!   page 3      root inode page: inode 1 is the root directory, 2 the orphan index
+//!   page 4      frames of the pool, forwarding table: first copy
+//!   page 5      last requests of server threads     room for later
+//!   page 254    the same, second copy
 //!   page 255    superblock, second copy
 //!   page 256    journal lanes, one after the other
-//!   ...         frame descriptors, 64 bytes for every frame of the pool
-//!   first_frame the first 2 MiB frame that can be owned; from here on everything is allocated
+//!   ...         frame descriptors of segment 0, 64 bytes for every frame
+//!   first_frame the first 2 MiB frame that can be owned; from here on everything is allocated, but for
+//!               the first frame of each further segment, which holds its descriptors
 //! ```
 //!
 //! All numbers are little-endian. Every structure carries a checksum and the number of the place
 //! where it belongs, so that a flipped bit and a misplaced write are both found where they are
 //! read. An all-zero descriptor is a free frame and an all-zero inode record a free slot, which is
-//! why formatting writes four pages however large the pool is.
+//! why formatting writes six pages however large the pool is.
 
 mod descriptor;
+mod forward;
+mod geometry;
 mod inode;
 pub(crate) mod node;
+mod page_state;
+mod pool_state;
 mod record;
 mod superblock;
 
 pub(crate) use descriptor::{FrameDesc, FrameState, PageEntry, PageUse};
+pub(crate) use forward::{ForwardEntry, LEVELS as FORWARD_LEVELS, index as forward_index};
+pub(crate) use geometry::{Geometry, frames_of};
 pub(crate) use inode::{INLINE_EXTENTS, InlineExtent, InodeRec, TreeRef};
+pub(crate) use pool_state::PoolState;
 pub(crate) use record::{
     CheckpointMark, Counts, LaneCounters, RECORD_MAGIC, RECORD_PUBLISHES, RecordHeader, SyncMark, entry_word,
 };
-pub(crate) use superblock::{Geometry, Superblock};
+pub(crate) use superblock::Superblock;
 
-use crate::units::{FrameNo, Ino, PAGE_SIZE, PageNo};
+use crate::units::{Ino, PAGE_SIZE, PageNo};
 
 const _: () = assert!(cfg!(target_endian = "little"), "the format is little-endian and read in place");
 
 /// Format version that this build writes and reads.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// Smallest pool: metadata and three frames.
 pub(crate) const MIN_POOL: u64 = 8 << 20;
 /// Largest pool: what an inode number can address.
@@ -44,6 +55,8 @@ pub(crate) const MAX_POOL: u64 = 1 << 48;
 pub(crate) const JOURNAL_HEADER: PageNo = PageNo(1);
 pub(crate) const COUNTERS: PageNo = PageNo(2);
 pub(crate) const ROOT_INODES: PageNo = PageNo(3);
+/// One line for each server thread: the request that it did last. Zeros today.
+pub(crate) const REQUESTS: PageNo = PageNo(5);
 pub(crate) const SUPERBLOCKS: [PageNo; 2] = [PageNo(0), PageNo(255)];
 pub(crate) const FIRST_LANE: PageNo = PageNo(256);
 
@@ -57,12 +70,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// Where frame `frame`'s descriptor lies, in pool bytes.
-pub(crate) fn descriptor_at(geometry: &Geometry, frame: FrameNo) -> u64 {
-    geometry.descriptors.byte() + frame.0 * FrameDesc::SIZE
-}
-
-/// Where an inode record lies, in pool bytes.
+/// Where an inode record lies, in pool bytes, unless its page was moved.
 pub(crate) fn inode_at(ino: Ino) -> u64 {
     ino.page().byte() + ino.slot() as u64 * InodeRec::SIZE
 }

@@ -63,7 +63,9 @@ pub(crate) struct CheckpointMark {
     pub(crate) sequence: u64,
     /// The volatile cache above the media in that session.
     pub(crate) cache_id: [u8; 16],
-    zero: [u64; 3],
+    /// Opens of the pool for writing so far: frames that an earlier session lent are free.
+    pub(crate) session: u64,
+    zero: [u64; 2],
 }
 
 /// Up to which sequence data that records publish is durable. Two slots.
@@ -120,7 +122,9 @@ pub(crate) struct LaneCounters {
     pub(crate) counts: Counts,
     /// Page of inodes that the lane was filling; 0: none. A hint: the page's descriptor decides.
     pub(crate) slots: u64,
-    zero: [u64; 2],
+    /// Frames lent as memory, in the session `lent_in`; of another session they count as none.
+    lent: i64,
+    lent_in: u64,
 }
 
 macro_rules! one_line {
@@ -140,14 +144,15 @@ macro_rules! one_line {
         }
     };
 }
+pub(super) use one_line;
 one_line!(CheckpointMark);
 one_line!(SyncMark);
 one_line!(LaneCounters);
 
 impl CheckpointMark {
     /// A mark without its checksum.
-    pub(crate) fn new(turn: u64, sequence: u64, at_sync: bool, cache_id: [u8; 16]) -> CheckpointMark {
-        CheckpointMark { crc: 0, at_sync: u32::from(at_sync), turn, sequence, cache_id, zero: [0; 3] }
+    pub(crate) fn new(turn: u64, sequence: u64, at_sync: bool, cache_id: [u8; 16], session: u64) -> CheckpointMark {
+        CheckpointMark { crc: 0, at_sync: u32::from(at_sync), turn, sequence, cache_id, session, zero: [0; 2] }
     }
 }
 
@@ -161,6 +166,6 @@ impl SyncMark {
 impl LaneCounters {
     /// Counters without their checksum.
     pub(crate) fn new(lane: u32, counts: Counts) -> LaneCounters {
-        LaneCounters { crc: 0, lane, counts, slots: 0, zero: [0; 2] }
+        LaneCounters { crc: 0, lane, counts, slots: 0, lent: 0, lent_in: 0 }
     }
 }

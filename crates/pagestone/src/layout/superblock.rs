@@ -1,11 +1,11 @@
 //! The superblock: what the pool is and where its parts lie. Two copies, written once by create,
-//! never changed afterwards, so no crash can be in the middle of it.
+//! never changed afterwards, so no crash can be in the middle of it. The size lies elsewhere ([`PoolState`](super::PoolState)).
 //!
 //! ```text
-//!   0  magic "PAGESTON"     40  size of the pool     72  lanes        96  checksum of 0..96
-//!   8  version              48  descriptors (page)   76  lane pages  100  checksum of 104..112
-//!  12  features: ignore     56  first frame          80  hash seed   104  salt of the records
-//!  16  features: read-only  64  frames               88  created (s since 1970)
+//!   0  magic "PAGESTON"     40  frames it was made with     72  lanes        96  salt of the records
+//!   8  version              48  descriptors (page)          76  lane pages  104  zero (20 bytes)
+//!  12  features: ignore     56  first frame                 80  hash seed   124  checksum of 0..124
+//!  16  features: read-only  64  frames of segment 0         88  created (s since 1970)
 //!  20  features: refuse
 //!  24  uuid
 //! ```
@@ -14,11 +14,17 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{FIRST_LANE, FrameDesc, MAX_POOL, MIN_POOL, VERSION, crc32c};
+use super::geometry::frames_of;
+use super::{Geometry, VERSION, crc32c};
 use crate::error::{Error, Result};
-use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PageNo};
+use crate::units::FRAME_SIZE;
 
 const MAGIC: [u8; 8] = *b"PAGESTON";
+
+/// What to do with a pool of a version that this program does not read.
+const OLDER: &str = "its format is version VERSION, which this program does not read. To move the data, copy it out with \
+                     the program that made the pool (pagestone get -r -a POOL:/ DIR), make a new pool, and copy it in \
+                     (pagestone put -r -a DIR POOL:/)";
 
 /// The record at the start of pages 0 and 255.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -30,107 +36,56 @@ pub(crate) struct Superblock {
     features_read_only: u32,
     features_refuse: u32,
     pub(crate) uuid: [u8; 16],
-    size: u64,
+    frames: u64,
     descriptors: u64,
     first_frame: u64,
-    frames: u64,
+    first_segment: u64,
     lanes: u32,
     lane_pages: u32,
     pub(crate) hash_seed: u64,
     pub(crate) created: i64,
-    crc: u32,
-    salt_crc: u32,
     salt: u64,
+    reserved: [u32; 5],
+    crc: u32,
 }
 
-const _: () = assert!(size_of::<Superblock>() == 112);
-
-/// Feature to refuse: the records' salt stands in the superblock. Without it the salt is the first half of the uuid.
-const SECRET_SALT: u32 = 1;
-
-/// Where everything lies in this pool: computed from the size, compared with the superblock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Geometry {
-    /// Bytes of the pool, a multiple of a frame.
-    pub(crate) size: u64,
-    /// Journal lanes.
-    pub(crate) lanes: u32,
-    /// Pages of each.
-    pub(crate) lane_pages: u32,
-    /// First page of the descriptor array.
-    pub(crate) descriptors: PageNo,
-    /// First frame that can be owned.
-    pub(crate) first_frame: FrameNo,
-    /// Allocator of the pool, those of the metadata included.
-    pub(crate) frames: u64,
-}
-
-impl Geometry {
-    /// The layout of a pool of `size` bytes (rounded down to whole frames).
-    pub(crate) fn for_size(size: u64) -> Result<Geometry> {
-        if size < MIN_POOL {
-            return Err(Error::Size(format!("{size} bytes are too few for a pool; the least is {MIN_POOL} (8 MiB)")));
-        }
-        if size > MAX_POOL {
-            return Err(Error::Size(format!("{size} bytes are too many for a pool; the most is {MAX_POOL} (256 TiB)")));
-        }
-        let (lanes, lane_pages) = if size < 64 << 20 { (2, 64) } else { (8, 128) };
-        let frames = size / FRAME_SIZE;
-        let descriptors = FIRST_LANE.plus(u64::from(lanes * lane_pages));
-        let end = descriptors.byte() + frames * FrameDesc::SIZE;
-        let first_frame = FrameNo(end.div_ceil(FRAME_SIZE));
-        Ok(Geometry { size: frames * FRAME_SIZE, lanes, lane_pages, descriptors, first_frame, frames })
-    }
-
-    /// First byte of lane `lane`.
-    pub(crate) fn lane_at(&self, lane: u32) -> u64 {
-        FIRST_LANE.byte() + u64::from(lane) * self.lane_len()
-    }
-
-    /// Bytes of a lane.
-    pub(crate) fn lane_len(&self) -> u64 {
-        u64::from(self.lane_pages) * PAGE_SIZE
-    }
-
-    /// Pages that can be owned.
-    pub(crate) fn usable_pages(&self) -> u64 {
-        (self.frames - self.first_frame.0) * (FRAME_SIZE / PAGE_SIZE)
-    }
-
-    /// Whether `frame` can be owned.
-    pub(crate) fn owns(&self, frame: FrameNo) -> bool {
-        frame >= self.first_frame && frame.0 < self.frames
-    }
-}
+const _: () = assert!(size_of::<Superblock>() == 128);
 
 impl Superblock {
     /// The superblock of a new pool.
-    pub(crate) fn new(geometry: &Geometry, uuid: [u8; 16], hash_seed: u64, salt: u64, created: i64) -> Superblock {
+    pub(crate) fn new(frames: u64, uuid: [u8; 16], hash_seed: u64, salt: u64, created: i64) -> Superblock {
+        let geometry = Geometry::for_new_pool(frames);
         let mut sb = Superblock {
             magic: MAGIC,
             version: VERSION,
             features_ignore: 0,
             features_read_only: 0,
-            features_refuse: SECRET_SALT,
+            features_refuse: 0,
             uuid,
-            size: geometry.size,
+            frames,
             descriptors: geometry.descriptors.0,
             first_frame: geometry.first_frame.0,
-            frames: geometry.frames,
+            first_segment: geometry.first_segment,
             lanes: geometry.lanes,
             lane_pages: geometry.lane_pages,
             hash_seed,
             created,
-            crc: 0,
-            salt_crc: crc32c(salt.as_bytes()),
             salt,
+            reserved: [0; 5],
+            crc: 0,
         };
         sb.crc = sb.sum();
         sb
     }
 
+    /// Whether the checksum is right where versions 1 and 2 have it.
+    fn old_sum_is_right(&self) -> bool {
+        let bytes = self.as_bytes();
+        crc32c(&bytes[..96]).to_le_bytes() == bytes[96..100]
+    }
+
     fn sum(&self) -> u32 {
-        crc32c(&self.as_bytes()[..96])
+        crc32c(&self.as_bytes()[..124])
     }
 
     /// Whether these bytes begin like a superblock, intact or not.
@@ -139,42 +94,36 @@ impl Superblock {
     }
 
     /// Reads one copy. The caller tries the other when this one fails.
-    pub(crate) fn parse(bytes: &[u8], media_len: u64) -> Result<(Superblock, Geometry)> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<(Superblock, Geometry)> {
         let (sb, _) = Superblock::read_from_prefix(bytes)
             .map_err(|_| Error::Size(format!("{} bytes are too few for a superblock", bytes.len())))?;
         if sb.magic != MAGIC {
             return Err(Error::NotAPool("no superblock at its start (wrong magic)".into()));
         }
+        // The version comes first: where the checksum lies depends on it.
+        match sb.version {
+            VERSION => {}
+            1 | 2 if sb.old_sum_is_right() => {
+                return Err(Error::TooOld(OLDER.replace("VERSION", &sb.version.to_string())));
+            }
+            _ if sb.crc != sb.sum() => return Err(Error::corrupt("superblock", "checksum does not match")),
+            newer => {
+                return Err(Error::TooNew(format!("its format is version {newer}, this program reads {VERSION}")));
+            }
+        }
         if sb.crc != sb.sum() {
             return Err(Error::corrupt("superblock", "checksum does not match"));
         }
-        if sb.version > VERSION {
-            return Err(Error::TooNew(format!(
-                "its format is version {}, this program reads up to {VERSION}",
-                sb.version
-            )));
+        if sb.features_refuse != 0 {
+            return Err(Error::TooNew(format!("it uses features {:#x}, unknown here", sb.features_refuse)));
         }
-        if sb.version < VERSION {
-            let what = format!("its format is version {}, older than this program reads ({VERSION})", sb.version);
-            return Err(Error::NotAPool(what));
-        }
-        let unknown = sb.features_refuse & !SECRET_SALT;
-        if unknown != 0 {
-            return Err(Error::TooNew(format!("it uses features {unknown:#x}, unknown here")));
-        }
-        if sb.has_salt() && sb.salt_crc != crc32c(sb.salt.as_bytes()) {
-            return Err(Error::corrupt("superblock", "checksum of the salt does not match"));
-        }
-        let geometry = Geometry::for_size(sb.size)?;
-        let stated = (sb.descriptors, sb.first_frame, sb.frames, sb.lanes, sb.lane_pages);
-        let g = &geometry;
-        if stated != (g.descriptors.0, g.first_frame.0, g.frames, g.lanes, g.lane_pages) || sb.size != g.size {
+        let frames = frames_of(sb.frames.saturating_mul(FRAME_SIZE))?;
+        let g = Geometry::for_new_pool(frames);
+        let stated = (sb.descriptors, sb.first_frame, sb.first_segment, sb.lanes, sb.lane_pages);
+        if stated != (g.descriptors.0, g.first_frame.0, g.first_segment, g.lanes, g.lane_pages) {
             return Err(Error::corrupt("superblock", "its layout does not follow from its size"));
         }
-        if media_len < sb.size {
-            return Err(Error::Size(format!("the pool was {} bytes, only {media_len} are left (truncated?)", sb.size)));
-        }
-        Ok((sb, geometry))
+        Ok((sb, g))
     }
 
     /// Whether this version may only read the pool.
@@ -182,13 +131,9 @@ impl Superblock {
         self.features_read_only != 0
     }
 
-    fn has_salt(&self) -> bool {
-        self.features_refuse & SECRET_SALT != 0
-    }
-
     /// What the journal's records of this pool carry.
     pub(crate) fn record_salt(&self) -> u64 {
-        if self.has_salt() { self.salt } else { self.uuid.first_chunk().map_or(0, |half| u64::from_le_bytes(*half)) }
+        self.salt
     }
 
     /// Format version.

@@ -9,6 +9,7 @@
 //! A crash before step 3 leaves no pool: the old superblocks were wiped first.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,9 +20,10 @@ use super::{OpenOptions, Pool};
 use crate::attr::{Kind, Time};
 use crate::error::{Error, Result};
 use crate::layout::{
-    CheckpointMark, FrameDesc, Geometry, InodeRec, JOURNAL_HEADER, ORPHANS, ROOT, SUPERBLOCKS, Superblock, inode_at,
+    CheckpointMark, Geometry, InodeRec, JOURNAL_HEADER, ORPHANS, PoolState, ROOT, SUPERBLOCKS, Superblock, frames_of,
+    inode_at,
 };
-use crate::units::PAGE_SIZE;
+use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE};
 
 /// How to make a pool.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +39,7 @@ pub struct CreateOptions {
 pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     // A size that cannot be is refused before a file is made or lengthened.
     if let Some(size) = options.size {
-        Geometry::for_size(size)?;
+        frames_of(size)?;
     }
     if !options.force && holds_something(path) {
         return Err(Error::Exists);
@@ -94,7 +96,8 @@ pub(super) fn create_on(media: Arc<dyn Media>, options: &CreateOptions) -> Resul
 
 /// Writes an empty pool. `used`: the range may hold old bytes.
 fn format(region: &Region, size: u64, used: bool) -> Result<()> {
-    let geometry = Geometry::for_size(size)?;
+    let frames = frames_of(size)?;
+    let geometry = Geometry::for_new_pool(frames);
     let mut seed = [0u8; 32];
     fill_random(&mut seed)?;
     let now = Time::now();
@@ -102,32 +105,44 @@ fn format(region: &Region, size: u64, used: bool) -> Result<()> {
     uuid.copy_from_slice(&seed[..16]);
     hash.copy_from_slice(&seed[16..24]);
     salt.copy_from_slice(&seed[24..]);
-    let sb = Superblock::new(&geometry, uuid, u64::from_le_bytes(hash), u64::from_le_bytes(salt), now.sec);
+    let sb = Superblock::new(frames, uuid, u64::from_le_bytes(hash), u64::from_le_bytes(salt), now.sec);
     region.reserve(0, geometry.descriptors.byte() + PAGE_SIZE)?;
     let fence = || if region.describe().durability == Durability::AtSync { region.sync() } else { Ok(()) };
     if used {
         let zero = |at: u64, len: u64| Part::Zero { at, len };
         region.persist(&[zero(SUPERBLOCKS[0].byte(), PAGE_SIZE), zero(SUPERBLOCKS[1].byte(), PAGE_SIZE)])?;
         fence()?;
-        let descriptors = geometry.frames * FrameDesc::SIZE;
-        region.persist(&[zero(PAGE_SIZE, geometry.descriptors.byte() + descriptors - PAGE_SIZE)])?;
+        region.persist(&[zero(PAGE_SIZE, geometry.first_frame.byte() - PAGE_SIZE)])?;
+        zero_descriptors(region, &geometry, 0..frames)?;
     }
     let mut root = InodeRec::new(ROOT, Kind::Dir, 0o755, now);
     root.parent = ROOT.0;
     let mut orphans = InodeRec::new(ORPHANS, Kind::File, 0, now);
     orphans.nlink = 1;
     let mark =
-        CheckpointMark::new(1, 0, region.describe().durability == Durability::AtSync, region.describe().cache_id);
-    let (root, orphans, mark) = (root.sealed(), orphans.sealed(), mark.sealed());
+        CheckpointMark::new(1, 0, region.describe().durability == Durability::AtSync, region.describe().cache_id, 0);
+    let (root, orphans, mark, size) = (root.sealed(), orphans.sealed(), mark.sealed(), PoolState::new(frames).sealed());
     region.persist(&[
         Part::Bytes { at: inode_at(ROOT), bytes: root.as_bytes() },
         Part::Bytes { at: inode_at(ORPHANS), bytes: orphans.as_bytes() },
         Part::Bytes { at: JOURNAL_HEADER.byte() + 512, bytes: &mark },
+        Part::Bytes { at: PoolState::PAGES[0].byte(), bytes: &size },
+        Part::Bytes { at: PoolState::PAGES[1].byte(), bytes: &size },
     ])?;
     fence()?;
     for page in SUPERBLOCKS.into_iter().rev() {
         region.persist(&[Part::Bytes { at: page.byte(), bytes: sb.as_bytes() }])?;
         fence()?;
+    }
+    Ok(())
+}
+
+/// Zeros the frames of descriptors that segments among these frames begin with: their range may hold old bytes.
+pub(super) fn zero_descriptors(region: &Region, geometry: &Geometry, frames: Range<u64>) -> Result<()> {
+    let mut head = geometry.next_descriptors(FrameNo(frames.start));
+    while head.0 < frames.end {
+        region.persist(&[Part::Zero { at: head.byte(), len: FRAME_SIZE }])?;
+        head = geometry.next_descriptors(FrameNo(head.0 + 1));
     }
     Ok(())
 }

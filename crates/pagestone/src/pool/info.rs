@@ -51,10 +51,10 @@ pub struct Info {
 
 pub(super) fn info(engine: &Engine) -> Result<Info> {
     let geometry = &engine.alloc.geometry;
-    let descriptor_bytes = geometry.frames * FrameDesc::SIZE;
+    let descriptor_bytes = geometry.descriptor_bytes(engine.alloc.frames());
     Ok(Info {
         media: engine.alloc.region.describe().clone(),
-        size: geometry.size,
+        size: engine.alloc.size(),
         version: engine.superblock.version(),
         uuid: engine.superblock.uuid.iter().map(|b| format!("{b:02x}")).collect(),
         created: engine.superblock.created,
@@ -78,7 +78,7 @@ pub(super) fn statfs(engine: &Engine) -> StatFs {
     let (free, kept) = engine.alloc.space();
     let counts = engine.alloc.counts();
     StatFs {
-        pages: engine.alloc.geometry.usable_pages(),
+        pages: engine.alloc.usable_pages(),
         free,
         available: free.saturating_sub(kept),
         // What clones share is no file.

@@ -17,6 +17,7 @@ pub use info::Info;
 pub(crate) use open::open_existing;
 pub use open::{OpenOptions, is_pool};
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -112,6 +113,30 @@ impl Pool {
         }
         let synced = self.engine().sync_all();
         synced.and(self.engine().alloc.checkpoint())
+    }
+
+    /// Lets the pool have `size` bytes, rounded down to whole frames of 2 MiB; the media are lengthened if they are a
+    /// file that is shorter. It goes on being used meanwhile. Durable on return. Takes one record, whatever the sizes;
+    /// waits for a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Size`] for fewer bytes than it has, or more than the media or a pool can have; [`Error::Media`] if the
+    /// media cannot be lengthened while they are open. The pool is as it was then.
+    pub fn grow(&self, size: u64) -> Result<()> {
+        self.engine().grow(size)
+    }
+
+    /// Lets the pool have `size` bytes, rounded up to whole frames of 2 MiB, after moving what lies behind. It goes on
+    /// being used meanwhile; inode numbers stay. `progress` is called with the pages moved and the pages to be moved,
+    /// with no lock held; after `Break` the operation ends with [`Error::Interrupted`]. What is behind the end of the
+    /// media is given back to the filesystem; a file is truncated once the pool is closed.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if what the pool holds does not fit; [`Error::Size`] for more bytes than it has, or fewer than
+    /// it can have; [`Error::Pinned`] if a mapping keeps pages behind the end; [`Error::Lost`] if a page there cannot be
+    /// read. The pool has its size still then, and what was moved lies elsewhere.
+    pub fn shrink(&self, size: u64, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
+        self.engine().shrink(size, progress)
     }
 
     /// Its snapshots, and clones of trees.

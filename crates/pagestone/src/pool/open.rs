@@ -13,7 +13,8 @@ use super::{Engine, Pool};
 use crate::alloc::Allocator;
 use crate::error::{Error, Result};
 use crate::journal::{self, Journal};
-use crate::layout::{Geometry, ORPHANS, ROOT, SUPERBLOCKS, Superblock};
+use crate::layout::{Geometry, ORPHANS, PoolState, ROOT, SUPERBLOCKS, Superblock};
+use crate::units::{FRAME_SIZE, LINE, PageNo};
 
 /// How to open a pool.
 #[derive(Clone, Debug, Default)]
@@ -81,13 +82,42 @@ fn mount_region(region: Region) -> Result<(Superblock, Allocator, u64)> {
     if superblock.read_only_here() && !read_only {
         return Err(Error::TooNew("it can only be opened read-only here".into()));
     }
+    // What is too short is refused before records are looked for in it. A crash may have torn the size; a record has
+    // it then.
+    if let Err(e @ Error::Size(_)) = read_state(&region) {
+        return Err(e);
+    }
     let salt = superblock.record_salt();
     let replayed = journal::replay(&region, &geometry, salt)?;
+    let state = read_state(&region)?;
     let journal = Journal::new(region.clone(), geometry, salt, &replayed);
     if !read_only {
         journal.start_session(&replayed)?;
     }
-    Ok((superblock, Allocator::new(region, geometry, journal)?, replayed.records))
+    Ok((superblock, Allocator::new(region, geometry, state, journal)?, replayed.records))
+}
+
+/// How many frames the pool has, and where moved inode pages are listed: the first copy that is whole says it.
+pub(crate) fn read_state(region: &Region) -> Result<PoolState> {
+    let copy = |page: PageNo| {
+        let mut line = [0; LINE as usize];
+        region.read_meta(page.byte(), &mut line).ok()?;
+        PoolState::parse(line).filter(PoolState::is_possible)
+    };
+    let least = PoolState::PAGES[1].byte() + LINE;
+    if region.len() < least {
+        return Err(Error::Size(format!("the pool has only {} bytes left (truncated?)", region.len())));
+    }
+    let Some(state) = PoolState::PAGES.into_iter().find_map(copy) else {
+        let place = format!("{} and {}", PoolState::PAGES[0], PoolState::PAGES[1]);
+        return Err(Error::corrupt(place, "both copies of the pool's state are damaged"));
+    };
+    let bytes = state.frames * FRAME_SIZE;
+    if region.len() < bytes {
+        let text = format!("the pool has {bytes} bytes, only {} are left (truncated?)", region.len());
+        return Err(Error::Size(text));
+    }
+    Ok(state)
 }
 
 /// The first copy that is whole; if none is, what is wrong with the first.
@@ -101,10 +131,10 @@ fn read_superblock(region: &Region) -> Result<(Superblock, Geometry)> {
             continue;
         }
         any_magic |= Superblock::has_magic(&bytes);
-        match Superblock::parse(&bytes, region.len()) {
+        match Superblock::parse(&bytes) {
             Ok(found) => return Ok(found),
-            // A copy that is whole and refused (too new, truncated) is the answer.
-            Err(e @ (Error::TooNew(_) | Error::Size(_))) => return Err(e),
+            // A copy that is whole and refused (another version) is the answer.
+            Err(e @ (Error::TooNew(_) | Error::TooOld(_) | Error::Size(_))) => return Err(e),
             Err(e) => {
                 first_error.get_or_insert(e);
             }

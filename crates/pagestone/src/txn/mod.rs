@@ -10,6 +10,7 @@
 //! `f` runs with a lane held and may run more than once. It must not wait for an inode, a mapping or a backing: the
 //! caller locks inodes before. It must change nothing in DRAM but through the transaction.
 
+mod forward;
 mod tx;
 
 pub(crate) use tx::{Durable, Fresh, Tx};
@@ -79,8 +80,9 @@ impl Allocator {
     /// happened all the same.
     pub(super) fn release_inode_page(&self, page: PageNo) {
         let released = self.transact(true, |tx| {
-            tx.free(Run { page, pages: 1 }, PageUse::Inodes, 0);
-            Ok(())
+            let at = self.inode_page(page)?;
+            tx.free(Run { page: at, pages: 1 }, PageUse::Inodes, 0);
+            if at != page { tx.forward(page, None) } else { Ok(()) }
         });
         if released.is_ok() {
             self.forget_inode_page(page);

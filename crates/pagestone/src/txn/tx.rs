@@ -11,14 +11,14 @@
 //!
 //! A transaction that is dropped without commit gives everything back; nothing of it is on the media.
 
-use pmem::{PageRef, Part};
+use pmem::{PageBuf, PageRef, Part};
 use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 use crate::alloc::{Allocator, Reservation, Run, SlotReservation, TxResult, live};
 use crate::error::{Error, Result};
 use crate::journal::{Lane, MAX_RECORD, Staged};
-use crate::layout::{Counts, InodeRec, PageUse, inode_at, node};
+use crate::layout::{Counts, InodeRec, PageUse, PoolState, node};
 use crate::lock::MutexGuard;
 use crate::units::{Ino, PAGE_SIZE, PageNo};
 
@@ -55,6 +55,10 @@ pub(crate) struct Tx<'p> {
     nodes: SmallVec<[PageNo; 8]>,
     /// Bases and their pages, by the records staged.
     bases: (i64, i64),
+    /// The state of the layout, if it changes.
+    pub(super) state: Option<PoolState>,
+    /// Pages in use that are counted no more: they are cut off.
+    forgotten: i64,
 }
 
 impl<'p> Tx<'p> {
@@ -70,6 +74,8 @@ impl<'p> Tx<'p> {
             publishes: false,
             nodes: SmallVec::new(),
             bases: (0, 0),
+            state: None,
+            forgotten: 0,
         }
     }
 
@@ -97,7 +103,7 @@ impl<'p> Tx<'p> {
 
     /// The live inode `ino`, with this transaction's changes.
     pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
-        match self.lane.batch.get(inode_at(ino)) {
+        match self.lane.batch.get(self.alloc.inode_at(ino)?) {
             Some(staged) => {
                 let mut rec = InodeRec::free(ino);
                 rec.as_mut_bytes().copy_from_slice(&staged.bytes()[..256]);
@@ -112,7 +118,8 @@ impl<'p> Tx<'p> {
     /// Stages the record; lines that do not change stay out of the journal.
     pub(crate) fn put_inode(&mut self, rec: &InodeRec) -> TxResult<()> {
         let sealed = rec.sealed();
-        let staged = self.lane.batch.stage(&self.alloc.region, inode_at(rec.ino()), 256)?;
+        let at = self.alloc.inode_at(rec.ino())?;
+        let staged = self.lane.batch.stage(&self.alloc.region, at, 256)?;
         let mut old = InodeRec::free(rec.ino());
         old.as_mut_bytes().copy_from_slice(&staged.bytes()[..256]);
         if old.is_base() || rec.is_base() {
@@ -133,11 +140,30 @@ impl<'p> Tx<'p> {
         if let Some(ino) = self.slots.take_known()? {
             return Ok(ino);
         }
-        let page = self.space.allocate_pages(1, PageUse::Inodes, 0)?.page;
+        let page = self.allocate_inode_page(None)?;
         // Written beside the journal: the record only says whose page it is.
         self.alloc.region.persist(&[Part::Zero { at: page.byte(), len: PAGE_SIZE }])?;
         self.publishes = true;
         Ok(self.slots.take_of_new_page(page))
+    }
+
+    /// A page for inodes; not one whose number others than those of `number` bear, which lie elsewhere.
+    pub(super) fn allocate_inode_page(&mut self, number: Option<PageNo>) -> TxResult<PageNo> {
+        let mut refused: SmallVec<[Run; 1]> = SmallVec::new();
+        let found = loop {
+            let run = match self.space.allocate_pages(1, PageUse::Inodes, 0) {
+                Ok(run) => run,
+                Err(stop) => break Err(stop),
+            };
+            match self.alloc.forwarded_to(run.page) {
+                Ok(None) => break Ok(run.page),
+                Ok(Some(_)) if number == Some(run.page) => break Ok(run.page),
+                Ok(Some(_)) => refused.push(run),
+                Err(e) => break Err(e.into()),
+            }
+        };
+        refused.into_iter().for_each(|run| self.space.unallocate(run));
+        found
     }
 
     /// The inode is no more: its slot is free once this commits.
@@ -145,6 +171,42 @@ impl<'p> Tx<'p> {
         self.put_inode(&InodeRec::free(ino))?;
         self.slots.free(ino);
         Ok(())
+    }
+
+    // ---- other pages -------------------------------------------------------------------------
+
+    /// Stages a whole line, whatever the media hold there.
+    pub(super) fn stage_line(&mut self, at: u64, line: &[u8; 64]) -> TxResult<()> {
+        self.lane.batch.stage_blank(at, line.len())?.write(0, line);
+        Ok(())
+    }
+
+    /// Stages a page that is no node for changes.
+    pub(super) fn stage_page(&mut self, page: PageNo) -> TxResult<&mut Staged> {
+        self.alloc.page(page)?;
+        Ok(self.lane.batch.stage(&self.alloc.region, page.byte(), PAGE_SIZE as usize)?)
+    }
+
+    /// A new page of zeros.
+    pub(super) fn new_blank_page(&mut self, what: PageUse, owner: u64) -> TxResult<PageNo> {
+        let page = self.space.allocate_pages(1, what, owner)?.page;
+        if self.is_staged(page) {
+            return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
+        }
+        let staged = self.lane.batch.stage_blank(page.byte(), PAGE_SIZE as usize)?;
+        staged.mark(0, PAGE_SIZE as usize);
+        Ok(page)
+    }
+
+    /// Writes a whole page beside the journal; the record says whose it is.
+    pub(super) fn persist_page(&mut self, page: PageNo, bytes: &PageBuf) -> TxResult<()> {
+        self.publishes = true;
+        Ok(self.alloc.region.persist(&[Part::Bytes { at: page.byte(), bytes: &bytes.0 }])?)
+    }
+
+    /// Counts so many pages in use no more: they are cut off when this commits.
+    pub(crate) fn forget_pages(&mut self, pages: i64) {
+        self.forgotten += pages;
     }
 
     // ---- nodes -------------------------------------------------------------------------------
@@ -219,13 +281,21 @@ impl<'p> Tx<'p> {
             return Ok(SmallVec::new());
         }
         let (locked, pages) = self.space.stage(&mut self.lane.batch)?;
-        let counts = Counts { pages, inodes: self.slots.balance(), bases: self.bases.0, shared: self.bases.1 };
+        let counts = Counts {
+            pages: pages - self.forgotten,
+            inodes: self.slots.balance(),
+            bases: self.bases.0,
+            shared: self.bases.1,
+        };
         if !counts.is_zero() {
             self.alloc.stage_counters(&mut self.lane, counts)?;
         }
         self.seal_nodes()?;
         self.alloc.journal.log(&mut self.lane, self.publishes)?.apply();
         drop(locked);
+        if let Some(state) = self.state {
+            self.alloc.set_state(state);
+        }
         self.space.commit(pages);
         if !counts.is_zero() {
             self.alloc.add_counts(self.lane.index, counts);

@@ -85,16 +85,17 @@ fn pages(sim: &Simulator) -> Vec<(u64, Vec<u8>)> {
     (0..len / 4096).map(|page| read(page * 4096)).filter(|(_, bytes)| bytes.iter().any(|b| *b != 0)).collect()
 }
 
-/// Gives a new pool an identity and a hash seed that are the same every time.
+/// Gives a new pool an identity, a hash seed and a salt that are the same every time.
 fn fix_identity(sim: &Simulator, seed: u64) {
     for at in [0, 255 * 4096] {
-        let mut bytes = [0; 104];
+        let mut bytes = [0; 128];
         assert!(sim.views().data.read(at, &mut bytes));
         bytes[24..32].copy_from_slice(&(seed ^ 0x5EED).to_le_bytes());
         bytes[32..40].copy_from_slice(&seed.to_le_bytes());
         bytes[80..88].copy_from_slice(&seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
-        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[..96]) as u32;
-        bytes[96..100].copy_from_slice(&sum.to_le_bytes());
+        bytes[96..104].copy_from_slice(&seed.rotate_left(7).to_le_bytes());
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[..124]) as u32;
+        bytes[124..].copy_from_slice(&sum.to_le_bytes());
         sim.persist(&[Part::Bytes { at, bytes: &bytes }]).expect("it lies inside");
     }
 }

@@ -11,7 +11,11 @@ pub(crate) const FRAME: usize = 2 << 20;
 pub(crate) const MARKS: [usize; 4] = [PAGE, PAGE + 512, PAGE + 1024, PAGE + 1536];
 pub(crate) const SUPERBLOCKS: [usize; 2] = [0, 255 * PAGE];
 /// Bytes of a superblock.
-pub(crate) const SUPERBLOCK: usize = 112;
+pub(crate) const SUPERBLOCK: usize = 128;
+/// Where the salt of the records stands in it.
+pub(crate) const SALT: std::ops::Range<usize> = 96..104;
+/// The two copies of the pool's size.
+pub(crate) const SIZES: [usize; 2] = [4 * PAGE, 254 * PAGE];
 const RECORD_MAGIC: u32 = 0x4345_5250;
 
 /// What a page of metadata is.
@@ -20,6 +24,7 @@ pub(crate) enum What {
     Superblock,
     Header,
     Counters,
+    Size,
     Inodes,
     Lane,
     Descriptors,
@@ -56,6 +61,8 @@ pub(crate) fn metadata(image: &[u8]) -> Vec<(usize, What)> {
         (1, What::Header),
         (2, What::Counters),
         (3, What::Inodes),
+        (SIZES[0] / PAGE, What::Size),
+        (SIZES[1] / PAGE, What::Size),
         (DESCRIPTORS / PAGE, What::Descriptors),
     ];
     for page in LANES / PAGE..DESCRIPTORS / PAGE {
@@ -107,6 +114,7 @@ pub(crate) fn covered(image: &[u8], at: usize, what: What) -> bool {
     match what {
         What::Table => true,
         What::Superblock => within < SUPERBLOCK,
+        What::Size => within < 64,
         What::Descriptors => (64..image.len() / FRAME * 64).contains(&within),
         What::Inodes => image[at / 256 * 256 + 4] != 0,
         What::Node => {
@@ -129,10 +137,8 @@ fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
 }
 
 pub(crate) fn seal_superblock(sb: &mut [u8]) {
-    let crc = crc32c(&sb[..96]);
-    put_u32(sb, 96, crc);
-    let crc = crc32c(&sb[104..112]);
-    put_u32(sb, 100, crc);
+    let crc = crc32c(&sb[..124]);
+    put_u32(sb, 124, crc);
 }
 
 /// A mark, a line of counters or an inode record.
@@ -178,7 +184,7 @@ pub(crate) fn forged_record(image: &[u8], sequence: u64, runs: &[(u64, Vec<u8>)]
     record[8..16].copy_from_slice(&sequence.to_le_bytes());
     let len = record.len() as u32;
     put_u32(&mut record, 16, len);
-    record[24..32].copy_from_slice(&image[24..32]);
+    record[24..32].copy_from_slice(&image[SALT]);
     seal_record(&mut record);
     record
 }

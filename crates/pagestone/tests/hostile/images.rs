@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pagestone::{CreateOptions, Dir, File, Ino, Kind, NewNode, OpenOptions, Pool, XattrMode};
 use pmem::Memory;
 
-use crate::format::{SUPERBLOCK, seal_superblock};
+use crate::format::{SALT, SUPERBLOCK, seal_superblock};
 
 /// An image and what it is called.
 pub(crate) struct Image {
@@ -43,7 +43,7 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
     assert!(media.bytes().read(0, &mut sb));
     sb[24..40].copy_from_slice(b"a hostile image!");
     sb[80..88].copy_from_slice(&0x0123_4567_89AB_CDEFu64.to_le_bytes());
-    sb[104..112].copy_from_slice(b"pinchful");
+    sb[SALT].copy_from_slice(b"pinchful");
     seal_superblock(&mut sb);
     assert!(media.bytes().write(0, &sb) && media.bytes().write(255 * 4096, &sb));
     let pool = Pool::open_on(media.clone(), &OpenOptions::default()).expect("open");

@@ -58,6 +58,7 @@ pub(crate) fn damage(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
             2 => swap_pages(stage, anatomy, rng),
             3 => superblock(stage, anatomy, rng),
             4 => mark(stage, anatomy, rng),
+            5 if rng.random_bool(0.3) => size(stage, anatomy, rng),
             5 => counters(stage, anatomy, rng),
             6 | 7 => descriptor(stage, anatomy, rng),
             8 | 9 => table(stage, anatomy, rng),
@@ -115,10 +116,19 @@ fn poke(bytes: &mut [u8], from: usize, value: u64, rng: &mut StdRng) {
 fn superblock(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     let (value, both) = (anatomy.word(rng), rng.random_bool(0.7));
     let copies = if both { 2 } else { 1 };
-    let at = *[8, 12, 16, 20, 24, 40, 48, 56, 64, 72, 76, 80, 88, 104].choose(rng).unwrap_or(&8);
+    let at = *[8, 12, 16, 20, 24, 40, 48, 56, 64, 72, 76, 80, 88, 96, 104].choose(rng).unwrap_or(&8);
     for copy in format::SUPERBLOCKS.iter().take(copies) {
         let change = |sb: &mut [u8]| sb[at..at + 4].copy_from_slice(&value.to_le_bytes()[..4]);
         sealed(stage, *copy, format::SUPERBLOCK, change, format::seal_superblock);
+    }
+}
+
+/// A size that the pool does not have, in one copy or in both.
+fn size(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
+    let (value, both) = (anatomy.word(rng), rng.random_bool(0.7));
+    let frames = if rng.random_bool(0.5) { value } else { rng.random_range(0..20) };
+    for at in format::SIZES.iter().take(if both { 2 } else { 1 }) {
+        sealed(stage, *at, 64, |line| line[8..16].copy_from_slice(&frames.to_le_bytes()), format::seal_front);
     }
 }
 
@@ -129,14 +139,14 @@ fn mark(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
 
 fn counters(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     let (at, value) = (2 * PAGE + 64 * rng.random_range(0..format::LANE_COUNT), anatomy.word(rng));
-    let field = *[8, 16, 24].choose(rng).unwrap_or(&8);
+    let field = *[8, 16, 24, 48, 56].choose(rng).unwrap_or(&8);
     sealed(stage, at, 64, |c| c[field..field + 8].copy_from_slice(&value.to_le_bytes()), format::seal_front);
 }
 
 fn descriptor(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     let frame = rng.random_range(1..stage.work.len() / format::FRAME);
     let value = anatomy.word(rng);
-    let state = rng.random_bool(0.3).then(|| rng.random_range(0..5));
+    let state = rng.random_bool(0.3).then(|| rng.random_range(0..6));
     let change = |d: &mut [u8]| {
         poke(d, 4, value, rng);
         d[4] = state.unwrap_or(d[4]);
@@ -167,7 +177,9 @@ fn inode(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
                 1 => rec[5..8][rng.random_range(0..3)] = rng.random_range(0..14),
                 2 => rec[32..36].copy_from_slice(&value.to_le_bytes()[..4]),
                 _ => {
-                    let at = *[40, 48, 56, 112, 120, 128, 136, 144, 152, 160, 168, 176].choose(rng).unwrap_or(&40);
+                    let at = *[40, 48, 56, 112, 120, 128, 136, 144, 152, 160, 168, 176, 184, 192, 200]
+                        .choose(rng)
+                        .unwrap_or(&40);
                     rec[at..at + 8].copy_from_slice(&value.to_le_bytes());
                 }
             }

@@ -1,0 +1,148 @@
+//! The number of frames changes: more descriptors count, or fewer.
+//!
+//! ```text
+//!   grow     |....old frames....|  zeroed descriptors, one record: size   |....new frames....|
+//!   shrink   limit: nothing is allocated behind it --> (evacuation) --> one record: size
+//! ```
+
+use std::sync::atomic::Ordering;
+
+use pmem::{Durability, Part};
+
+use super::Allocator;
+use crate::error::{Error, Result};
+use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse};
+use crate::units::{FRAME_SIZE, FrameNo, PAGES_PER_FRAME};
+
+/// Nothing is allocated from a frame on, as long as this is there. Dropped before [`Limit::end`], the whole pool can
+/// be allocated again.
+#[derive(Debug)]
+pub(crate) struct Limit<'a> {
+    alloc: &'a Allocator,
+    frames: u64,
+    /// Pages behind the limit that can be owned: as if all were free, they are not counted as free.
+    withheld: i64,
+    cut: bool,
+}
+
+impl Allocator {
+    /// The record of a larger number of frames than `old` is applied: they can be allocated.
+    pub(crate) fn frames_added(&self, old: u64) {
+        let frames = self.frames();
+        let more = self.geometry.usable_pages(frames) - self.geometry.usable_pages(old);
+        self.search.lock().set_limit(frames);
+        self.free.fetch_add(more as i64, Ordering::Relaxed);
+    }
+
+    /// Zeros the descriptors of the frames from `old` to `frames`, as far as they lie before `blank`.
+    pub(crate) fn zero_descriptors(&self, old: u64, frames: u64, blank: u64) -> Result<()> {
+        let zero = |at: u64, end: u64| match end.min(blank) {
+            end if end > at => self.region.persist(&[Part::Zero { at, len: end - at }]),
+            _ => Ok(()),
+        };
+        let mut head = self.geometry.next_descriptors(FrameNo(old));
+        if head.0 > old {
+            let last = self.geometry.descriptor_at(FrameNo(head.0.min(frames) - 1));
+            zero(self.geometry.descriptor_at(FrameNo(old)), last + FrameDesc::SIZE)?;
+        }
+        while head.0 < frames {
+            zero(head.byte(), head.byte() + FRAME_SIZE)?;
+            head = self.geometry.next_descriptors(FrameNo(head.0 + 1));
+        }
+        if self.region.describe().durability == Durability::AtSync {
+            self.region.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the frames from `frames` on from being allocated.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if what is in use does not fit into the others.
+    pub(crate) fn limit(&self, frames: u64) -> Result<Limit<'_>> {
+        let withheld = (self.usable_pages() - self.geometry.usable_pages(frames)) as i64;
+        let take = |free: i64| Some(free - withheld).filter(|&left| left >= self.kept);
+        if self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            return Err(Error::NoSpace);
+        }
+        self.search.lock().set_limit(frames);
+        let limit = Limit { alloc: self, frames, withheld, cut: false };
+        for (lane, cursor) in self.cursors.iter().enumerate() {
+            let mut cursor = cursor.lock();
+            if cursor.frame.is_some_and(|frame| frame.0 >= frames) {
+                self.leave(lane, &mut cursor);
+            }
+        }
+        // Waits for the transactions that have such pages in hand; what they free is free then.
+        self.checkpoint()?;
+        Ok(limit)
+    }
+
+    /// Whether a page of the frame is in use that another place can be found for; the error names what cannot be read.
+    pub(crate) fn holds_anything(&self, frame: FrameNo) -> Result<bool> {
+        let desc = self.descriptor(frame)?;
+        Ok(match desc.state() {
+            FrameState::Free | FrameState::Retired => false,
+            FrameState::Whole | FrameState::Lent => true,
+            FrameState::Split => self.pages_of(frame, &desc)?.any(|(_, what, _)| what != PageUse::Retired),
+        })
+    }
+
+    /// The pages in use of a split frame, without its table: which, what for, and whose.
+    pub(crate) fn pages_of(
+        &self,
+        frame: FrameNo,
+        desc: &FrameDesc,
+    ) -> Result<impl Iterator<Item = (crate::units::PageNo, PageUse, u64)> + use<>> {
+        let table = self.page(desc.table())?;
+        let mut found = Vec::new();
+        for page in (0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)) {
+            match PageEntry(table.u64(page.index_in_frame() * 8)).parse(page)? {
+                None | Some((PageUse::Table, _)) => {}
+                Some((what, owner)) => found.push((page, what, owner)),
+            }
+        }
+        Ok(found.into_iter())
+    }
+}
+
+impl Limit<'_> {
+    /// Frames that are left.
+    pub(crate) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Whether a page behind the limit is pinned.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.alloc.pins.any_from(FrameNo(self.frames))
+    }
+
+    /// Pages behind the limit that are counted as in use: those that the media have lost, and tables.
+    pub(crate) fn used(&self) -> Result<i64> {
+        let mut used = 0;
+        for frame in self.alloc.used_frames_from(FrameNo(self.frames)) {
+            let desc = self.alloc.descriptor(frame)?;
+            used += match desc.state() {
+                FrameState::Free | FrameState::Lent => 0,
+                FrameState::Split => i64::from(desc.used),
+                _ => PAGES_PER_FRAME as i64,
+            };
+        }
+        Ok(used)
+    }
+
+    /// The record is applied that lets the pool end here, and counts `used` pages no more.
+    pub(crate) fn end(mut self, used: i64) {
+        self.cut = true;
+        self.alloc.free.fetch_add(used, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Limit<'_> {
+    fn drop(&mut self) {
+        if !self.cut {
+            self.alloc.search.lock().set_limit(self.alloc.frames());
+            self.alloc.free.fetch_add(self.withheld, Ordering::Relaxed);
+        }
+    }
+}

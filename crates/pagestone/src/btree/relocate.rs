@@ -1,0 +1,84 @@
+//! Moving nodes to other pages, for a pool that is being shrunk.
+//!
+//! ```text
+//!   root [ .. | 40 -> B | .. ]          root [ .. | 40 -> B' | .. ]
+//!              B (a page that goes)               B' (a copy)          B is freed
+//! ```
+//!
+//! One path from the root to a leaf at a time, so that a record carries few nodes.
+
+use pmem::PageBuf;
+
+use super::node::{self, NodeView};
+use super::{Nodes, TreeId};
+use crate::alloc::{Run, TxResult};
+use crate::error::Error;
+use crate::layout::node::{MAX_DEPTH, PAGE};
+use crate::layout::{PageUse, TreeRef};
+use crate::txn::Tx;
+use crate::units::PageNo;
+
+/// What is left of a tree to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Relocated {
+    /// The tree as it is now.
+    pub(crate) tree: TreeRef,
+    /// Smallest key of the next leaf; `None` behind the last.
+    pub(crate) next: Option<u64>,
+    /// Nodes that were moved.
+    pub(crate) moved: u64,
+}
+
+/// Moves the nodes between the root and the leaf of `key` that lie on pages which `leaves`.
+pub(crate) fn relocate_path(
+    tx: &mut Tx<'_>,
+    id: TreeId,
+    mut tree: TreeRef,
+    key: u64,
+    leaves: &impl Fn(PageNo) -> bool,
+) -> TxResult<Relocated> {
+    if tree.depth > MAX_DEPTH {
+        return Err(Error::corrupt(format!("tree of inode {:#x}", id.owner), "impossible depth").into());
+    }
+    let (mut next, mut moved) = (None, 0);
+    let mut parent: Option<(PageNo, usize)> = None;
+    let mut page = tree.root;
+    for level in (0..tree.depth).rev() {
+        if leaves(page) {
+            page = copy_node(tx, id, level, page)?;
+            moved += 1;
+            match parent {
+                None => tree.root = page,
+                Some((above, i)) => node::overwrite_at(tx.node_mut(above)?, i, &page.0.to_le_bytes()),
+            }
+        }
+        if level > 0 {
+            let view = NodeView::open(tx, page, id, level)?;
+            let i = view.child_for(key)?;
+            if i + 1 < view.count() {
+                // The lowest level that has one is the closest.
+                next = Some(view.key(i + 1)?);
+            }
+            parent = Some((page, i));
+            page = view.child(i)?;
+        }
+    }
+    // Keys that go backwards are damage, and would have the walk go round.
+    match next.filter(|&next| next <= key) {
+        Some(_) => Err(Error::corrupt(format!("tree of inode {:#x}", id.owner), "keys out of order").into()),
+        None => Ok(Relocated { tree, next, moved }),
+    }
+}
+
+/// A copy of the node, which is freed.
+fn copy_node(tx: &mut Tx<'_>, id: TreeId, level: u8, page: PageNo) -> TxResult<PageNo> {
+    NodeView::open(tx, page, id, level)?;
+    let mut bytes = PageBuf::zeroed();
+    tx.node(page)?.copy_to(&mut bytes);
+    let copy = tx.new_node(id.owner)?;
+    let staged = tx.node_mut(copy)?;
+    staged.write(0, &bytes.0);
+    staged.write(PAGE, &copy.0.to_le_bytes());
+    tx.free(Run { page, pages: 1 }, PageUse::Node, id.owner);
+    Ok(copy)
+}

@@ -1,0 +1,170 @@
+//! Shrinking: what lies behind the new end is moved, then the end.
+
+use std::ops::ControlFlow;
+
+use crate::alloc::Limit;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::layout::{FrameState, InodeRec, ORPHANS, PageUse, ROOT, frames_of};
+use crate::units::{FRAME_SIZE, FrameNo, Ino, PAGES_PER_FRAME, PageNo};
+
+/// Called with pages moved and pages to be moved in all, as far as that is known; no lock is held. `Break` ends the
+/// operation after the step.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// How often everything is looked through: what is cloned meanwhile may have taken pages over that were not moved yet.
+const PASSES: usize = 8;
+
+/// A shrink under way.
+pub(super) struct Shrink<'a, 'p> {
+    pub(super) engine: &'a Engine,
+    pub(super) limit: Limit<'a>,
+    moved: u64,
+    total: u64,
+    progress: Progress<'p>,
+}
+
+impl Engine {
+    /// Lets the pool have `size` bytes, rounded up to whole frames; not more than it has.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if what the pool holds does not fit; [`Error::Interrupted`]; [`Error::Pinned`] if pages behind
+    /// the end stay in use by mappings or by a child process; what cannot be read or moved. The pool keeps its size then.
+    pub(crate) fn shrink(&self, size: u64, progress: Progress<'_>) -> Result<()> {
+        let frames = frames_of(size.checked_next_multiple_of(FRAME_SIZE).unwrap_or(size))?;
+        let _resizing = self.resizing.lock();
+        if frames > self.alloc.frames() {
+            return Err(Error::Size(format!("the pool has {} bytes, less than {size}", self.alloc.size())));
+        }
+        if frames < self.least_frames() {
+            let least = self.least_frames() * FRAME_SIZE;
+            return Err(Error::Size(format!("{size} bytes are too few for this pool; the least is {least}")));
+        }
+        if frames < self.alloc.frames() {
+            let mut shrink = Shrink::new(self, self.alloc.limit(frames)?, progress)?;
+            shrink.evacuate_all()?;
+            // Mappings may have pinned pages only to map them.
+            for ino in self.opens.all_observed() {
+                self.unpin_mapped(self.locks.write(&[ino]).of(ino));
+            }
+            self.cut_off(shrink.limit)?;
+        }
+        Ok(self.alloc.region.set_len(frames * FRAME_SIZE)?)
+    }
+
+    /// Lets the pool end at the limit. A crash leaves the old number of frames or the new one.
+    fn cut_off(&self, limit: Limit<'_>) -> Result<()> {
+        // What was freed is in quarantine until then, and records describe it.
+        self.alloc.checkpoint()?;
+        if limit.is_pinned() {
+            return Err(Error::Pinned);
+        }
+        let used = limit.used()?;
+        self.alloc.transact(true, |tx| {
+            tx.put_frames(limit.frames())?;
+            tx.forget_pages(used);
+            Ok(())
+        })?;
+        limit.end(used);
+        // No record describes what lies behind the end any more: it can be given back to the media.
+        self.alloc.checkpoint()
+    }
+
+    /// Frames that a pool with this layout has at least.
+    fn least_frames(&self) -> u64 {
+        self.alloc.geometry.first_frame.0 + 3
+    }
+}
+
+impl<'a, 'p> Shrink<'a, 'p> {
+    fn new(engine: &'a Engine, limit: Limit<'a>, progress: Progress<'p>) -> Result<Shrink<'a, 'p>> {
+        let mut total = 0;
+        for frame in engine.alloc.used_frames_from(FrameNo(limit.frames())) {
+            let desc = engine.alloc.descriptor(frame)?;
+            total += match desc.state() {
+                FrameState::Whole => PAGES_PER_FRAME,
+                FrameState::Split => u64::from(desc.used) - 1,
+                _ => 0,
+            };
+        }
+        Ok(Shrink { engine, limit, moved: 0, total, progress })
+    }
+
+    /// Whether the page lies behind the new end.
+    pub(super) fn leaves(&self) -> impl Fn(PageNo) -> bool + use<> {
+        let frames = self.limit.frames();
+        move |page| page.frame().0 >= frames
+    }
+
+    /// Some pages were moved; no lock is held.
+    pub(super) fn step(&mut self, pages: u64) -> Result<()> {
+        self.moved += pages;
+        let total = self.total.max(self.moved);
+        match (self.progress)(self.moved, total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Interrupted),
+        }
+    }
+
+    fn evacuate_all(&mut self) -> Result<()> {
+        for _ in 0..PASSES {
+            self.step(0)?;
+            if !self.anything_left()? {
+                return Ok(());
+            }
+            for ino in [ROOT, ORPHANS] {
+                self.evacuate(ino)?;
+            }
+            for frame in self.engine.alloc.used_frames_from(FrameNo(0)) {
+                for page in self.inode_pages_in(frame)? {
+                    self.evacuate_inodes_on(page)?;
+                }
+            }
+            self.move_inode_pages()?;
+        }
+        match self.anything_left()? {
+            true => Err(Error::Busy),
+            false => Ok(()),
+        }
+    }
+
+    fn anything_left(&self) -> Result<bool> {
+        for frame in self.engine.alloc.used_frames_from(FrameNo(self.limit.frames())) {
+            if self.engine.alloc.holds_anything(frame)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The pages of a frame that hold inodes.
+    pub(super) fn inode_pages_in(&self, frame: FrameNo) -> Result<Vec<PageNo>> {
+        let desc = self.engine.alloc.descriptor(frame)?;
+        if desc.state() != FrameState::Split {
+            return Ok(Vec::new());
+        }
+        let pages = self.engine.alloc.pages_of(frame, &desc)?;
+        Ok(pages.filter(|&(_, what, _)| what == PageUse::Inodes).map(|(page, ..)| page).collect())
+    }
+
+    fn evacuate_inodes_on(&mut self, page: PageNo) -> Result<()> {
+        let number = self.engine.alloc.number_of_inode_page(page)?;
+        for slot in 0..Ino::SLOTS_PER_PAGE as usize {
+            // What is damaged cannot be moved, and is an error if it lies behind the end.
+            let rec = match self.engine.alloc.inode_at_place(Ino::new(number, slot, 0)) {
+                Ok(rec) if !rec.is_free() => rec,
+                Ok(_) | Err(Error::Stale(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            self.evacuate_unless_gone(&rec)?;
+        }
+        Ok(())
+    }
+
+    fn evacuate_unless_gone(&mut self, rec: &InodeRec) -> Result<()> {
+        match self.evacuate(rec.ino()) {
+            Err(Error::Stale(_)) => Ok(()),
+            done => done,
+        }
+    }
+}
