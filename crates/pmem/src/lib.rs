@@ -161,8 +161,10 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// # Errors
     /// `Unsupported` where the length is fixed, or while the media are open; what the system refuses.
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let _ = len;
-        Err(io::ErrorKind::Unsupported.into())
+        match len <= self.views().data.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// The first byte at or behind `at`, and before `at + len`, that may be other than zero; `None` if all were never

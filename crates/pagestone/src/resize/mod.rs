@@ -33,7 +33,9 @@ impl Engine {
         let region = &self.alloc.region;
         // What the media have of the new range already may hold anything.
         let blank = region.len();
-        region.set_len(frames * FRAME_SIZE)?;
+        if region.len() < frames * FRAME_SIZE {
+            region.set_len(frames * FRAME_SIZE)?;
+        }
         if region.len() < frames * FRAME_SIZE {
             return Err(Error::Size(format!("the media have {} bytes, {size} were asked for", region.len())));
         }

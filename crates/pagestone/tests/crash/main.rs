@@ -6,6 +6,7 @@
 //!   seen.rs    a pool's whole tree, compared with models    run.rs      record, crash, compare
 //!   pairs.rs   all sequences of two operations              random.rs   long ones, from a seed
 //!   concurrent.rs   several threads at once      clones.rs   sharing, merging, atomic writes
+//!   resize.rs  growing and shrinking
 //!   hazards.rs, secrets.rs   the hazards that the design names, and bugs found: one test each
 //! ```
 //!
@@ -20,6 +21,7 @@ mod model;
 mod ops;
 mod pairs;
 mod random;
+mod resize;
 mod run;
 mod secrets;
 mod seen;

@@ -171,7 +171,7 @@ impl World {
                 (self.node(id).perm, self.node(id).uid) = (perm, uid);
                 Ok(())
             }
-            Op::Sync | Op::Reopen | Op::Drop => Ok(()),
+            Op::Resize(_) | Op::Sync | Op::Reopen | Op::Drop => Ok(()),
         }
     }
 

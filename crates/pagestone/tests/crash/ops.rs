@@ -59,6 +59,8 @@ pub(crate) enum Op {
     RemoveXattr(Path, Path),
     /// Path, permissions, owner.
     SetAttr(Path, u32, u32),
+    /// Lets the pool have so many bytes, fewer or more.
+    Resize(u64),
     Sync,
     /// Closes the pool and opens it again.
     Reopen,
@@ -196,6 +198,10 @@ impl Driver {
                 let change = SetAttr { perm: Some(perm), uid: Some(uid), ..SetAttr::default() };
                 node(path)?.set_attr(&change).map(drop)
             }
+            Op::Resize(size) if size < self.pool().info()?.size => {
+                self.pool().shrink(size, &mut |_, _| std::ops::ControlFlow::Continue(()))
+            }
+            Op::Resize(size) => self.pool().grow(size),
             Op::Sync => self.pool().sync(),
             Op::Reopen | Op::Drop => {
                 match self.pool.take() {
