@@ -18,7 +18,7 @@ use super::fault_tolerant::{self, table};
 use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 
 /// Address space that is set aside for a range at least.
-const LEAST_ROOM: u64 = 64 << 30;
+const LEAST_ROOM: u64 = 256 << 30;
 /// Address space that the ranges of one pool are set aside at most, of 128 TiB.
 pub(crate) const MOST_ROOM: u64 = 64 << 40;
 /// Why a range cannot be extended.
@@ -80,7 +80,7 @@ impl MappedRange {
     }
 
     /// As [`MappedRange::file`], with address space set aside behind it for [`MappedRange::extend`]: 64 times the
-    /// length, at least 64 GiB, at most `most`. If there is not so much, nothing is set aside. The range begins at a
+    /// length, at least 256 GiB, at most `most`. If there is not so much, nothing is set aside. The range begins at a
     /// multiple of `align`, a power of two.
     pub fn file_with_room(
         file: BorrowedFd<'_>,

@@ -78,6 +78,17 @@ impl Search {
 }
 
 impl Allocator {
+    /// Looks for frames from `frame` on first, and lets the cursors go there.
+    #[cfg(test)]
+    pub(crate) fn search_from(&self, frame: FrameNo) {
+        for (lane, cursor) in self.cursors.iter().enumerate() {
+            self.leave(lane, &mut cursor.lock());
+        }
+        let mut search = self.search.lock();
+        search.next = [frame.0; 2];
+        search.maybe[Want::Partial as usize].fill(false);
+    }
+
     /// Takes a free frame for one owner; it stays reserved until published or given back.
     pub(super) fn reserve_frame(&self) -> TxResult<FrameNo> {
         let frame = self.find(Want::Free)?.ok_or(Stop::NoSpace)?;

@@ -32,6 +32,8 @@ mod superblock;
 
 pub(crate) use descriptor::{FrameDesc, FrameState, PageEntry, PageUse};
 pub(crate) use forward::{ForwardEntry, LEVELS as FORWARD_LEVELS, index as forward_index};
+#[cfg(test)]
+pub(crate) use geometry::SEGMENT;
 pub(crate) use geometry::{Geometry, frames_of};
 pub(crate) use inode::{INLINE_EXTENTS, InlineExtent, InodeRec, TreeRef};
 pub(crate) use pool_state::PoolState;
