@@ -9,14 +9,15 @@ mod data;
 mod names;
 mod privileges;
 
-use pagestone::{Attr, Dir, Error, File, Ino, Node, Pool, SetAttr, StatFs, XattrMode};
+use pagestone::inode::{Attr, Dir, Node, SetAttr, XattrMode};
+use pagestone::{Error, File, Ino, Pool, StatFs};
 
 use crate::handles::Handles;
 use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
 use crate::unlinked_nodes::UnlinkedNodes;
-use pagestone::{NewNode, RenameMode};
+use pagestone::inode::{NewNode, RenameMode};
 
 /// A pool that is being mounted.
 #[derive(Debug)]
@@ -173,12 +174,12 @@ impl FileSystem for PoolFs {
     fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
         let file = self.handles.get(handle)?;
         let done = self.before_write(&file, how)?;
-        file.write_at(offset, bytes)?;
+        file.write_all_at(bytes, offset)?;
         Ok(done)
     }
 
     fn fsync(&self, handle: Handle) -> Reply<()> {
-        Ok(self.handles.get(handle)?.sync()?)
+        Ok(self.handles.get(handle)?.sync_all()?)
     }
 
     fn fsync_dir(&self, node: NodeId) -> Reply<()> {
@@ -234,10 +235,13 @@ impl FileSystem for PoolFs {
     fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate, caller: Caller) -> Reply<Written> {
         let file = self.handles.get(handle)?;
         let written = self.before_change(&file, caller)?;
+        let range = offset..offset.saturating_add(len);
         match what {
-            Fallocate::Allocate { keep_size } => file.allocate(offset, len, keep_size),
-            Fallocate::Punch => file.punch(offset, len),
-            Fallocate::Zero { keep_size } => file.zero(offset, len, keep_size),
+            Fallocate::Allocate { keep_size: false } => file.allocate(range),
+            Fallocate::Allocate { keep_size: true } => file.allocate_keep_size(range),
+            Fallocate::Punch => file.punch_hole(range),
+            Fallocate::Zero { keep_size: false } => file.zero_range(range),
+            Fallocate::Zero { keep_size: true } => file.zero_range_keep_size(range),
         }?;
         Ok(written)
     }

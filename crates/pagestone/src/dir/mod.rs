@@ -4,6 +4,7 @@
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
 //!   remove.rs  names that go                               rename.rs  names that move
 //!   clone_file.rs  a new name for a clone                  node.rs    any inode
+//!   entries.rs a listing, in batches
 //! ```
 //!
 //! Every operation on names is one record. Its locks are taken at once, so what it needs to know
@@ -13,6 +14,7 @@
 
 mod clone_file;
 mod create;
+mod entries;
 mod names;
 mod node;
 mod remove;
@@ -29,6 +31,7 @@ use crate::txn::Tx;
 use crate::units::Ino;
 
 pub(crate) use create::name_again;
+pub use entries::Entries;
 pub use node::Node;
 
 pub(crate) use names::{Name, parse as parse_entry};
@@ -120,19 +123,28 @@ impl Dir {
         self.engine().rename(from, to, RenameMode::Replace, Leave::Whiteout)
     }
 
-    /// Calls `each` for the entries after `cookie` (0: from the start) until it returns false.
-    /// `.` and `..` are not among them. The directory is locked meanwhile: `each` must not call
-    /// back into it.
-    pub fn entries(&self, cookie: u64, each: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
+    /// At most `max` entries after `cookie` (0: from the start), in the order of their cookies; fewer only if no more
+    /// follow. `.` and `..` are not among them. The directory is locked while they are read, and not afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the directory is gone, [`Error::Corrupt`], [`Error::Lost`].
+    pub fn read_entries(&self, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
         let engine = self.engine();
+        let mut found = Vec::new();
         let _lock = engine.locks.read(self.ino);
         let rec = directory(engine.alloc.inode(self.ino)?)?;
-        let Some(from) = cookie.checked_add(1) else { return Ok(()) };
+        let Some(from) = cookie.checked_add(1).filter(|_| max > 0) else { return Ok(found) };
         btree::scan(&engine.alloc, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
-            let entry = names::parse(&entry)?;
-            Ok(if each(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            found.push(names::parse(&entry)?);
+            Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
-        Ok(())
+        Ok(found)
+    }
+
+    /// All entries, in the order of their cookies. The iterator reads them in batches and holds no lock between: names
+    /// that come and go meanwhile may or may not be among them, all others are, once.
+    pub fn entries(&self) -> Entries {
+        Entries::new(self.clone())
     }
 }
 

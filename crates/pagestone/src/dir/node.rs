@@ -2,7 +2,7 @@
 
 use super::Dir;
 use crate::attr::{Attr, Kind, SetAttr, XattrMode};
-use crate::data::File;
+use crate::data::FileHandle;
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::layout::{InodeRec, ORPHANS, ROOT};
@@ -82,9 +82,8 @@ impl Node {
         }
     }
 
-    /// OpenInodes a regular file.
-    pub fn open(&self) -> Result<File> {
-        File::open(&self.engine, self.ino)
+    pub(crate) fn handle(&self) -> Result<FileHandle> {
+        FileHandle::open(&self.engine, self.ino)
     }
 
     /// Durable on return: the inode, its names, its data.

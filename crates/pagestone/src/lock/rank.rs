@@ -1,6 +1,7 @@
 //! The order in which locks are taken, and a check of it in debug builds.
 //!
 //! ```text
+//!   Position     the cursor of one open file
 //!   Trees        one tree is copied, removed or restored at a time
 //!   Renames      renames that could make a directory its own ancestor
 //!   Mappings     the list of mappings of the process
@@ -46,36 +47,38 @@ macro_rules! ranks {
 }
 
 ranks! {
+    /// The cursor of one open file.
+    Position = 0,
     /// One tree is copied, removed or restored at a time.
-    Trees = 0,
+    Trees = 1,
     /// Renames that could make a directory its own ancestor.
-    Renames = 1,
+    Renames = 2,
     /// The list of mappings of the process.
-    Mappings = 2,
+    Mappings = 3,
     /// Stripes of inode locks.
-    Inode = 3,
+    Inode = 4,
     /// What the pages of one mapping are.
-    MapState = 4,
+    MapState = 5,
     /// Bases: shared to read through them, exclusive to merge one.
-    Chain = 5,
+    Chain = 6,
     /// The journal's marks.
-    Marks = 6,
+    Marks = 7,
     /// Journal lanes.
-    Lane = 7,
+    Lane = 8,
     /// The frame that a lane allocates from.
-    Cursor = 8,
+    Cursor = 9,
     /// Stripes of frame descriptors.
-    Frame = 9,
+    Frame = 10,
     /// Where free frames are looked for.
-    Search = 10,
+    Search = 11,
     /// Pages that were freed since the last checkpoint.
-    Quarantine = 11,
+    Quarantine = 12,
     /// Shards of the table of open files.
-    OpenFiles = 12,
+    OpenFiles = 13,
     /// The mappings of one open file.
-    Observers = 13,
+    Observers = 14,
     /// No other lock is taken while one of these is held.
-    Leaf = 14,
+    Leaf = 15,
 }
 
 #[cfg(debug_assertions)]

@@ -41,6 +41,7 @@ const REPLACED: &[u8] = b".replaced";
 
 /// One snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Its name.
     pub name: String,
