@@ -51,8 +51,7 @@ fn a_file_whose_record_is_lost_does_not_keep_the_others_from_being_synced() {
     bad.write_all_at(&[2; 100], 0).unwrap();
     good.write_all_at(&[2; 100], 0).unwrap();
     forbid(&*media, bad.ino().page().0);
-    let syncs: [&dyn Fn() -> pagestone::Result<()>; 3] =
-        [&|| pool.sync(), &|| bad.sync_all(), &|| pool.clone().close()];
+    let syncs: [&dyn Fn() -> pagestone::Result<()>; 3] = [&|| pool.sync(), &|| bad.sync_all(), &|| pool.checkpoint()];
     for sync in syncs {
         let before = media.calls(Call::Sync);
         assert!(matches!(sync(), Err(Error::Lost(_))));

@@ -240,7 +240,7 @@ fn merging_waits_for_the_sync_where_that_is_when_things_are_durable() {
 fn a_sync_of_one_file_merges_too() {
     let dir = tempfile::tempdir_in(".").unwrap();
     let options = CreateOptions::new().size(32 << 20);
-    let pool = Pool::create(&dir.path().join("pool"), &options).unwrap();
+    let pool = Pool::create(dir.path().join("pool"), &options).unwrap();
     let bytes = vec![7; 2 << 20];
     let source = file(&pool, "source", &bytes);
     for round in 0..40 {

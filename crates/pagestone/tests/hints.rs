@@ -165,7 +165,7 @@ fn writers_readers_and_changes_at_once_never_touch_another_file() {
             let fill = 100 + (round % 100) as u8;
             let other = new_file(&pool, &format!("other-{round}"));
             other.write_all_at(&[fill; LEN as usize], 0).unwrap();
-            pool.clone().close().unwrap(); // a checkpoint: what was freed can be taken
+            pool.checkpoint().unwrap(); // a checkpoint: what was freed can be taken
             others.push((other, fill));
             if others.len() > 16 {
                 let (other, fill) = others.remove(0);

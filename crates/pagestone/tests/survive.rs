@@ -63,7 +63,7 @@ fn in_use(path: &Path) -> Vec<u8> {
     for name in ["a0", "b0"] {
         make(&pool, name).unwrap();
     }
-    pool.clone().close().unwrap();
+    pool.checkpoint().unwrap();
     let turn = (parking_lot::Mutex::new(0), parking_lot::Condvar::new());
     std::thread::scope(|s| {
         for (mine, name) in ["a", "b"].into_iter().enumerate() {
@@ -251,7 +251,7 @@ fn a_store_through_a_mapping_is_synced_when_the_last_handle_goes() {
     file.write_all_at(&[1; 4 * PAGE as usize], 0).unwrap();
     let map = file.map(0..4 * PAGE, &MapOptions::shared()).unwrap();
     map.store(PAGE, 1u8).unwrap();
-    pool.clone().close().unwrap();
+    pool.checkpoint().unwrap();
     map.store(PAGE, 2u8).unwrap();
     let before = media.syncs.load(Ordering::Relaxed);
     drop((map, file, pool));

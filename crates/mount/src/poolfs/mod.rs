@@ -9,7 +9,9 @@ mod data;
 mod names;
 mod privileges;
 
-use pagestone::inode::{Attr, Dir, Node, SetAttr, XattrMode};
+use std::sync::Arc;
+
+use pagestone::inode::{Attr, Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
 use pagestone::{Error, File, Ino, Pool, StatFs};
 
 use crate::handles::Handles;
@@ -17,14 +19,14 @@ use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
 use crate::unlinked_nodes::UnlinkedNodes;
-use pagestone::inode::{NewNode, RenameMode};
 
 /// A pool that is being mounted.
 #[derive(Debug)]
 pub struct PoolFs {
     pool: Pool,
     root: Ino,
-    handles: Handles<File>,
+    /// Shared with the requests that use them: a clone of a [`File`] would have a cursor of its own.
+    handles: Handles<Arc<File>>,
     unlinked: UnlinkedNodes,
 }
 
@@ -160,7 +162,7 @@ impl FileSystem for PoolFs {
         if how.truncate {
             file.set_len(0)?;
         }
-        Ok(self.handles.insert(file))
+        Ok(self.handles.insert(Arc::new(file)))
     }
 
     fn release(&self, handle: Handle) {
@@ -168,7 +170,7 @@ impl FileSystem for PoolFs {
     }
 
     fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-        data::read(&self.handles.get(handle)?, offset, len, send)
+        data::read(&*self.handles.get(handle)?, offset, len, send)
     }
 
     fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {

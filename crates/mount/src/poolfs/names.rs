@@ -1,5 +1,7 @@
 //! Names: making files by name, listing directories, and what happens to a last name.
 
+use std::sync::Arc;
+
 use pagestone::inode::{Attr, Dir, DirEntry, NewNode};
 use pagestone::{Error, File, FileType};
 
@@ -29,7 +31,7 @@ impl PoolFs {
             Err(Error::Exists) if !how.exclusive => self.open_existing(dir, name, how)?,
             Err(e) => return Err(e.into()),
         };
-        Ok((self.outward(attr), self.handles.insert(file)))
+        Ok((self.outward(attr), self.handles.insert(Arc::new(file))))
     }
 
     fn open_existing(&self, dir: Dir, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {

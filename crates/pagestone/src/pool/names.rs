@@ -13,6 +13,7 @@ use super::{File, FileOptions, Metadata, Pool, ReadDir, path};
 use crate::attr::{FileType, NewNode, RenameMode, SetAttr};
 use crate::data::FileHandle;
 use crate::error::{Error, Result};
+use crate::snapshot::Copied;
 
 /// # Files and directories by path
 ///
@@ -246,5 +247,17 @@ impl Pool {
         let from = path::walk(self.engine(), from.as_ref(), true)?;
         let to = path::walk(self.engine(), to.as_ref(), false)?;
         to.dir.clone_file(to.free()?, from.found()?.ino).map(drop)
+    }
+
+    /// Makes `to` a clone of the directory `from` and all below it, each file as with [`Pool::clone_file`], with owners,
+    /// modes, times, extended attributes and hard links. The tree appears whole or not at all; each file is as it was at
+    /// one moment.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; [`Error::Invalid`] for a tree into itself.
+    pub fn clone_tree(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Copied> {
+        let from = path::walk(self.engine(), from.as_ref(), true)?;
+        let to = path::walk(self.engine(), to.as_ref(), false)?;
+        self.snapshots().clone_tree(from.found()?.ino, to.dir.ino(), to.free()?)
     }
 }

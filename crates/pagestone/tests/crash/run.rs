@@ -61,7 +61,7 @@ impl Template {
             driver.run(*op).unwrap_or_else(|e| panic!("{op:?}: {e}"));
             world.run(*op).unwrap_or_else(|e| panic!("{op:?}: errno {e}"));
         }
-        driver.pool().clone().close().expect("the pool closes");
+        driver.pool().checkpoint().expect("the pool closes");
         drop(driver);
         Template { lab, flavour, pages: pages(&sim), world, free }
     }

@@ -84,7 +84,7 @@ fn a_frame_that_a_reader_is_looking_at_is_not_given_to_another_file() {
         let (pool, read) = (pool.clone(), read.clone());
         move || {
             read.set_len(0).unwrap();
-            pool.clone().close().unwrap(); // what was freed before is free
+            pool.checkpoint().unwrap(); // what was freed before is free
             let new = file(&pool, b"new");
             while new.append(&vec![2; 2 << 20]).is_ok() {}
             done.send(()).unwrap();

@@ -129,7 +129,7 @@ impl Place {
             // It cannot be copied by reading and writing it; what matters was compared.
             return;
         }
-        pool.clone().close().unwrap();
+        pool.checkpoint().unwrap();
         let report = match (path, memory) {
             (_, Some(memory)) => {
                 pagestone::check::check_on(memory.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| ())

@@ -35,7 +35,7 @@ impl Place {
                 };
                 let kind = (on == On::File).then_some(MediaKind::File);
                 let place = Place::Path { dir: dir.expect("a directory"), kind };
-                let pool = Pool::create(&place.path(), &options(kind)).expect("create");
+                let pool = Pool::create(place.path(), &options(kind)).expect("create");
                 (place, pool)
             }
         }
@@ -51,7 +51,7 @@ impl Place {
     pub(crate) fn open(&self) -> Pool {
         match self {
             Place::Memory(media) => Pool::open_on(media.clone(), &OpenOptions::default()),
-            Place::Path { kind, .. } => Pool::open(&self.path(), &OpenOptions::new().media(*kind)),
+            Place::Path { kind, .. } => Pool::open(self.path(), &OpenOptions::new().media(*kind)),
         }
         .expect("the pool opens again")
     }
@@ -93,7 +93,7 @@ impl Place {
                 pagestone::check::check_on(media.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| {})
             }
             Place::Path { kind, .. } => pagestone::check::check(
-                &self.path(),
+                self.path(),
                 &pagestone::check::CheckOptions::new().media(*kind),
                 &mut |_, _| {},
             ),
