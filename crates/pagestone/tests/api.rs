@@ -456,8 +456,10 @@ fn times_are_the_systems() {
 fn an_error_has_the_kind_and_the_number_that_std_would_have_given() {
     let dir = tempfile::tempdir().unwrap();
     let pool = pool();
-    let (there, here) = (dir.path(), |path: &str| path.to_owned());
+    let there = dir.path();
     std::fs::create_dir(there.join("d")).unwrap();
+    std::fs::create_dir(there.join("empty")).unwrap();
+    pool.create_dir("/empty").unwrap();
     std::fs::write(there.join("d/f"), "").unwrap();
     pool.create_dir("/d").unwrap();
     pool.write("/d/f", "").unwrap();
@@ -468,8 +470,8 @@ fn an_error_has_the_kind_and_the_number_that_std_would_have_given() {
         (std::fs::File::create_new(there.join("d/f")).map(drop), create_new("/d/f")),
         (std::fs::remove_dir(there.join("d")), pool.remove_dir("/d")),
         (std::fs::read_dir(there.join("d/f")).map(drop), pool.read_dir("/d/f").map(drop)),
-        (std::fs::rename(there.join("d/f"), there.join("d")), pool.rename("/d/f", "/d")),
-        (std::fs::metadata(there.join("x".repeat(300))).map(drop), pool.metadata(here("x").repeat(300)).map(drop)),
+        (std::fs::rename(there.join("d/f"), there.join("empty")), pool.rename("/d/f", "/empty")),
+        (std::fs::metadata(there.join("x".repeat(300))).map(drop), pool.metadata("x".repeat(300)).map(drop)),
     ];
     for (i, (std, ours)) in cases.into_iter().enumerate() {
         let (std, ours) = (std.unwrap_err(), ours.unwrap_err());
