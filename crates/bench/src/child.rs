@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FileType, OpenOptions, Pool};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::config::Config;
@@ -54,7 +55,7 @@ pub fn run_job(job: Job, path: &Path) -> Result<()> {
     match job {
         Job::Make(size) => {
             let begun = Instant::now();
-            let pool = Pool::create(path, &CreateOptions { size: Some(size), ..CreateOptions::default() })?;
+            let pool = Pool::create(path, &CreateOptions::new().size(size))?;
             let spent = begun.elapsed();
             pool.close()?;
             println!("{}", spent.as_nanos());
@@ -84,16 +85,16 @@ fn die() -> Result<()> {
 fn fill_and_die(pool: &Pool, files: u64) -> Result<()> {
     let stamp = std::process::id();
     for dir in 0..files.div_ceil(PER_DIR) {
-        let attr = pool.root().create(format!("{stamp}-{dir}").as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
+        let attr = pool.root().create(format!("{stamp}-{dir}").as_bytes(), &NewNode::new(FileType::Dir, 0o700))?;
         let node = pool.node(attr.ino)?.dir()?;
         for i in 0..PER_DIR.min(files - dir * PER_DIR) {
-            node.create(format!("file-{i:04}").as_bytes(), &NewNode::new(Kind::File, 0o600))?;
+            node.create(format!("file-{i:04}").as_bytes(), &NewNode::new(FileType::File, 0o600))?;
         }
     }
     // One that lives on without a name, as killed programs leave them.
-    let attr = pool.root().create(b"nameless", &NewNode::new(Kind::File, 0o600))?;
+    let attr = pool.root().create(b"nameless", &NewNode::new(FileType::File, 0o600))?;
     let open = pool.node(attr.ino)?.open()?;
-    open.write_at(0, &[1; 4096])?;
+    open.write_all_at(&[1; 4096], 0)?;
     pool.root().unlink(b"nameless")?;
     die()
 }

@@ -17,7 +17,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use pagestone::{Kind, MapOptions, NewNode, OpenOptions, Pool};
+use pagestone::inode::NewNode;
+use pagestone::mmap::MapOptions;
+use pagestone::{FileType, OpenOptions, Pool};
 use pmem::{MediaKind, Part};
 use rustix::fs::{AtFlags, unlinkat};
 
@@ -56,19 +58,19 @@ pub fn pool(path: &Path, out: Out<'_>) -> Result<()> {
     let pool = Pool::open(path, &OpenOptions::default())?;
     let root = pool.root();
     let new = |name: &str| -> Result<pagestone::File> {
-        let attr = root.create(name.as_bytes(), &NewNode::new(Kind::File, 0o600))?;
+        let attr = root.create(name.as_bytes(), &NewNode::new(FileType::File, 0o600))?;
         Ok(pool.node(attr.ino)?.open()?)
     };
     names(
         out,
         ["create, durable", "unlink, durable"],
-        &|name| Ok(root.create(name.as_bytes(), &NewNode::new(Kind::File, 0o600)).map(drop)?),
+        &|name| Ok(root.create(name.as_bytes(), &NewNode::new(FileType::File, 0o600)).map(drop)?),
         &|name| Ok(root.unlink(name.as_bytes())?),
     )?;
     let file = new("file")?;
-    (0..LEN / FRAME).try_for_each(|i| file.write_at(i * FRAME, &vec![1; FRAME as usize]))?;
-    writes(out, "write 4 KiB, durable", &mut |at, bytes| Ok(file.write_at(at, bytes)?))?;
-    reads(out, &mut |buf| Ok(pool.resolve(b"/file")?.open()?.read_at(0, buf).map(drop)?))?;
+    (0..LEN / FRAME).try_for_each(|i| file.write_all_at(&vec![1; FRAME as usize], i * FRAME))?;
+    writes(out, "write 4 KiB, durable", &mut |at, bytes| Ok(file.write_all_at(bytes, at)?))?;
+    reads(out, &mut |buf| Ok(pool.resolve(b"/file")?.open()?.read_at(buf, 0).map(drop)?))?;
     for (what, len, places) in holes() {
         row(out, what, places.len(), |round| {
             let name = format!("hole-{round}");

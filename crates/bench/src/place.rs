@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use pagestone::{CreateOptions, Dir, File, Kind, NewNode, OpenOptions, Pool};
+use pagestone::inode::{Dir, NewNode};
+use pagestone::{CreateOptions, File, FileType, OpenOptions, Pool};
 use pmem::{Media, Persister, Region};
 use tempfile::TempDir;
 
@@ -81,19 +82,19 @@ impl Bed {
     /// As [`Bed::temporary`], of so many bytes.
     pub(crate) fn of_size(size: u64, durable: bool) -> Result<Bed> {
         let dir = on_tmpfs()?;
-        let size = Some(size);
-        let below = pmem::open(&dir.path().join("pool"), &pmem::Open { read_only: false, kind: None, size })?.media;
+        let below =
+            pmem::open(&dir.path().join("pool"), &pmem::Open { read_only: false, kind: None, size: Some(size) })?.media;
         let media = match Persister::durable().filter(|_| durable) {
             Some(persister) => Arc::new(LikePmem::new(below, persister)),
             None => below,
         };
-        let pool = Pool::create_on(media.clone(), &CreateOptions { size, ..CreateOptions::default() })?;
+        let pool = Pool::create_on(media.clone(), &CreateOptions::new().size(size))?;
         Bed::with(pool, media, dir)
     }
 
     fn with(pool: Pool, media: Arc<dyn Media>, dir: TempDir) -> Result<Bed> {
         let root = format!("{PREFIX}{}", std::process::id()).into_bytes();
-        pool.root().create(&root, &NewNode::new(Kind::Dir, 0o700))?;
+        pool.root().create(&root, &NewNode::new(FileType::Dir, 0o700))?;
         Ok(Bed { pool, media, root, dir })
     }
 
@@ -109,7 +110,7 @@ impl Bed {
 
     /// A directory below it.
     pub(crate) fn make_dir(&self, name: &str) -> Result<Dir> {
-        let attr = self.root()?.create(name.as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
+        let attr = self.root()?.create(name.as_bytes(), &NewNode::new(FileType::Dir, 0o700))?;
         Ok(self.pool.node(attr.ino)?.dir()?)
     }
 
@@ -120,13 +121,13 @@ impl Bed {
 
     /// A file with storage for all of its `len` bytes.
     pub(crate) fn file(&self, name: &str, len: u64) -> Result<File> {
-        let attr = self.root()?.create(name.as_bytes(), &NewNode::new(Kind::File, 0o600))?;
+        let attr = self.root()?.create(name.as_bytes(), &NewNode::new(FileType::File, 0o600))?;
         let file = self.pool.node(attr.ino)?.open()?;
         let bytes = vec![0x5a; 8 << 20];
         let mut at = 0;
         while at < len {
             let part = bytes.len().min((len - at) as usize);
-            file.write_at(at, &bytes[..part])?;
+            file.write_all_at(&bytes[..part], at)?;
             at += part as u64;
         }
         Ok(file)
@@ -136,7 +137,7 @@ impl Bed {
     /// the raw peer stores to. `at` maps a file offset to a pool byte.
     pub(crate) fn raw(&self, name: &str, len: u64) -> Result<(Region, impl Fn(u64) -> u64 + use<>)> {
         let file = self.file(name, len)?;
-        let extents = file.extents(0, len)?;
+        let extents = file.extents(..len)?;
         let at = move |offset: u64| {
             let i = extents.partition_point(|x| x.offset + x.len <= offset);
             extents[i].pool + (offset - extents[i].offset)
@@ -154,17 +155,12 @@ impl Drop for Bed {
 
 fn remove(pool: &Pool, parent: &Dir, name: &[u8]) -> Result<()> {
     let attr = parent.lookup(name)?;
-    if attr.kind != Kind::Dir {
+    if attr.kind != FileType::Dir {
         return Ok(parent.unlink(name)?);
     }
     let dir = pool.node(attr.ino)?.dir()?;
-    let mut names = Vec::new();
-    dir.entries(0, &mut |entry| {
-        names.push(entry.name.clone());
-        true
-    })?;
-    for name in names {
-        remove(pool, &dir, &name)?;
+    for entry in dir.entries() {
+        remove(pool, &dir, &entry?.name)?;
     }
     Ok(parent.rmdir(name)?)
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use pagestone::{Attr, Kind, Time};
+use pagestone::FileType;
+use pagestone::inode::{Attr, Time};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -65,15 +66,16 @@ fn octal(bytes: &[u8]) -> String {
 }
 
 /// `drwxr-xr-x`, as `ls -l` writes it.
-pub(crate) fn mode(kind: Kind, perm: u32) -> String {
+pub(crate) fn mode(kind: FileType, perm: u32) -> String {
     let kind = match kind {
-        Kind::File => '-',
-        Kind::Dir => 'd',
-        Kind::Symlink => 'l',
-        Kind::Fifo => 'p',
-        Kind::Socket => 's',
-        Kind::CharDevice => 'c',
-        Kind::BlockDevice => 'b',
+        FileType::File => '-',
+        FileType::Dir => 'd',
+        FileType::Symlink => 'l',
+        FileType::Fifo => 'p',
+        FileType::Socket => 's',
+        FileType::CharDevice => 'c',
+        FileType::BlockDevice => 'b',
+        _ => '?',
     };
     let mut text = String::from(kind);
     for (shift, special, letter) in [(6, libc::S_ISUID, 's'), (3, libc::S_ISGID, 's'), (0, libc::S_ISVTX, 't')] {
@@ -109,15 +111,16 @@ pub(crate) fn time(time: Time) -> String {
 }
 
 /// The word for a kind of file.
-pub(crate) fn kind(kind: Kind) -> &'static str {
+pub(crate) fn kind(kind: FileType) -> &'static str {
     match kind {
-        Kind::File => "file",
-        Kind::Dir => "directory",
-        Kind::Symlink => "symbolic link",
-        Kind::Fifo => "named pipe",
-        Kind::Socket => "socket",
-        Kind::CharDevice => "character device",
-        Kind::BlockDevice => "block device",
+        FileType::File => "file",
+        FileType::Dir => "directory",
+        FileType::Symlink => "symbolic link",
+        FileType::Fifo => "named pipe",
+        FileType::Socket => "socket",
+        FileType::CharDevice => "character device",
+        FileType::BlockDevice => "block device",
+        _ => "unknown",
     }
 }
 
@@ -137,9 +140,9 @@ mod tests {
 
     #[test]
     fn modes_read_as_ls_writes_them() {
-        assert_eq!(mode(Kind::Dir, 0o1777), "drwxrwxrwt");
-        assert_eq!(mode(Kind::File, 0o4754), "-rwsr-xr--");
-        assert_eq!(mode(Kind::File, 0o2644), "-rw-r-Sr--");
+        assert_eq!(mode(FileType::Dir, 0o1777), "drwxrwxrwt");
+        assert_eq!(mode(FileType::File, 0o4754), "-rwsr-xr--");
+        assert_eq!(mode(FileType::File, 0o2644), "-rw-r-Sr--");
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl PoolError {
     pub(crate) fn is_refusal(&self) -> bool {
         match &self.error {
             Error::ReadOnly => true,
-            Error::Path { source, .. } | Error::Media(source) => {
+            Error::Path { source, .. } | Error::System { source, .. } | Error::Media(source) => {
                 matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
             }
             _ => false,

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use pagestone::{Dir, Node, Pool};
+use pagestone::Pool;
+use pagestone::inode::{Dir, Node};
 
 use crate::exit::WrongUsage;
 

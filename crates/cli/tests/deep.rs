@@ -6,7 +6,8 @@ mod common;
 use std::process::Command;
 
 use common::Place;
-use pagestone::{CreateOptions, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FileType, Pool};
 
 #[test]
 fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone() {
@@ -15,10 +16,10 @@ fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone(
     const KIB: &str = "400000";
     let place = Place::in_shm();
     let path = place.path("test.pool");
-    let pool = Pool::create(&path, &CreateOptions { size: Some(256 << 20), ..CreateOptions::default() }).unwrap();
+    let pool = Pool::create(&path, &CreateOptions::new().size(256 << 20)).unwrap();
     let mut dir = pool.root();
     for _ in 0..DEPTH {
-        let made = dir.create(b"directory", &NewNode::new(Kind::Dir, 0o755)).unwrap();
+        let made = dir.create(b"directory", &NewNode::new(FileType::Dir, 0o755)).unwrap();
         dir = pool.node(made.ino).unwrap().dir().unwrap();
     }
     drop(dir);

@@ -102,9 +102,9 @@ fn names_are_made_listed_moved_and_removed() {
 fn inode_numbers_that_json_readers_would_round_are_strings() {
     let place = Place::in_shm();
     let path = place.path("test.pool");
-    let options = pagestone::CreateOptions { size: Some(32 << 20), ..Default::default() };
+    let options = pagestone::CreateOptions::new().size(32 << 20);
     let pool = pagestone::Pool::create(&path, &options).unwrap();
-    let new = pagestone::NewNode::new(pagestone::Kind::File, 0o644);
+    let new = pagestone::inode::NewNode::new(pagestone::FileType::File, 0o644);
     pool.root().create(b"small", &new).unwrap();
     let large = (0..1_000_000).find_map(|_| {
         let ino = pool.root().create(b"large", &new).unwrap().ino;

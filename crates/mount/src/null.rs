@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use pagestone::{Attr, Ino, Kind, NewNode, SetAttr, StatFs, Time};
+use pagestone::inode::{Attr, NewNode, SetAttr, Time};
+use pagestone::{FileType, Ino, StatFs};
 
 use crate::transport::{Caller, Errno, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, WriteHow, Written};
 
@@ -25,22 +26,12 @@ impl NullFs {
 
     fn attr(&self, node: NodeId) -> Attr {
         let root = node == NodeId::ROOT;
-        Attr {
-            ino: Ino(node.0),
-            kind: if root { Kind::Dir } else { Kind::File },
-            perm: if root { 0o755 } else { 0o644 },
-            nlink: if root { 2 } else { 1 },
-            uid: 0,
-            gid: 0,
-            size: if root { 0 } else { self.size },
-            pages: 0,
-            shared: 0,
-            rdev: 0,
-            atime: self.made,
-            mtime: self.made,
-            ctime: self.made,
-            btime: self.made,
+        if root {
+            return Attr::new(Ino(node.0), FileType::Dir, 0o755, self.made);
         }
+        let mut attr = Attr::new(Ino(node.0), FileType::File, 0o644, self.made);
+        attr.size = self.size;
+        attr
     }
 }
 
@@ -85,11 +76,13 @@ impl FileSystem for NullFs {
         if cookie == 0 {
             let attr = self.attr(FILE);
             let attr = attrs.then_some(&attr);
-            add(&Listed { node: FILE, kind: Kind::File, name: b"file", cookie: 3, attr });
+            add(&Listed { node: FILE, kind: FileType::File, name: b"file", cookie: 3, attr });
         }
         Ok(())
     }
     fn statfs(&self) -> Reply<StatFs> {
-        Ok(StatFs { pages: 1 << 20, free: 1 << 20, available: 1 << 20, inodes: 1 })
+        let mut space = StatFs::default();
+        (space.pages, space.free, space.available, space.inodes) = (1 << 20, 1 << 20, 1 << 20, 1);
+        Ok(space)
     }
 }

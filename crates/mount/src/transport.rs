@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pagestone::{Attr, Kind, NewNode, RenameMode, SetAttr, StatFs, XattrMode};
+use pagestone::inode::{Attr, NewNode, RenameMode, SetAttr, XattrMode};
+use pagestone::{FileType, StatFs};
 
 use crate::mountpoint::{self, MountError};
 
@@ -118,7 +119,7 @@ pub struct Listed<'a> {
     /// What it names.
     pub node: NodeId,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: FileType,
     /// The name.
     pub name: &'a [u8],
     /// Where the listing goes on after this entry.

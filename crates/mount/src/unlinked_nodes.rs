@@ -19,7 +19,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pagestone::{Attr, File, SetAttr, Time};
+use pagestone::File;
+use pagestone::inode::{Attr, SetAttr, Time};
 use parking_lot::Mutex;
 
 use crate::transport::NodeId;

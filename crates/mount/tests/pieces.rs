@@ -5,7 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::{CreateOptions, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FileType, Pool};
 use pagestone_mount::{FileSystem, NodeId, OpenHow, PoolFs};
 use pmem::{Description, Media, Memory, Part, Views};
 
@@ -58,12 +59,12 @@ fn a_reply_of_several_pieces_ends_in_front_of_memory_that_fails_while_it_is_copi
         let memory = Memory::new(16 << 20).expect("memory");
         let media = Arc::new(Failing { below: memory, turns: AtomicU64::new(0), page: AtomicU64::new(0) });
         let pool = Pool::create_on(media.clone(), &CreateOptions::default()).expect("a pool");
-        let ino = pool.root().create(b"f", &NewNode::new(Kind::File, 0o644)).expect("a file").ino;
+        let ino = pool.root().create(b"f", &NewNode::new(FileType::File, 0o644)).expect("a file").ino;
         let file = pool.node(ino).and_then(|node| node.open()).expect("open");
         // Four pages, a hole, four pages.
-        file.write_at(0, &[7; 4 * PAGE as usize]).expect("written");
-        file.write_at(5 * PAGE, &[8; 4 * PAGE as usize]).expect("written");
-        let lost = file.extents(2 * PAGE, 1).expect("extents")[0].pool;
+        file.write_all_at(&[7; 4 * PAGE as usize], 0).expect("written");
+        file.write_all_at(&[8; 4 * PAGE as usize], 5 * PAGE).expect("written");
+        let lost = file.extents(2 * PAGE..2 * PAGE + 1).expect("extents")[0].pool;
         let fs = PoolFs::new(pool.clone());
         let handle = fs.open(NodeId(ino.0), OpenHow::default()).expect("open");
         media.page.store(lost, Ordering::Relaxed);

@@ -10,14 +10,15 @@ use std::error::Error;
 use std::sync::Arc;
 
 use crashlab::{Budget, Flavour, Lab, explore};
-use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool, RenameMode};
+use pagestone::inode::{NewNode, RenameMode};
+use pagestone::{CreateOptions, FileType, OpenOptions, Pool};
 use pmem::Media;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let lab = Lab::new(8 << 20, Flavour::Lines, 1);
     let media = lab.media()?;
     let pool = Pool::create_on(media.clone(), &CreateOptions::default())?;
-    let file = NewNode::new(Kind::File, 0o644);
+    let file = NewNode::new(FileType::File, 0o644);
     pool.root().create(b"old", &file)?;
     pool.root().create(b"new", &file)?;
 
@@ -38,11 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The names in the root, in order.
 fn names(media: Arc<dyn Media>) -> pagestone::Result<Vec<String>> {
     let pool = Pool::open_on(media, &OpenOptions::default())?;
-    let mut names = Vec::new();
-    pool.root().entries(0, &mut |entry| {
-        names.push(String::from_utf8_lossy(&entry.name).into_owned());
-        true
-    })?;
+    let listed: pagestone::Result<Vec<_>> = pool.read_dir("/")?.collect();
+    let mut names: Vec<String> = listed?.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     Ok(names)
 }

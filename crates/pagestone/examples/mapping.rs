@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use pagestone::{CreateOptions, Error, Kind, MapOptions, NewNode, Pool, Result};
+use pagestone::mmap::MapOptions;
+use pagestone::{CreateOptions, Error, Pool, Result};
 use pmem::Memory;
 
 fn main() -> Result<()> {
-    let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
-    let attr = pool.root().create(b"table", &NewNode::new(Kind::File, 0o600))?;
-    let file = pool.node(attr.ino)?.open()?;
+    let memory = Memory::new(64 << 20).map_err(Error::Media)?;
+    let pool = Pool::create_on(Arc::new(memory), &CreateOptions::new())?;
+    let file = pool.create_file("/table")?;
     file.set_len(32 << 20)?;
 
     // All of it is a hole: it reads as zeros and takes no storage.
@@ -30,7 +31,7 @@ fn main() -> Result<()> {
     map.drain()?;
 
     // A page that was punched is an error, until it is asked for again.
-    file.punch(20 << 20, 4096)?;
+    file.punch_hole(20 << 20..(20 << 20) + 4096)?;
     match map.load::<u64>(20 << 20) {
         Err(Error::Revoked(offset)) => println!("the page at {offset} was taken away"),
         other => println!("unexpected: {other:?}"),

@@ -15,7 +15,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use pagestone::{Dir, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, RenameMode, Result, check};
+use pagestone::check::check;
+use pagestone::inode::{Dir, NewNode, RenameMode};
+use pagestone::mmap::MapOptions;
+use pagestone::{Error, File, FileType, OpenOptions, Pool, Result};
 use pmem::Durability;
 
 const THREADS: u64 = 2;
@@ -118,9 +121,9 @@ fn name(file: u64) -> Vec<u8> {
 fn perform(step: &Step, pool: &Pool, dir: &Dir) -> Result<()> {
     let open = |file: u64| -> Result<File> { pool.node(dir.lookup(&name(file))?.ino)?.open() };
     match step {
-        Step::Create(file) => dir.create(&name(*file), &NewNode::new(Kind::File, 0o600)).map(drop),
+        Step::Create(file) => dir.create(&name(*file), &NewNode::new(FileType::File, 0o600)).map(drop),
         Step::Append(file, bytes) => open(*file)?.append(bytes).map(drop),
-        Step::Overwrite(file, at, bytes) => open(*file)?.write_at(*at as u64, bytes),
+        Step::Overwrite(file, at, bytes) => open(*file)?.write_all_at(bytes, *at as u64),
         Step::Atomic(file, at, bytes) => open(*file)?.write_atomic(&[(*at as u64, bytes)]),
         Step::Length(file, len) => open(*file)?.set_len(*len),
         Step::Store(file, at, value) => {
@@ -146,17 +149,13 @@ fn dir(pool: &Pool, seed: u64, thread: u64) -> Result<Dir> {
 
 /// Takes away what earlier runs left.
 fn clear(pool: &Pool, top: &Dir) -> Result<()> {
-    let mut entries = Vec::new();
-    top.entries(0, &mut |entry| {
-        entries.push((entry.name.to_vec(), entry.kind, entry.ino));
-        true
-    })?;
-    for (name, kind, ino) in entries {
-        if kind == Kind::Dir {
-            clear(pool, &pool.node(ino)?.dir()?)?;
-            top.rmdir(&name)?;
+    for entry in top.entries() {
+        let entry = entry?;
+        if entry.kind == FileType::Dir {
+            clear(pool, &pool.node(entry.ino)?.dir()?)?;
+            top.rmdir(&entry.name)?;
         } else {
-            top.unlink(&name)?;
+            top.unlink(&entry.name)?;
         }
     }
     Ok(())
@@ -167,7 +166,7 @@ fn work(path: &Path, seed: u64) -> Result<()> {
     clear(&pool, &pool.root())?;
     let at_sync = pool.info()?.media.durability == Durability::AtSync;
     for thread in 0..THREADS {
-        pool.root().create(format!("run-{seed}-{thread}").as_bytes(), &NewNode::new(Kind::Dir, 0o700))?;
+        pool.root().create(format!("run-{seed}-{thread}").as_bytes(), &NewNode::new(FileType::Dir, 0o700))?;
     }
     let one = |thread: u64| -> Result<()> {
         let (mut chance, mut model, dir) = (chance(seed, thread), Model::new(), dir(&pool, seed, thread)?);
@@ -177,7 +176,7 @@ fn work(path: &Path, seed: u64) -> Result<()> {
             if at_sync {
                 pool.sync()?;
             }
-            writeln!(std::io::stdout().lock(), "{seed} {thread} {n}")?;
+            writeln!(std::io::stdout().lock(), "{seed} {thread} {n}").map_err(Error::Media)?;
             apply(&step, &mut model);
         }
         Ok(())
@@ -190,16 +189,13 @@ fn work(path: &Path, seed: u64) -> Result<()> {
 
 /// What a thread's directory has.
 fn there(pool: &Pool, dir: &Dir) -> Result<Model> {
-    let (mut model, mut names) = (Model::new(), Vec::new());
-    dir.entries(0, &mut |entry| {
-        names.push((entry.name.to_vec(), entry.ino));
-        true
-    })?;
-    for (name, ino) in names {
+    let mut model = Model::new();
+    for entry in dir.entries() {
+        let (name, ino) = entry.map(|entry| (entry.name, entry.ino))?;
         let number = String::from_utf8_lossy(&name).trim_start_matches('f').parse().unwrap_or(u64::MAX);
         let file = pool.node(ino)?.open()?;
         let mut bytes = vec![0; file.attr()?.size as usize];
-        file.read_at(0, &mut bytes)?;
+        file.read_at(&mut bytes, 0)?;
         model.insert(number, bytes);
     }
     Ok(model)
@@ -250,7 +246,7 @@ fn look(path: &Path, seed: u64, done: &[u64]) -> Result<bool> {
     }
     let replayed = pool.info()?.replayed;
     pool.close()?;
-    let report = check(path, &pagestone::CheckOptions::default(), &mut |_, _| ())?;
+    let report = check(path, &pagestone::check::CheckOptions::default(), &mut |_, _| ())?;
     report.findings.iter().for_each(|finding| println!("check: {finding:?}"));
     println!("looked: {} steps, {more} under way were there, {replayed} records replayed", done.iter().sum::<u64>());
     Ok(right && report.is_clean())

@@ -1,6 +1,8 @@
 //! What is known about a file besides its bytes: the values that the library and its faces pass
 //! to and fro.
 
+use std::time::{Duration, SystemTime};
+
 use serde::Serialize;
 
 use crate::units::Ino;
@@ -22,11 +24,42 @@ impl Time {
     }
 }
 
+/// A time that [`SystemTime`] cannot hold becomes the epoch. There is none on Linux.
+impl From<Time> for SystemTime {
+    fn from(time: Time) -> SystemTime {
+        let seconds = Duration::from_secs(time.sec.unsigned_abs());
+        let whole = match time.sec < 0 {
+            true => SystemTime::UNIX_EPOCH.checked_sub(seconds),
+            false => SystemTime::UNIX_EPOCH.checked_add(seconds),
+        };
+        let time = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nsec.into())));
+        time.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+/// Exact. A time before the epoch has negative seconds and counts its nanoseconds forward from them.
+impl From<SystemTime> for Time {
+    fn from(time: SystemTime) -> Time {
+        match time.duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => Time { sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nsec: after.subsec_nanos() },
+            Err(before) => {
+                let before = before.duration();
+                let sec = i64::try_from(before.as_secs()).map_or(i64::MIN, |sec| -sec);
+                match before.subsec_nanos() {
+                    0 => Time { sec, nsec: 0 },
+                    nsec => Time { sec: sec.saturating_sub(1), nsec: 1_000_000_000 - nsec },
+                }
+            }
+        }
+    }
+}
+
 /// What kind of thing an inode is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 #[repr(u8)]
-pub enum Kind {
+pub enum FileType {
     /// Regular file.
     File = 1,
     /// Directory.
@@ -43,55 +76,72 @@ pub enum Kind {
     BlockDevice = 7,
 }
 
-impl Kind {
+/// The name that the layers below the facade use.
+pub(crate) use FileType as Kind;
+
+impl FileType {
+    /// Whether it is a regular file.
+    pub fn is_file(self) -> bool {
+        self == FileType::File
+    }
+    /// Whether it is a directory.
+    pub fn is_dir(self) -> bool {
+        self == FileType::Dir
+    }
+    /// Whether it is a symbolic link.
+    pub fn is_symlink(self) -> bool {
+        self == FileType::Symlink
+    }
     /// The kind that an on-media byte means.
-    pub fn from_u8(byte: u8) -> Option<Kind> {
+    pub fn from_u8(byte: u8) -> Option<FileType> {
         Some(match byte {
-            1 => Kind::File,
-            2 => Kind::Dir,
-            3 => Kind::Symlink,
-            4 => Kind::Fifo,
-            5 => Kind::Socket,
-            6 => Kind::CharDevice,
-            7 => Kind::BlockDevice,
+            1 => FileType::File,
+            2 => FileType::Dir,
+            3 => FileType::Symlink,
+            4 => FileType::Fifo,
+            5 => FileType::Socket,
+            6 => FileType::CharDevice,
+            7 => FileType::BlockDevice,
             _ => return None,
         })
     }
     /// The file-type bits of a `st_mode`.
     pub fn mode_bits(self) -> u32 {
         match self {
-            Kind::File => libc::S_IFREG,
-            Kind::Dir => libc::S_IFDIR,
-            Kind::Symlink => libc::S_IFLNK,
-            Kind::Fifo => libc::S_IFIFO,
-            Kind::Socket => libc::S_IFSOCK,
-            Kind::CharDevice => libc::S_IFCHR,
-            Kind::BlockDevice => libc::S_IFBLK,
+            FileType::File => libc::S_IFREG,
+            FileType::Dir => libc::S_IFDIR,
+            FileType::Symlink => libc::S_IFLNK,
+            FileType::Fifo => libc::S_IFIFO,
+            FileType::Socket => libc::S_IFSOCK,
+            FileType::CharDevice => libc::S_IFCHR,
+            FileType::BlockDevice => libc::S_IFBLK,
         }
     }
     /// The kind that the file-type bits of a `st_mode` mean.
-    pub fn from_mode(mode: u32) -> Option<Kind> {
+    pub fn from_mode(mode: u32) -> Option<FileType> {
         Some(match mode & libc::S_IFMT {
-            libc::S_IFREG => Kind::File,
-            libc::S_IFDIR => Kind::Dir,
-            libc::S_IFLNK => Kind::Symlink,
-            libc::S_IFIFO => Kind::Fifo,
-            libc::S_IFSOCK => Kind::Socket,
-            libc::S_IFCHR => Kind::CharDevice,
-            libc::S_IFBLK => Kind::BlockDevice,
+            libc::S_IFREG => FileType::File,
+            libc::S_IFDIR => FileType::Dir,
+            libc::S_IFLNK => FileType::Symlink,
+            libc::S_IFIFO => FileType::Fifo,
+            libc::S_IFSOCK => FileType::Socket,
+            libc::S_IFCHR => FileType::CharDevice,
+            libc::S_IFBLK => FileType::BlockDevice,
             _ => return None,
         })
     }
 }
 
-/// The attributes of an inode.
+/// The attributes of an inode, as the layer of inodes and the faces pass them on. Programs that use paths get
+/// [`Metadata`](crate::Metadata).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Attr {
     /// Inode number.
     #[serde(serialize_with = "ino_for_readers")]
     pub ino: Ino,
-    /// Kind of file.
-    pub kind: Kind,
+    /// FileType of file.
+    pub kind: FileType,
     /// Permission bits, including set-id and sticky (`07777`).
     pub perm: u32,
     /// Hard links; for a directory 2 plus its subdirectories.
@@ -117,6 +167,31 @@ pub struct Attr {
     pub ctime: Time,
     /// Creation.
     pub btime: Time,
+}
+
+impl Attr {
+    /// Attributes of an empty `kind` with one link, owned by root, with all times `now`. A filesystem that is no pool
+    /// fills in the rest.
+    pub fn new(ino: Ino, kind: FileType, perm: u32, now: Time) -> Attr {
+        let (atime, mtime, ctime, btime) = (now, now, now, now);
+        let nlink = if kind.is_dir() { 2 } else { 1 };
+        Attr {
+            ino,
+            kind,
+            perm,
+            nlink,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            pages: 0,
+            shared: 0,
+            rdev: 0,
+            atime,
+            mtime,
+            ctime,
+            btime,
+        }
+    }
 }
 
 /// Readers of JSON that keep numbers as floating point know whole numbers up to 2^53; what is larger
@@ -147,8 +222,8 @@ pub struct SetAttr {
 /// What a new name is to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewNode<'a> {
-    /// Kind of file.
-    pub kind: Kind,
+    /// FileType of file.
+    pub kind: FileType,
     /// Permission bits (`07777`), umask already applied.
     pub perm: u32,
     /// Owner.
@@ -163,13 +238,14 @@ pub struct NewNode<'a> {
 
 impl NewNode<'_> {
     /// A node of `kind` with permissions `perm`, owned by root.
-    pub fn new(kind: Kind, perm: u32) -> NewNode<'static> {
+    pub fn new(kind: FileType, perm: u32) -> NewNode<'static> {
         NewNode { kind, perm, uid: 0, gid: 0, rdev: 0, target: &[] }
     }
 }
 
 /// What a file has that must not outlast a change of its contents by somebody else.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct Privileges {
     /// Set-user-id or set-group-id.
     pub set_id: bool,
@@ -184,13 +260,14 @@ impl Privileges {
     }
 }
 
-/// One name in a directory.
+/// One name in a directory, as bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct DirEntry {
     /// What it names.
     pub ino: Ino,
     /// The kind of what it names.
-    pub kind: Kind,
+    pub kind: FileType,
     /// The name: 1 to 255 bytes without `/` and NUL.
     pub name: Vec<u8>,
     /// Where a listing goes on *after* this entry; stable while the entry exists. 3 or larger
@@ -223,7 +300,8 @@ pub enum XattrMode {
 }
 
 /// Space, in 4 KiB pages, and inodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct StatFs {
     /// Pages that files and structures can use.
     pub pages: u64,
@@ -237,6 +315,7 @@ pub struct StatFs {
 
 /// A run of a file that has storage: what all I/O is expressed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Extent {
     /// First byte within the file.
     pub offset: u64,
@@ -246,4 +325,19 @@ pub struct Extent {
     pub len: u64,
     /// It was there when the file was cloned, and is the clone's as well: not to be stored to.
     pub shared: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_and_a_system_time_are_the_same_instant_also_before_the_epoch() {
+        for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 999_999_999), (1 << 40, 5)] {
+            let time = Time { sec, nsec };
+            assert_eq!(Time::from(SystemTime::from(time)), time);
+        }
+        let before = SystemTime::UNIX_EPOCH - Duration::from_nanos(1);
+        assert_eq!(Time::from(before), Time { sec: -1, nsec: 999_999_999 });
+    }
 }

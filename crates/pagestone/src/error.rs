@@ -53,15 +53,12 @@ pub enum Error {
     #[error("no data or hole from this offset on")]
     NoData,
     /// The page at this offset was punched or truncated away under a mapping; see
-    /// [`Mapping::refresh`](crate::Mapping::refresh).
+    /// [`Mapping::refresh`](crate::mmap::Mapping::refresh).
     #[error("the page at offset {0:#x} was taken away under the mapping")]
     Revoked(u64),
     /// The page at this offset lies behind the end of the mapped file.
     #[error("the page at offset {0:#x} lies behind the end of the file")]
     BeyondEnd(u64),
-    /// Others hold what the operation needs for itself.
-    #[error("busy")]
-    Busy,
     /// The caller asked a long operation to stop. What it did so far is consistent and durable.
     #[error("interrupted")]
     Interrupted,
@@ -70,7 +67,7 @@ pub enum Error {
     #[error("the pages are pinned")]
     Pinned,
     /// The file's page was changed by somebody else after an atomic mapping had stored to it: to commit the mapping's
-    /// copy would undo that. See [`AtomicMapping::commit`](crate::AtomicMapping::commit).
+    /// copy would undo that. See [`AtomicMapping::commit`](crate::mmap::AtomicMapping::commit).
     #[error("page {page:#x} of {ino} was changed since the mapping stored to it")]
     Conflict {
         /// The file.
@@ -139,9 +136,50 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The system refused something that has no path: a thread, a mapping, a descriptor.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The media failed.
     #[error("media: {0}")]
-    Media(#[from] io::Error),
+    Media(io::Error),
+    /// Others hold what the operation needs for itself: files, mappings or clones of a pool that is to be closed, work that
+    /// goes on beside a shrink.
+    #[error("still in use in this process")]
+    Busy,
+    /// A path leads through more than 40 symbolic links.
+    #[error("too many levels of symbolic links")]
+    LinkLoop,
+    /// The file was opened without this kind of access; see [`FileOptions`](crate::FileOptions).
+    #[error("the file is not open for {0}")]
+    NotOpenFor(&'static str),
+}
+
+/// `io::Error` from here is what `std` would have answered, as far as that says everything: then it has a
+/// [`raw_os_error`](io::Error::raw_os_error). Otherwise it has the right [`kind`](io::Error::kind), and the library's
+/// error inside ([`io::Error::get_ref`]).
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        match error {
+            Error::NotFound
+            | Error::Exists
+            | Error::NotDirectory
+            | Error::IsDirectory
+            | Error::NotEmpty
+            | Error::NameTooLong
+            | Error::FileTooLarge
+            | Error::TooManyLinks
+            | Error::NoSpace
+            | Error::ReadOnly
+            | Error::LinkLoop => io::Error::from_raw_os_error(error.errno()),
+            Error::Media(source) => source,
+            error => io::Error::new(error.kind(), error),
+        }
+    }
 }
 
 impl From<pmem::Error> for Error {
@@ -171,6 +209,34 @@ impl Error {
         Error::Corrupt { place: place.into(), what: what.into() }
     }
 
+    /// The kind that means this to a Rust program.
+    ///
+    /// It is the kind of [`Error::errno`], except where that would mislead: a damaged pool, or no pool at all, is
+    /// [`InvalidData`](io::ErrorKind::InvalidData); a file that was not opened for the access is
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied).
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Error::Corrupt { .. } | Error::NotAPool(_) | Error::TooNew(_) => io::ErrorKind::InvalidData,
+            Error::NotOpenFor(_) => io::ErrorKind::PermissionDenied,
+            Error::NoAttribute => io::ErrorKind::NotFound,
+            Error::TooLarge => io::ErrorKind::InvalidInput,
+            Error::Stale(_) => io::ErrorKind::NotFound,
+            Error::Revoked(_) | Error::BeyondEnd(_) | Error::NoData => io::ErrorKind::UnexpectedEof,
+            Error::Path { source, .. } | Error::System { source, .. } | Error::Media(source) => source.kind(),
+            other => io::Error::from_raw_os_error(other.errno()).kind(),
+        }
+    }
+
+    /// For `map_err`: the system refused to change or describe a mapping.
+    pub(crate) fn mapping(source: io::Error) -> Error {
+        Error::System { what: "mapping memory", source }
+    }
+
+    /// For `map_err`: the system refused `what`.
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::System { what, source }
+    }
+
     /// The errno that means this to a C program.
     pub fn errno(&self) -> i32 {
         match self {
@@ -194,7 +260,11 @@ impl Error {
             Error::ReadOnly => libc::EROFS,
             Error::NotSupported(_) => libc::EOPNOTSUPP,
             Error::InUse { .. } => libc::EBUSY,
-            Error::Path { source, .. } | Error::Media(source) => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::LinkLoop => libc::ELOOP,
+            Error::NotOpenFor(_) => libc::EBADF,
+            Error::Path { source, .. } | Error::System { source, .. } | Error::Media(source) => {
+                source.raw_os_error().unwrap_or(libc::EIO)
+            }
             Error::NotAPool(_) | Error::TooNew(_) | Error::TooOld(_) | Error::Size(_) => libc::EINVAL,
             Error::Corrupt { .. } | Error::Lost(_) | Error::DataLost(_) | Error::Latched(_) => libc::EIO,
         }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crashlab::{Call, Faulty};
-use pagestone::{CreateOptions, Error, File, Ino, Kind, MapOptions, NewNode, PAGE_SIZE, Pool, RenameMode};
+use pagestone::inode::{NewNode, RenameMode};
+use pagestone::mmap::MapOptions;
+use pagestone::{CreateOptions, Error, File, FileType, Ino, PAGE_SIZE, Pool};
 use pmem::{Media, MediaKind, Memory};
 
 const SIZE: u64 = 64 << 20;
@@ -16,12 +18,12 @@ fn pool_on(media: Arc<dyn Media>) -> Pool {
 }
 
 fn create(pool: &Pool, name: &str) -> Ino {
-    pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
+    pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino
 }
 
 fn file(pool: &Pool, name: &str, bytes: &[u8]) -> File {
     let file = pool.node(create(pool, name)).unwrap().open().unwrap();
-    file.write_at(0, bytes).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
     file
 }
 
@@ -46,10 +48,10 @@ fn a_file_whose_record_is_lost_does_not_keep_the_others_from_being_synced() {
     let good = file(&pool, "good", &[1; 100]);
     assert_ne!(bad.ino().page(), good.ino().page());
     pool.sync().unwrap();
-    bad.write_at(0, &[2; 100]).unwrap();
-    good.write_at(0, &[2; 100]).unwrap();
+    bad.write_all_at(&[2; 100], 0).unwrap();
+    good.write_all_at(&[2; 100], 0).unwrap();
     forbid(&*media, bad.ino().page().0);
-    let syncs: [&dyn Fn() -> pagestone::Result<()>; 3] = [&|| pool.sync(), &|| bad.sync(), &|| pool.clone().close()];
+    let syncs: [&dyn Fn() -> pagestone::Result<()>; 3] = [&|| pool.sync(), &|| bad.sync_all(), &|| pool.checkpoint()];
     for sync in syncs {
         let before = media.calls(Call::Sync);
         assert!(matches!(sync(), Err(Error::Lost(_))));
@@ -65,14 +67,14 @@ fn with_a_lost_map() -> Pool {
     let pool = pool_on(memory.clone());
     drop(file(&pool, "other", b"other"));
     let victim = file(&pool, "victim", &[1; 100]);
-    (1..200).for_each(|n| victim.write_at(n * 3 * PAGE_SIZE, b"piece").unwrap());
-    let extents = victim.extents(0, u64::MAX).unwrap();
+    (1..200).for_each(|n| victim.write_all_at(b"piece", n * 3 * PAGE_SIZE).unwrap());
+    let extents = victim.extents(..).unwrap();
     let is_data = |page: u64| extents.iter().any(|x| (x.pool..x.pool + x.len).contains(&(page * PAGE_SIZE)));
     let near = extents[0].pool / PAGE_SIZE;
     let nodes = (near..near + 512).filter(|&page| !is_data(page));
     let lost = nodes.filter(|&page| {
         forbid(&*memory, page);
-        let gone = victim.extents(0, u64::MAX).is_err();
+        let gone = victim.extents(..).is_err();
         if !gone {
             memory.bytes().allow(page * PAGE_SIZE, PAGE_SIZE);
         }
@@ -115,7 +117,7 @@ fn a_merge_that_cannot_be_done_is_done_later() {
     let src = file(&pool, "src", &vec![1; 4 << 20]);
     let pin = src.map(0..4 * PAGE_SIZE, &MapOptions::read_only()).unwrap().pin(0..4 * PAGE_SIZE).unwrap();
     pool.root().clone_file(b"clone", src.ino()).unwrap();
-    src.write_at(0, &[2; 4 * PAGE_SIZE as usize]).unwrap();
+    src.write_all_at(&[2; 4 * PAGE_SIZE as usize], 0).unwrap();
     pool.root().unlink(b"clone").unwrap();
     assert!(pool.info().unwrap().shared > 0, "what a merge gives back is pinned");
     drop(pin);
@@ -123,6 +125,6 @@ fn a_merge_that_cannot_be_done_is_done_later() {
     let info = pool.info().unwrap();
     assert_eq!((info.shared, info.background_errors), (0, 0));
     let mut bytes = [0; 5 * PAGE_SIZE as usize];
-    src.read_at(0, &mut bytes).unwrap();
+    src.read_at(&mut bytes, 0).unwrap();
     assert!(bytes[..4 * PAGE_SIZE as usize].iter().all(|&b| b == 2) && bytes[4 * PAGE_SIZE as usize] == 1);
 }

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use pagestone::{CreateOptions, Dir, Error, Kind, NewNode, OpenOptions, Pool, RenameMode, SetAttr, XattrMode};
+use pagestone::inode::{Dir, NewNode, RenameMode, SetAttr, XattrMode};
+use pagestone::{CreateOptions, Error, FileType, OpenOptions, Pool};
 use pmem::Memory;
 
 fn pool(len: u64) -> Pool {
@@ -12,17 +13,17 @@ fn pool(len: u64) -> Pool {
 }
 
 fn file(dir: &Dir, name: &str) -> pagestone::Ino {
-    dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
+    dir.create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino
 }
 
 #[test]
 fn bytes_come_back() {
     let pool = pool(16 << 20);
     let f = pool.node(file(&pool.root(), "a")).unwrap().open().unwrap();
-    f.write_at(0, b"hello").unwrap();
-    f.write_at(10_000, b"world").unwrap();
+    f.write_all_at(b"hello", 0).unwrap();
+    f.write_all_at(b"world", 10_000).unwrap();
     let mut buf = vec![1; 20_000];
-    assert_eq!(f.read_at(0, &mut buf).unwrap(), 10_005);
+    assert_eq!(f.read_at(&mut buf, 0).unwrap(), 10_005);
     assert_eq!(&buf[..5], b"hello");
     assert!(buf[5..10_000].iter().all(|&b| b == 0));
     assert_eq!(&buf[10_000..10_005], b"world");
@@ -34,7 +35,7 @@ fn bytes_come_back() {
 fn a_directory_of_many_names_fills_and_empties() {
     let pool = pool(64 << 20);
     let before = pool.statfs();
-    let dir = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+    let dir = pool.root().create(b"d", &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
     let dir = pool.node(dir).unwrap().dir().unwrap();
     for i in 0..20_000 {
         file(&dir, &format!("name-{i}"));
@@ -42,15 +43,10 @@ fn a_directory_of_many_names_fills_and_empties() {
     let mut seen = 0;
     let mut cookie = 0;
     while {
-        let mut n = 0;
-        dir.entries(cookie, &mut |e| {
-            cookie = e.cookie;
-            n += 1;
-            n < 100
-        })
-        .unwrap();
-        seen += n;
-        n == 100
+        let batch = dir.read_entries(cookie, 100).unwrap();
+        cookie = batch.last().map_or(cookie, |e| e.cookie);
+        seen += batch.len();
+        batch.len() == 100
     } {}
     assert_eq!(seen, 20_000);
     assert_eq!(pool.statfs().inodes, 20_001);
@@ -70,7 +66,7 @@ fn a_full_pool_says_so_and_can_be_emptied() {
     let chunk = vec![7; 100_000];
     let mut at = 0;
     let full = loop {
-        match f.write_at(at, &chunk) {
+        match f.write_all_at(&chunk, at) {
             Ok(()) => at += 100_000,
             Err(e) => break e,
         }
@@ -80,7 +76,7 @@ fn a_full_pool_says_so_and_can_be_emptied() {
     drop(f);
     pool.root().unlink(b"big").unwrap();
     let f = pool.node(file(&pool.root(), "again")).unwrap().open().unwrap();
-    f.write_at(0, &vec![1; 8 << 20]).unwrap();
+    f.write_all_at(&vec![1; 8 << 20], 0).unwrap();
 }
 
 #[test]
@@ -88,11 +84,11 @@ fn it_is_all_there_after_a_reopen() {
     let media = Arc::new(Memory::new(32 << 20).unwrap());
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
     let f = pool.node(file(&pool.root(), "f")).unwrap();
-    f.open().unwrap().write_at(1 << 20, &vec![9; 3 << 20]).unwrap();
+    f.open().unwrap().write_all_at(&vec![9; 3 << 20], 1 << 20).unwrap();
     f.set_xattr(b"user.k", &vec![3; 5000], XattrMode::Set).unwrap();
     f.set_attr(&SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
-    pool.root().create(b"s", &NewNode { target: &[b'x'; 1000], ..NewNode::new(Kind::Symlink, 0o777) }).unwrap();
-    let d = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
+    pool.root().create(b"s", &NewNode { target: &[b'x'; 1000], ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
+    let d = pool.root().create(b"d", &NewNode::new(FileType::Dir, 0o700)).unwrap().ino;
     pool.root().rename(b"f", d, b"g", RenameMode::NoReplace).unwrap();
     // Not closed: the journal has to be replayed.
     std::mem::forget(pool);
@@ -101,7 +97,7 @@ fn it_is_all_there_after_a_reopen() {
     assert_eq!(f.attr().unwrap().perm, 0o600);
     assert_eq!(f.xattr(b"user.k").unwrap(), vec![3; 5000]);
     let mut buf = vec![0; 4 << 20];
-    assert_eq!(f.open().unwrap().read_at(0, &mut buf).unwrap(), 4 << 20);
+    assert_eq!(f.open().unwrap().read_at(&mut buf, 0).unwrap(), 4 << 20);
     assert!(buf[..1 << 20].iter().all(|&b| b == 0) && buf[1 << 20..].iter().all(|&b| b == 9));
     assert_eq!(pool.resolve(b"/s").unwrap().read_link().unwrap(), vec![b'x'; 1000]);
     assert!(pool.info().unwrap().replayed > 0);
@@ -112,10 +108,10 @@ fn an_unnamed_file_lives_as_long_as_it_is_open() {
     let pool = pool(16 << 20);
     let before = pool.statfs().free;
     let f = pool.node(file(&pool.root(), "t")).unwrap().open().unwrap();
-    f.write_at(0, &vec![5; 3 << 20]).unwrap();
+    f.write_all_at(&vec![5; 3 << 20], 0).unwrap();
     pool.root().unlink(b"t").unwrap();
     let mut buf = [0; 10];
-    f.read_at(100, &mut buf).unwrap();
+    f.read_at(&mut buf, 100).unwrap();
     assert_eq!(buf, [5; 10]);
     assert_eq!(f.attr().unwrap().nlink, 0);
     drop(f);
@@ -126,7 +122,7 @@ fn an_unnamed_file_lives_as_long_as_it_is_open() {
 fn a_file_in_a_directory_survives_on_an_ordinary_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.pool");
-    let options = CreateOptions { size: Some(32 << 20), ..Default::default() };
+    let options = CreateOptions::new().size(32 << 20);
     let pool = Pool::create(&path, &options).unwrap();
     assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::InUse { .. })));
     for i in 0..2000 {
@@ -134,7 +130,7 @@ fn a_file_in_a_directory_survives_on_an_ordinary_file() {
     }
     pool.close().unwrap();
     assert!(matches!(Pool::create(&path, &options), Err(Error::Exists)));
-    let pool = Pool::open(&path, &OpenOptions { read_only: true, media: None }).unwrap();
+    let pool = Pool::open(&path, &OpenOptions::new().read_only(true)).unwrap();
     assert_eq!(pool.statfs().inodes, 2000);
     assert!(matches!(pool.root().unlink(b"f0"), Err(Error::ReadOnly)));
 }
@@ -142,14 +138,14 @@ fn a_file_in_a_directory_survives_on_an_ordinary_file() {
 /// Everything a pool can hold, several times over.
 fn furnish(pool: &Pool) {
     for i in 0..50 {
-        let d = pool.root().create(format!("d{i}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+        let d = pool.root().create(format!("d{i}").as_bytes(), &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
         let d = pool.node(d).unwrap().dir().unwrap();
         for j in 0..40 {
             let f = pool.node(file(&d, &format!("f{j}"))).unwrap();
-            f.open().unwrap().write_at(j * 3000, &vec![j as u8; 5000]).unwrap();
+            f.open().unwrap().write_all_at(&vec![j as u8; 5000], j * 3000).unwrap();
             f.set_xattr(b"user.x", &vec![1; 100 * j as usize], XattrMode::Set).unwrap();
         }
-        d.create(b"link", &NewNode { target: &[b'y'; 300], ..NewNode::new(Kind::Symlink, 0o777) }).unwrap();
+        d.create(b"link", &NewNode { target: &[b'y'; 300], ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
         d.link(b"hard", d.lookup(b"f1").unwrap().ino).unwrap();
         d.unlink(b"f2").unwrap();
     }
@@ -157,14 +153,14 @@ fn furnish(pool: &Pool) {
     for i in 0..60 {
         f.append(&vec![i as u8; 100_000]).unwrap();
     }
-    f.punch(1 << 20, 1 << 20).unwrap();
+    f.punch_hole(1 << 20..(1 << 20) + (1 << 20)).unwrap();
     for i in 0..200 {
-        f.write_at((8 << 20) + i * 8192, b"x").unwrap();
+        f.write_all_at(b"x", (8 << 20) + i * 8192).unwrap();
     }
 }
 
-fn check(media: &Arc<Memory>) -> pagestone::Report {
-    pagestone::check_on(media.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap()
+fn check(media: &Arc<Memory>) -> pagestone::check::Report {
+    pagestone::check::check_on(media.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap()
 }
 
 #[test]
@@ -180,14 +176,8 @@ fn a_furnished_pool_is_clean() {
     for i in 0..50 {
         let d = pool.root().lookup(format!("d{i}").as_bytes()).unwrap().ino;
         let d = pool.node(d).unwrap().dir().unwrap();
-        let mut names = Vec::new();
-        d.entries(0, &mut |e| {
-            names.push(e.name.clone());
-            true
-        })
-        .unwrap();
-        for name in names {
-            d.unlink(&name).unwrap();
+        for entry in d.entries() {
+            d.unlink(&entry.unwrap().name).unwrap();
         }
         pool.root().rmdir(format!("d{i}").as_bytes()).unwrap();
     }
@@ -206,19 +196,18 @@ fn a_name_can_go_while_its_file_is_being_read_and_waits_for_the_reader() {
     for again in 0..2 {
         let ino = file(&pool.root(), "a");
         let f = pool.node(ino).unwrap().open().unwrap();
-        f.write_at(0, &[7; 10_000]).unwrap();
+        f.write_all_at(&[7; 10_000], 0).unwrap();
         let gone = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // The file's lock is held while the pieces are looked at.
-            f.read_pieces(0, 10_000, |_| {
-                scope.spawn(|| {
-                    pool.root().unlink(b"a").unwrap();
-                    gone.store(true, Ordering::SeqCst);
-                });
-                std::thread::sleep(std::time::Duration::from_millis(50));
-                assert!(!gone.load(Ordering::SeqCst), "the file changed under its reader");
-            })
-            .unwrap();
+            // The file's lock is held while the pieces are there.
+            let pieces = f.pieces(0..10_000).unwrap();
+            scope.spawn(|| {
+                pool.root().unlink(b"a").unwrap();
+                gone.store(true, Ordering::SeqCst);
+            });
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!gone.load(Ordering::SeqCst), "the file changed under its reader");
+            drop(pieces);
         });
         assert!(gone.load(Ordering::SeqCst));
         assert!(matches!(pool.root().lookup(b"a"), Err(Error::NotFound)));
@@ -234,17 +223,17 @@ fn a_name_can_go_while_its_file_is_being_read_and_waits_for_the_reader() {
 fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
     let nothing: [fn(&pagestone::File); 3] = [
         |f| assert_eq!(f.append(b"").unwrap(), 5),
-        |f| f.write_at(100, b"").unwrap(),
+        |f| f.write_all_at(b"", 100).unwrap(),
         |f| f.write_atomic(&[(100, b"")]).unwrap(),
     ];
     for write_nothing in nothing {
         let pool = pool(16 << 20);
         let ino = file(&pool.root(), "a");
         let f = pool.node(ino).unwrap().open().unwrap();
-        f.write_at(0, b"hello").unwrap();
-        let long_ago = pagestone::Time { sec: 1, nsec: 0 };
+        f.write_all_at(b"hello", 0).unwrap();
+        let long_ago = pagestone::inode::Time { sec: 1, nsec: 0 };
         pool.node(ino).unwrap().set_attr(&SetAttr { mtime: Some(long_ago), ..SetAttr::default() }).unwrap();
-        f.write_at(0, b"HELLO").unwrap();
+        f.write_all_at(b"HELLO", 0).unwrap();
         write_nothing(&f);
         assert_ne!(f.attr().unwrap().mtime, long_ago);
         drop(f);
@@ -258,7 +247,7 @@ fn a_rename_can_leave_a_whiteout() {
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
     let (root, a) = (pool.root(), file(&pool.root(), "a"));
     file(&root, "b");
-    let d = root.create(b"d", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
+    let d = root.create(b"d", &NewNode::new(FileType::Dir, 0o700)).unwrap().ino;
     root.rename_with_whiteout(b"a", root.ino(), b"b").unwrap();
     root.rename_with_whiteout(b"d", root.ino(), b"e").unwrap();
     std::mem::forget(pool);
@@ -266,12 +255,12 @@ fn a_rename_can_leave_a_whiteout() {
     let root = pool.root();
     for name in [b"a", b"d"] {
         let left = root.lookup(name).unwrap();
-        assert_eq!((left.kind, left.rdev, left.nlink), (Kind::CharDevice, 0, 1));
+        assert_eq!((left.kind, left.rdev, left.nlink), (FileType::CharDevice, 0, 1));
     }
     assert_eq!((root.lookup(b"b").unwrap().ino, root.lookup(b"e").unwrap().ino), (a, d));
     assert_eq!(pool.node(root.ino()).unwrap().attr().unwrap().nlink, 3, "the directory is still in it");
     drop(pool);
-    let report = pagestone::check_on(media, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
+    let report = pagestone::check::check_on(media, &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
 }
 

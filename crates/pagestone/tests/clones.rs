@@ -10,7 +10,10 @@
 
 use std::path::Path;
 
-use pagestone::{CreateOptions, Error, File, Kind, NewNode, OpenOptions, Pool, SetAttr, What, XattrMode, check};
+use pagestone::check::check;
+use pagestone::inode::{NewNode, SetAttr, XattrMode};
+use pagestone::snapshot::What;
+use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 
 struct Place {
     _dir: tempfile::TempDir,
@@ -20,14 +23,14 @@ struct Place {
 fn pool(mib: u64) -> (Place, Pool) {
     let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "." }).unwrap();
     let path = dir.path().join("test.pool");
-    let pool = Pool::create(&path, &CreateOptions { size: Some(mib << 20), ..Default::default() }).unwrap();
+    let pool = Pool::create(&path, &CreateOptions::new().size(mib << 20)).unwrap();
     (Place { _dir: dir, path }, pool)
 }
 
 fn file(pool: &Pool, name: &str, bytes: &[u8]) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
     let file = pool.node(ino).unwrap().open().unwrap();
-    file.write_at(0, bytes).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
     file
 }
 
@@ -38,13 +41,13 @@ fn clone(pool: &Pool, from: &File, name: &str) -> File {
 
 fn all(file: &File) -> Vec<u8> {
     let mut bytes = vec![0xEE; file.attr().unwrap().size as usize];
-    assert_eq!(file.read_at(0, &mut bytes).unwrap(), bytes.len());
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
     bytes
 }
 
 fn is_clean(place: &Place, pool: Pool) -> Pool {
     pool.close().unwrap();
-    let report = check(&place.path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
+    let report = check(&place.path, &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
     Pool::open(&place.path, &OpenOptions::default()).unwrap()
 }
@@ -55,10 +58,10 @@ fn what_one_side_writes_never_shows_on_the_other() {
     let a = file(&pool, "a", &[1; 10_000]);
     let b = clone(&pool, &a, "b");
     let c = clone(&pool, &b, "c");
-    a.write_at(4000, &[2; 200]).unwrap();
+    a.write_all_at(&[2; 200], 4000).unwrap();
     b.set_len(5000).unwrap();
     b.set_len(10_000).unwrap();
-    c.punch(4096, 4096).unwrap();
+    c.punch_hole(4096..4096 + 4096).unwrap();
     c.append(&[3; 10]).unwrap();
     let mut wanted = [vec![1; 10_000], vec![1; 10_000], vec![1; 10_000]];
     wanted[0][4000..4200].fill(2);
@@ -86,7 +89,7 @@ fn a_clone_of_a_large_file_takes_no_space_and_one_record() {
     assert!(taken <= 4, "{taken} pages for a clone of 100 MiB");
     let attr = copy.attr().unwrap();
     assert_eq!((attr.size, attr.pages, attr.shared), (100 << 20, 25_600, 25_600));
-    copy.write_at(50 << 20, &[8; 4096]).unwrap();
+    copy.write_all_at(&[8; 4096], 50 << 20).unwrap();
     let attr = copy.attr().unwrap();
     assert_eq!((attr.pages, attr.shared), (25_600, 25_599));
     assert_eq!(big.count_differing_bytes(&copy).unwrap(), 4096);
@@ -117,8 +120,8 @@ fn a_clone_leaves_its_source_what_was_allocated_behind_the_end() {
     let (place, pool) = pool(64);
     let a = file(&pool, "a", &[1; 10_000]);
     // One piece that goes on from the last page, and one of whole frames.
-    a.allocate(8192, 40_960, true).unwrap();
-    a.allocate(4 << 20, 8 << 20, true).unwrap();
+    a.allocate_keep_size(8192..8192 + 40_960).unwrap();
+    a.allocate_keep_size(4 << 20..(4 << 20) + (8 << 20)).unwrap();
     let pages = |file: &File| file.attr().unwrap().pages;
     let (had, mut free) = (pages(&a), pool.statfs().free);
     assert_eq!(had, 2 + 10 + 2048);
@@ -127,7 +130,7 @@ fn a_clone_leaves_its_source_what_was_allocated_behind_the_end() {
         assert_eq!((pages(&a), pages(&b)), (had, 3), "round {round}");
         assert_eq!(all(&b), vec![1; 10_000]);
         // Something for the merge to move, so that the next round has a map to share.
-        a.write_at(0, &[1; 100]).unwrap();
+        a.write_all_at(&[1; 100], 0).unwrap();
         drop(b);
         pool.root().unlink(b"b").unwrap();
         pool.sync().unwrap();
@@ -159,11 +162,11 @@ fn deleting_any_member_gives_back_exactly_what_nobody_needs() {
         let start = pool.statfs().free;
         let a = file(&pool, "a", &[1; 100 * 4096]);
         let b = clone(&pool, &a, "b");
-        a.write_at(0, &[2; 10 * 4096]).unwrap();
+        a.write_all_at(&[2; 10 * 4096], 0).unwrap();
         let c = clone(&pool, &a, "c");
-        b.write_at(50 * 4096, &[3; 10 * 4096]).unwrap();
+        b.write_all_at(&[3; 10 * 4096], 50 * 4096).unwrap();
         let d = clone(&pool, &c, "d");
-        c.write_at(90 * 4096, &[4; 20 * 4096]).unwrap();
+        c.write_all_at(&[4; 20 * 4096], 90 * 4096).unwrap();
         drop((a, b, c, d));
         let mut left: Vec<&str> = names.to_vec();
         let mut digits = order;
@@ -192,7 +195,7 @@ fn a_daily_snapshot_of_which_a_week_is_kept_does_not_grow() {
     let file = file(&pool, "f", &[0; 64 * 4096]);
     let mut used = Vec::new();
     for day in 0..200u64 {
-        file.write_at(day % 64 * 4096, &[day as u8; 4096]).unwrap();
+        file.write_all_at(&[day as u8; 4096], day % 64 * 4096).unwrap();
         drop(clone(&pool, &file, &format!("day{day}")));
         if day >= 7 {
             pool.root().unlink(format!("day{}", day - 7).as_bytes()).unwrap();
@@ -221,7 +224,7 @@ fn a_daily_snapshot_of_which_a_week_is_kept_does_not_grow() {
 fn merging_waits_for_the_sync_where_that_is_when_things_are_durable() {
     let dir = tempfile::tempdir_in(".").unwrap();
     let path = dir.path().join("file.pool");
-    let pool = Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..Default::default() }).unwrap();
+    let pool = Pool::create(&path, &CreateOptions::new().size(16 << 20)).unwrap();
     let a = file(&pool, "a", &[1; 40_960]);
     drop(clone(&pool, &a, "b"));
     pool.sync().unwrap();
@@ -230,22 +233,22 @@ fn merging_waits_for_the_sync_where_that_is_when_things_are_durable() {
     assert_eq!(a.attr().unwrap().shared, 0);
     drop(a);
     pool.close().unwrap();
-    assert!(check(&path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
+    assert!(check(&path, &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
 }
 
 #[test]
 fn a_sync_of_one_file_merges_too() {
     let dir = tempfile::tempdir_in(".").unwrap();
-    let options = CreateOptions { size: Some(32 << 20), ..Default::default() };
-    let pool = Pool::create(&dir.path().join("pool"), &options).unwrap();
+    let options = CreateOptions::new().size(32 << 20);
+    let pool = Pool::create(dir.path().join("pool"), &options).unwrap();
     let bytes = vec![7; 2 << 20];
     let source = file(&pool, "source", &bytes);
     for round in 0..40 {
         clone(&pool, &source, "clone");
-        source.write_at(0, &bytes).unwrap_or_else(|e| panic!("round {round}: {e}"));
-        source.sync().unwrap();
+        source.write_all_at(&bytes, 0).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        source.sync_all().unwrap();
         let _ = pool.root().unlink(b"clone");
-        source.sync().unwrap();
+        source.sync_all().unwrap();
         // At once, and not by the thread that syncs at an interval.
         assert_eq!(source.attr().unwrap().shared, 0, "round {round}");
     }
@@ -275,7 +278,7 @@ fn what_a_killed_session_left_is_given_back_beside_the_next_one() {
     assert_eq!(all(&b), vec![1; 20 << 20]);
     drop(b);
     pool.close().unwrap();
-    assert!(check(&copy, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
+    assert!(check(&copy, &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap().is_clean());
 }
 
 #[test]
@@ -283,15 +286,15 @@ fn only_an_empty_file_becomes_a_clone_and_only_files_are_cloned() {
     let (_place, pool) = pool(16);
     let a = file(&pool, "a", b"a");
     let b = file(&pool, "b", b"b");
-    assert!(matches!(b.clone_from(&a), Err(Error::Invalid(_))));
-    assert!(matches!(a.clone_from(&a), Err(Error::Invalid(_))));
+    assert!(matches!(b.clone_from_file(&a), Err(Error::Invalid(_))));
+    assert!(matches!(a.clone_from_file(&a), Err(Error::Invalid(_))));
     b.set_len(0).unwrap();
-    b.clone_from(&a).unwrap();
+    b.clone_from_file(&a).unwrap();
     assert_eq!(all(&b), b"a");
-    let dir = pool.root().create(b"d", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+    let dir = pool.root().create(b"d", &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
     assert!(matches!(pool.root().clone_file(b"x", dir), Err(Error::IsDirectory)));
     assert!(matches!(pool.root().clone_file(b"a", b.ino()), Err(Error::Exists)));
-    let fifo = pool.root().create(b"p", &NewNode::new(Kind::Fifo, 0o644)).unwrap().ino;
+    let fifo = pool.root().create(b"p", &NewNode::new(FileType::Fifo, 0o644)).unwrap().ino;
     assert!(matches!(pool.root().clone_file(b"x", fifo), Err(Error::Invalid(_))));
 }
 
@@ -300,11 +303,11 @@ fn tree(pool: &Pool) {
     let root = pool.root();
     let a = file(pool, "a", b"first");
     pool.node(a.ino()).unwrap().set_xattr(b"user.k", b"v", XattrMode::Set).unwrap();
-    let d = root.create(b"d", &NewNode::new(Kind::Dir, 0o750)).unwrap().ino;
+    let d = root.create(b"d", &NewNode::new(FileType::Dir, 0o750)).unwrap().ino;
     let d = pool.node(d).unwrap().dir().unwrap();
     d.link(b"same", a.ino()).unwrap();
-    d.create(b"link", &NewNode { target: b"../a", ..NewNode::new(Kind::Symlink, 0o777) }).unwrap();
-    d.create(b"pipe", &NewNode::new(Kind::Fifo, 0o600)).unwrap();
+    d.create(b"link", &NewNode { target: b"../a", ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
+    d.create(b"pipe", &NewNode::new(FileType::Fifo, 0o600)).unwrap();
 }
 
 #[test]
@@ -318,8 +321,8 @@ fn a_snapshot_is_the_whole_tree_and_a_diff_says_what_has_changed() {
 
     let root = pool.root();
     let a = pool.node(root.lookup(b"a").unwrap().ino).unwrap();
-    a.open().unwrap().write_at(0, b"F").unwrap();
-    root.create(b"new", &NewNode::new(Kind::Dir, 0o755)).unwrap();
+    a.open().unwrap().write_all_at(b"F", 0).unwrap();
+    root.create(b"new", &NewNode::new(FileType::Dir, 0o755)).unwrap();
     pool.resolve(b"/d").unwrap().dir().unwrap().unlink(b"pipe").unwrap();
     pool.snapshots().create(b"two").unwrap();
     for other in [None, Some(&b"two"[..])] {
@@ -365,8 +368,8 @@ fn a_restore_that_was_interrupted_is_finished_by_the_next_call() {
     let snapshots = pool.resolve(b"/.snapshots").unwrap();
     let dir = snapshots.dir().unwrap();
     pool.snapshots().clone_tree(pool.resolve(b"/.snapshots/one").unwrap().ino(), dir.ino(), b".restoring").unwrap();
-    let replaced = dir.create(b".replaced", &NewNode::new(Kind::Dir, 0o700)).unwrap().ino;
-    pool.root().rename(b"a", replaced, b"a", pagestone::RenameMode::Replace).unwrap();
+    let replaced = dir.create(b".replaced", &NewNode::new(FileType::Dir, 0o700)).unwrap().ino;
+    pool.root().rename(b"a", replaced, b"a", pagestone::inode::RenameMode::Replace).unwrap();
     pool.snapshots().create(b"two").unwrap();
     assert!(pool.snapshots().diff(b"one", None).unwrap().is_empty());
     assert!(pool.snapshots().diff(b"one", Some(b"two")).unwrap().is_empty());
@@ -395,11 +398,11 @@ fn a_tree_cannot_be_cloned_into_itself_and_names_are_checked() {
 fn snapshots_go_only_where_nobody_else_can_change_them() {
     let (_place, pool) = pool(16);
     let root = pool.root();
-    root.create(b".snapshots", &NewNode::new(Kind::File, 0o644)).unwrap();
+    root.create(b".snapshots", &NewNode::new(FileType::File, 0o644)).unwrap();
     let e = pool.snapshots().create(b"one").unwrap_err().to_string();
     assert!(e.contains("/.snapshots") && e.contains("no directory"), "{e}");
     root.unlink(b".snapshots").unwrap();
-    for node in [NewNode::new(Kind::Dir, 0o777), NewNode { uid: 1000, ..NewNode::new(Kind::Dir, 0o700) }] {
+    for node in [NewNode::new(FileType::Dir, 0o777), NewNode { uid: 1000, ..NewNode::new(FileType::Dir, 0o700) }] {
         root.create(b".snapshots", &node).unwrap();
         let e = pool.snapshots().create(b"one").unwrap_err().to_string();
         assert!(e.contains("/.snapshots") && e.contains("others"), "{e}");

@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pagestone::{
-    CreateOptions, Error, File, Kind, MapMechanism, MapOptions, MapReport, NewNode, OpenOptions, Pool, check,
-};
+use pagestone::check::check;
+use pagestone::inode::NewNode;
+use pagestone::mmap::{MapMechanism, MapOptions, MapReport};
+use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 use pmem::{Media, MediaKind, Part};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -55,7 +56,7 @@ impl Place {
     }
 
     fn make(&self) -> Pool {
-        Pool::create(&self.path, &CreateOptions { size: Some(SIZE), force: true, ..Default::default() }).unwrap()
+        Pool::create(&self.path, &CreateOptions::new().size(SIZE).force(true)).unwrap()
     }
 
     fn open(&self) -> Pool {
@@ -63,13 +64,13 @@ impl Place {
     }
 
     fn is_clean(&self) {
-        let report = check(&self.path, &pagestone::CheckOptions::default(), &mut |_, _| ()).unwrap();
+        let report = check(&self.path, &pagestone::check::CheckOptions::default(), &mut |_, _| ()).unwrap();
         assert!(report.is_clean(), "{:?}", report.findings);
     }
 }
 
 fn file(pool: &Pool, name: &str) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
     pool.node(ino).unwrap().open().unwrap()
 }
 
@@ -83,7 +84,7 @@ fn pattern(len: usize, salt: u64) -> Vec<u8> {
 
 fn all(file: &File) -> Vec<u8> {
     let mut bytes = vec![0xEE; file.attr().unwrap().size as usize];
-    assert_eq!(file.read_at(0, &mut bytes).unwrap(), bytes.len());
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
     bytes
 }
 
@@ -94,7 +95,7 @@ fn names_and_bytes_are_there_after_a_reopen() {
     println!("{:?}", pool.info().unwrap().media);
     let lengths = [0usize, 1, 63, 4095, 4096, 4097, 70_000, 5 << 20];
     for (i, &len) in lengths.iter().enumerate() {
-        file(&pool, &format!("f{i}")).write_at(i as u64 * 13, &pattern(len, i as u64)).unwrap();
+        file(&pool, &format!("f{i}")).write_all_at(&pattern(len, i as u64), i as u64 * 13).unwrap();
     }
     for i in 0..2000 {
         file(&pool, &format!("small-{i}"));
@@ -107,14 +108,7 @@ fn names_and_bytes_are_there_after_a_reopen() {
         let bytes = all(&named(&pool, &format!("/f{i}")));
         assert!(bytes[bytes.len() - len..] == pattern(len, i as u64), "f{i} differs");
     }
-    let mut names = 0;
-    pool.root()
-        .entries(0, &mut |_| {
-            names += 1;
-            true
-        })
-        .unwrap();
-    assert_eq!(names, 1000 + lengths.len());
+    assert_eq!(pool.read_dir("/").unwrap().map(Result::unwrap).count(), 1000 + lengths.len());
 }
 
 /// What the victim does, until it is killed: a line for each step that is done.
@@ -124,7 +118,7 @@ fn victim() {
     let pool = Pool::open(Path::new(&path), &OpenOptions::default()).unwrap();
     let out = std::io::stdout();
     for i in 0u64.. {
-        file(&pool, &format!("v{i}")).write_at(0, &pattern(i as usize % 9000, i)).unwrap();
+        file(&pool, &format!("v{i}")).write_all_at(&pattern(i as usize % 9000, i), 0).unwrap();
         pool.resolve(b"/grows").unwrap().open().unwrap().append(&i.to_le_bytes()).unwrap();
         writeln!(out.lock(), "\ndone {i}").unwrap();
     }
@@ -172,7 +166,7 @@ fn what_a_killed_process_was_told_is_there() {
         pool.close().unwrap();
         let last = kill_a_victim(&place, steps);
         // Read-only first: replayed into memory of this process, whatever the device can map.
-        let pool = Pool::open(&place.path, &OpenOptions { read_only: true, ..Default::default() }).unwrap();
+        let pool = Pool::open(&place.path, &OpenOptions::new().read_only(true)).unwrap();
         has_all(&pool, last);
         drop(pool);
         let pool = place.open();
@@ -187,16 +181,16 @@ fn what_a_killed_process_was_told_is_there() {
 fn a_read_only_pool_takes_no_changes_and_many_readers() {
     let place = Place::take();
     let pool = place.make();
-    file(&pool, "f").write_at(0, &pattern(100_000, 1)).unwrap();
-    file(&pool, "whole").write_at(0, &pattern(2 * CHUNK as usize, 2)).unwrap();
+    file(&pool, "f").write_all_at(&pattern(100_000, 1), 0).unwrap();
+    file(&pool, "whole").write_all_at(&pattern(2 * CHUNK as usize, 2), 0).unwrap();
     assert!(matches!(Pool::open(&place.path, &OpenOptions::default()), Err(Error::InUse { .. })));
     pool.close().unwrap();
-    let how = OpenOptions { read_only: true, ..Default::default() };
+    let how = OpenOptions::new().read_only(true);
     let (one, two) = (Pool::open(&place.path, &how).unwrap(), Pool::open(&place.path, &how).unwrap());
     for pool in [&one, &two] {
         let f = named(pool, "/f");
         assert!(all(&f) == pattern(100_000, 1));
-        assert!(matches!(f.write_at(0, b"x"), Err(Error::ReadOnly)));
+        assert!(matches!(f.write_all_at(b"x", 0), Err(Error::ReadOnly)));
         let map = f.map(0..100_000, &MapOptions::read_only()).unwrap();
         // Where nothing below 2 MiB can be mapped, this file would have to be moved first: an error, not other bytes.
         match map.get::<u8>(99_999) {
@@ -213,7 +207,7 @@ fn mappings_are_the_storage_itself() {
     let place = Place::take();
     let pool = place.make();
     let f = file(&pool, "f");
-    f.write_at(0, &pattern(300_000, 3)).unwrap();
+    f.write_all_at(&pattern(300_000, 3), 0).unwrap();
     f.set_len(8 * CHUNK).unwrap();
     let map = f.map(0..8 * CHUNK, &MapOptions::shared()).unwrap();
     println!("{}, {:?}", map.mechanism(), map.report().unwrap());
@@ -225,10 +219,10 @@ fn mappings_are_the_storage_itself() {
     map.drain().unwrap();
     let mut word = [0; 8];
     for (at, value) in [(4096, 1u64), (5 * CHUNK + 4096, 2)] {
-        f.read_at(at, &mut word).unwrap();
+        f.read_at(&mut word, at).unwrap();
         assert_eq!(u64::from_le_bytes(word), value);
     }
-    f.write_at(CHUNK, b"seen").unwrap();
+    f.write_all_at(b"seen", CHUNK).unwrap();
     assert_eq!(&map.get::<[u8; 4]>(CHUNK).unwrap(), b"seen");
     // A private mapping keeps its stores.
     let private = f.map(0..CHUNK, &MapOptions::private());
@@ -239,7 +233,7 @@ fn mappings_are_the_storage_itself() {
         },
         Err(e) => println!("no private mapping: {e}"),
     }
-    f.punch(0, CHUNK).unwrap();
+    f.punch_hole(0..CHUNK).unwrap();
     assert!(matches!(map.load::<u64>(4096), Err(Error::Revoked(_))));
     map.refresh(0..CHUNK).unwrap();
     assert_eq!(map.load::<u64>(4096).unwrap(), 0);
@@ -252,7 +246,7 @@ fn mappings_are_the_storage_itself() {
 fn f_after(place: &Place) {
     let pool = place.open();
     let mut word = [0; 8];
-    named(&pool, "/f").read_at(5 * CHUNK + 4096, &mut word).unwrap();
+    named(&pool, "/f").read_at(&mut word, 5 * CHUNK + 4096).unwrap();
     assert_eq!(u64::from_le_bytes(word), 2);
 }
 
@@ -271,15 +265,15 @@ fn big_files_are_mapped_by_2_mib_where_the_memory_is_mapped_so() {
     let place = Place::take();
     let pool = place.make();
     let f = file(&pool, "f");
-    f.write_at(0, &pattern(8 << 20, 1)).unwrap();
-    (4..LEN / CHUNK).for_each(|i| f.write_at(i * CHUNK, &pattern(CHUNK as usize, i)).unwrap());
+    f.write_all_at(&pattern(8 << 20, 1), 0).unwrap();
+    (4..LEN / CHUNK).for_each(|i| f.write_all_at(&pattern(CHUNK as usize, i), i * CHUNK).unwrap());
     let media = pool.info().unwrap().media;
     let dax = matches!(media.kind, MediaKind::DaxDevice | MediaKind::DaxFile);
-    for how in [MapOptions::read_only(), MapOptions::shared()] {
+    for (how, stores) in [(MapOptions::read_only(), false), (MapOptions::shared(), true)] {
         let map = f.map(0..LEN, &how).unwrap();
         let before = faults();
         for at in (0..LEN).step_by(4096) {
-            if how.write {
+            if stores {
                 map.store(at, at).unwrap();
             } else {
                 map.load::<u64>(at).unwrap();
@@ -327,13 +321,14 @@ fn the_kernel_reads_into_a_mapping_and_writes_from_it() {
     assert!(direct.is_ok() || disk.is_none(), "the disk takes no O_DIRECT");
     let mut from = direct.or_else(|_| flags.open(&path)).unwrap();
     // SAFETY: the range is mapped, populated, and nobody else looks at it.
-    let target = unsafe { std::slice::from_raw_parts_mut(map.as_ptr().add(CHUNK as usize), CHUNK as usize) };
+    let target =
+        unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().unwrap().add(CHUNK as usize), CHUNK as usize) };
     from.read_exact(target).unwrap();
     let mut back = vec![0; CHUNK as usize];
-    f.read_at(CHUNK, &mut back).unwrap();
+    f.read_at(&mut back, CHUNK).unwrap();
     assert!(back == bytes);
     // And out again.
-    f.write_at(CHUNK, &pattern(CHUNK as usize, 6)).unwrap();
+    f.write_all_at(&pattern(CHUNK as usize, 6), CHUNK).unwrap();
     std::io::Seek::rewind(&mut from).unwrap();
     from.write_all(target).unwrap();
     drop(from);
@@ -347,7 +342,7 @@ fn clones_snapshots_and_atomic_writes_hold() {
     let place = Place::take();
     let pool = place.make();
     let a = file(&pool, "a");
-    a.write_at(0, &pattern(3 << 20, 7)).unwrap();
+    a.write_all_at(&pattern(3 << 20, 7), 0).unwrap();
     let ino = pool.root().clone_file(b"b", a.ino()).unwrap().ino;
     pool.snapshots().create(b"monday").unwrap();
     let b = pool.node(ino).unwrap().open().unwrap();
@@ -386,11 +381,11 @@ fn a_full_device_is_an_error_and_the_last_byte_can_be_used() {
     let size = f.attr().unwrap().size;
     assert!(size > SIZE * 9 / 10, "{size} bytes");
     let mut back = vec![0; 1 << 20];
-    f.read_at((size >> 20 << 20) - (1 << 20), &mut back).unwrap();
+    f.read_at(&mut back, (size >> 20 << 20) - (1 << 20)).unwrap();
     assert!(back == bytes);
     drop(f);
     pool.root().unlink(b"f").unwrap();
-    file(&pool, "g").write_at(0, &bytes).unwrap();
+    file(&pool, "g").write_all_at(&bytes, 0).unwrap();
     pool.close().unwrap();
     place.is_clean();
 }
@@ -433,15 +428,11 @@ fn named_place(e: &Error) {
 
 /// Every name is looked up, and every file read.
 fn look_at_all(pool: &Pool) -> Result<(), Error> {
-    let mut names = Vec::new();
-    pool.root().entries(0, &mut |entry| {
-        names.push(entry.name.clone());
-        true
-    })?;
-    for name in names {
+    for entry in pool.root().entries() {
+        let name = entry?.name;
         let looked = pool.root().lookup(&name).and_then(|attr| pool.node(attr.ino)?.open());
         let mut bytes = vec![0; 70_000];
-        looked.and_then(|file| file.read_at(0, &mut bytes)).map(drop).or_else(|e| {
+        looked.and_then(|file| file.read_at(&mut bytes, 0)).map(drop).or_else(|e| {
             named_place(&e);
             Ok::<(), Error>(())
         })?;
@@ -458,10 +449,10 @@ fn a_damaged_pool_is_an_error_that_names_the_place_and_looking_changes_nothing()
     let pool = place.make();
     (0..300).for_each(|i| drop(file(&pool, &format!("small-{i}"))));
     let holed = file(&pool, "holed");
-    (0..200).for_each(|i| holed.write_at(i * 8192, &pattern(100, i)).unwrap());
+    (0..200).for_each(|i| holed.write_all_at(&pattern(100, i), i * 8192).unwrap());
     pool.root().clone_file(b"clone", holed.ino()).unwrap();
-    holed.write_at(0, &pattern(70_000, 1)).unwrap();
-    let data = [holed.extents(0, u64::MAX).unwrap(), named(&pool, "/clone").extents(0, u64::MAX).unwrap()].concat();
+    holed.write_all_at(&pattern(70_000, 1), 0).unwrap();
+    let data = [holed.extents(..).unwrap(), named(&pool, "/clone").extents(..).unwrap()].concat();
     drop(holed);
     pool.close().unwrap();
     let (mut used, _) = contents(&place);
@@ -474,14 +465,14 @@ fn a_damaged_pool_is_an_error_that_names_the_place_and_looking_changes_nothing()
         let (at, bit) = (if round == 0 { 16 } else { anywhere }, random.random_range(0..8));
         flip(&place, at, bit);
         let before = contents(&place);
-        match Pool::open(&place.path, &OpenOptions { read_only: true, media: None }) {
+        match Pool::open(&place.path, &OpenOptions::new().read_only(true)) {
             Ok(pool) => look_at_all(&pool).unwrap_or_else(|e| named_place(&e)),
             Err(e) => {
                 named_place(&e);
                 refused += 1;
             }
         }
-        match check(&place.path, &pagestone::CheckOptions::default(), &mut |_, _| ()) {
+        match check(&place.path, &pagestone::check::CheckOptions::default(), &mut |_, _| ()) {
             Ok(report) => {
                 assert!(report.findings.iter().all(|f| !f.place.is_empty()));
                 found += usize::from(!report.is_clean());

@@ -17,7 +17,10 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use pagestone::{CreateOptions, Error, File, Kind, MapOptions, Mapping, NewNode, OpenOptions, Pool, check};
+use pagestone::check::check;
+use pagestone::inode::NewNode;
+use pagestone::mmap::{MapOptions, Mapping};
+use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
@@ -39,7 +42,7 @@ fn places() -> Vec<tempfile::TempDir> {
 }
 
 fn new_pool(path: &Path) -> Pool {
-    Pool::create(path, &CreateOptions { size: Some(512 << 20), ..Default::default() }).unwrap()
+    Pool::create(path, &CreateOptions::new().size(512 << 20)).unwrap()
 }
 
 /// Opens a pool. A process that another test starts holds copies of this one's open files, and with them a lock,
@@ -58,14 +61,14 @@ fn open(path: &Path) -> Pool {
 fn file(pool: &Pool, name: &str) -> File {
     let ino = match pool.root().lookup(name.as_bytes()) {
         Ok(attr) => attr.ino,
-        Err(_) => pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino,
+        Err(_) => pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino,
     };
     pool.node(ino).unwrap().open().unwrap()
 }
 
 fn is_clean(path: &Path) {
     drop(open(path));
-    let report = check(path, &pagestone::CheckOptions::default(), &mut |_, _| {});
+    let report = check(path, &pagestone::check::CheckOptions::default(), &mut |_, _| {});
     let report = match report {
         Err(Error::InUse { .. }) => return is_clean(path),
         report => report.unwrap(),
@@ -300,7 +303,7 @@ fn pages_in_place_with_a_rollback_journal_roll_back_to_the_byte() {
                 map.read(page * PAGE, &mut old).unwrap();
                 journal.append(&[&page.to_le_bytes()[..], &old].concat()).unwrap();
             }
-            journal.sync().unwrap();
+            journal.sync_all().unwrap();
             for &page in &pages {
                 let (at, len) = (rng.random_range(0..PAGE / 2), rng.random_range(1..PAGE / 2));
                 map.fill(page * PAGE + at..page * PAGE + at + len, rng.random()).unwrap();
@@ -312,7 +315,7 @@ fn pages_in_place_with_a_rollback_journal_roll_back_to_the_byte() {
                 let entry = 8 + PAGE;
                 for i in (0..journal.attr().unwrap().size / entry).rev() {
                     let mut bytes = vec![0; entry as usize];
-                    assert_eq!(journal.read_at(i * entry, &mut bytes).unwrap(), bytes.len());
+                    assert_eq!(journal.read_at(&mut bytes, i * entry).unwrap(), bytes.len());
                     let page = u64::from_le_bytes(bytes[..8].try_into().unwrap());
                     map.write(page * PAGE, &bytes[8..]).unwrap();
                 }
@@ -321,7 +324,7 @@ fn pages_in_place_with_a_rollback_journal_roll_back_to_the_byte() {
             }
             journal.set_len(0).unwrap();
             let mut seen = vec![0; model.len()];
-            assert_eq!(main.read_at(0, &mut seen).unwrap(), seen.len());
+            assert_eq!(main.read_at(&mut seen, 0).unwrap(), seen.len());
             assert!(seen == model, "seed {seed}");
         }
         drop((map, main, journal));

@@ -11,7 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pagestone::{CreateOptions, File, Kind, NewNode, Pool, SetAttr};
+use pagestone::inode::{NewNode, SetAttr};
+use pagestone::{CreateOptions, File, FileType, Pool};
 use pmem::Memory;
 
 const PAGE: u64 = 4096;
@@ -22,13 +23,13 @@ fn pool(len: u64) -> Pool {
 }
 
 fn new_file(pool: &Pool, name: &str) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
     pool.node(ino).unwrap().open().unwrap()
 }
 
 fn bytes(file: &File) -> Vec<u8> {
     let mut buf = vec![0xEE; 2 * LEN as usize];
-    let len = file.read_at(0, &mut buf).unwrap();
+    let len = file.read_at(&mut buf, 0).unwrap();
     buf.truncate(len);
     buf
 }
@@ -56,14 +57,14 @@ fn changes() -> Vec<Change> {
             other.set_len(0).unwrap();
             other.set_len(LEN).unwrap();
         }),
-        ("punch", |_, f| f.punch(0, LEN).unwrap()),
+        ("punch", |_, f| f.punch_hole(0..LEN).unwrap()),
         ("punch and allocate", |_, f| {
-            f.punch(0, LEN).unwrap();
-            f.allocate(0, LEN, false).unwrap();
+            f.punch_hole(0..LEN).unwrap();
+            f.allocate(0..LEN).unwrap();
         }),
         ("truncate to nothing and write behind", |_, f| {
             f.set_len(0).unwrap();
-            f.write_at(LEN - 1, &[0]).unwrap();
+            f.write_all_at(&[0], LEN - 1).unwrap();
         }),
     ]
 }
@@ -73,7 +74,7 @@ fn changes() -> Vec<Change> {
 fn take_all(pool: &Pool, name: &str, fill: u8) -> (File, u64) {
     let file = new_file(pool, name);
     let mut len = 0;
-    while file.write_at(len, &[fill; PAGE as usize]).is_ok() {
+    while file.write_all_at(&[fill; PAGE as usize], len).is_ok() {
         len += PAGE;
     }
     (file, len)
@@ -84,8 +85,8 @@ fn a_read_after_a_change_sees_the_change() {
     for (what, change) in changes() {
         let pool = pool(16 << 20);
         let file = new_file(&pool, "a");
-        file.write_at(0, &[1; LEN as usize]).unwrap();
-        file.write_at(0, &[2; PAGE as usize]).unwrap();
+        file.write_all_at(&[1; LEN as usize], 0).unwrap();
+        file.write_all_at(&[2; PAGE as usize], 0).unwrap();
         assert_eq!(bytes(&file).len() as u64, LEN);
         change(&pool, &file);
         assert!(bytes(&file).iter().all(|&b| b == 0), "{what}");
@@ -101,17 +102,17 @@ fn an_overwrite_after_a_change_does_not_land_in_pages_that_were_freed() {
         let pool = pool(8 << 20);
         let file = new_file(&pool, "a");
         let room = new_file(&pool, "room");
-        room.write_at(0, &[3; 4 * LEN as usize]).unwrap();
-        file.write_at(0, &[1; LEN as usize]).unwrap();
-        file.write_at(0, &[2; PAGE as usize]).unwrap();
+        room.write_all_at(&[3; 4 * LEN as usize], 0).unwrap();
+        file.write_all_at(&[1; LEN as usize], 0).unwrap();
+        file.write_all_at(&[2; PAGE as usize], 0).unwrap();
         change(&pool, &file);
         let (other, len) = take_all(&pool, "other", 7);
         room.set_len(0).unwrap();
         for page in 0..LEN / PAGE {
-            file.write_at(page * PAGE + 9, &[9; 100]).unwrap();
+            file.write_all_at(&[9; 100], page * PAGE + 9).unwrap();
         }
         let mut got = vec![0; len as usize];
-        assert_eq!(other.read_at(0, &mut got).unwrap() as u64, len);
+        assert_eq!(other.read_at(&mut got, 0).unwrap() as u64, len);
         assert!(got.iter().all(|&b| b == 7), "{what}: another file was written to");
         for (i, &b) in bytes(&file).iter().enumerate() {
             let want = if (9..109).contains(&(i % PAGE as usize)) { 9 } else { 0 };
@@ -128,8 +129,8 @@ fn a_file_that_was_given_back_takes_its_hint_along() {
         let file = new_file(&pool, "a");
         assert_ne!(last.replace(file.ino()), Some(file.ino()));
         assert!(bytes(&file).is_empty());
-        file.write_at(0, &[round; LEN as usize]).unwrap();
-        file.write_at(0, &[round; LEN as usize]).unwrap();
+        file.write_all_at(&[round; LEN as usize], 0).unwrap();
+        file.write_all_at(&[round; LEN as usize], 0).unwrap();
         assert!(bytes(&file).iter().all(|&b| b == round));
         drop(file);
         pool.root().unlink(b"a").unwrap();
@@ -150,7 +151,7 @@ fn writers_readers_and_changes_at_once_never_touch_another_file() {
                 let mut page = 0;
                 while !over.load(Ordering::Relaxed) {
                     page = (page + 3) % (LEN / PAGE);
-                    shared.write_at(page * PAGE, &[writer; PAGE as usize]).unwrap();
+                    shared.write_all_at(&[writer; PAGE as usize], page * PAGE).unwrap();
                     assert!(bytes(&shared).iter().all(|&b| b <= 2), "bytes of another file");
                 }
             });
@@ -163,8 +164,8 @@ fn writers_readers_and_changes_at_once_never_touch_another_file() {
             change(&pool, &shared);
             let fill = 100 + (round % 100) as u8;
             let other = new_file(&pool, &format!("other-{round}"));
-            other.write_at(0, &[fill; LEN as usize]).unwrap();
-            pool.clone().close().unwrap(); // a checkpoint: what was freed can be taken
+            other.write_all_at(&[fill; LEN as usize], 0).unwrap();
+            pool.checkpoint().unwrap(); // a checkpoint: what was freed can be taken
             others.push((other, fill));
             if others.len() > 16 {
                 let (other, fill) = others.remove(0);

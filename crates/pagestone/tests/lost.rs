@@ -15,7 +15,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagestone::{CheckOptions, CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool, check_on};
+use pagestone::check::{CheckOptions, check_on};
+use pagestone::inode::NewNode;
+use pagestone::mmap::MapOptions;
+use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 use pmem::{Description, Media, MediaKind, Memory, Part, Views};
 
 const PAGE: u64 = 4096;
@@ -59,16 +62,16 @@ fn every(test: impl Fn(&Place)) {
 
 impl Place {
     fn make(&self, name: &[u8], bytes: &[u8]) -> File {
-        let ino = self.pool.root().create(name, &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let ino = self.pool.root().create(name, &NewNode::new(FileType::File, 0o644)).unwrap().ino;
         let file = self.pool.node(ino).unwrap().open().unwrap();
-        file.write_at(0, bytes).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
         self.pool.sync().unwrap();
         file
     }
 
     /// The pool byte of a file's byte.
     fn place_of(&self, file: &File, offset: u64) -> u64 {
-        let extent = file.extents(offset, 1).unwrap()[0];
+        let extent = file.extents(offset..offset + 1).unwrap()[0];
         extent.pool
     }
 
@@ -85,8 +88,8 @@ impl Place {
         windows.meta.forbid(at / PAGE * PAGE, PAGE);
     }
 
-    fn check(&self, data: bool) -> pagestone::Report {
-        check_on(self.media.clone(), &CheckOptions { data, ..Default::default() }, &mut |_, _| {}).unwrap()
+    fn check(&self, data: bool) -> pagestone::check::Report {
+        check_on(self.media.clone(), &CheckOptions::new().data(data), &mut |_, _| {}).unwrap()
     }
 }
 
@@ -102,16 +105,16 @@ fn a_lost_page_is_an_error_there_and_nowhere_else() {
         place.lose(&file, 7);
         let mut page = [0; PAGE as usize];
         for n in 0..20u64 {
-            match file.read_at(n * PAGE, &mut page) {
+            match file.read_at(&mut page, n * PAGE) {
                 Err(Error::DataLost(at)) => assert_eq!((n, at), (7, 7 * PAGE), "{}", place.name),
                 read => assert!(read.unwrap() == 4096 && page == [n as u8 + 1; 4096] && n != 7, "{}", place.name),
             }
         }
         let mut all = vec![0; 20 * PAGE as usize];
-        assert!(matches!(file.read_at(0, &mut all), Err(Error::DataLost(at)) if at == 7 * PAGE), "{}", place.name);
-        assert!(matches!(file.read_pieces(0, 20 * PAGE, |_| ()), Err(Error::DataLost(at)) if at == 7 * PAGE));
+        assert!(matches!(file.read_at(&mut all, 0), Err(Error::DataLost(at)) if at == 7 * PAGE), "{}", place.name);
+        assert!(matches!(file.pieces(0..20 * PAGE), Err(Error::DataLost(at)) if at == 7 * PAGE));
         assert_eq!(Error::DataLost(0).errno(), libc::EIO);
-        assert_eq!(other.read_at(0, &mut all).unwrap(), 5 * PAGE as usize);
+        assert_eq!(other.read_at(&mut all, 0).unwrap(), 5 * PAGE as usize);
         place.make(b"new", &pattern(100));
     });
 }
@@ -122,12 +125,12 @@ fn a_lost_page_that_is_written_over_gets_new_storage_and_is_retired() {
         let file = place.make(b"file", &pattern(20));
         let at = place.lose(&file, 7);
         let before = place.pool.statfs().free;
-        assert!(file.read_at(7 * PAGE, &mut [0]).is_err());
+        assert!(file.read_at(&mut [0], 7 * PAGE).is_err());
         // A part of the page is no answer to what the rest holds.
-        assert!(matches!(file.write_at(7 * PAGE + 100, b"part"), Err(Error::DataLost(at)) if at == 7 * PAGE));
-        file.write_at(6 * PAGE, &[9; 3 * PAGE as usize]).unwrap();
+        assert!(matches!(file.write_all_at(b"part", 7 * PAGE + 100), Err(Error::DataLost(at)) if at == 7 * PAGE));
+        file.write_all_at(&[9; 3 * PAGE as usize], 6 * PAGE).unwrap();
         let mut all = vec![0; 20 * PAGE as usize];
-        file.read_at(0, &mut all).unwrap();
+        file.read_at(&mut all, 0).unwrap();
         let mut want = pattern(20);
         want[6 * PAGE as usize..9 * PAGE as usize].fill(9);
         assert!(all == want, "{}", place.name);
@@ -146,7 +149,7 @@ fn what_is_deleted_with_a_lost_page_is_given_back_but_for_that_page() {
         let free = place.pool.statfs().free;
         let file = place.make(b"file", &pattern(20));
         let at = place.lose(&file, 7);
-        assert!(file.read_at(7 * PAGE, &mut [0; 8]).is_err());
+        assert!(file.read_at(&mut [0; 8], 7 * PAGE).is_err());
         drop(file);
         place.pool.root().unlink(b"file").unwrap();
         place.pool.sync().unwrap();
@@ -155,7 +158,7 @@ fn what_is_deleted_with_a_lost_page_is_given_back_but_for_that_page() {
         let full = place.make(b"full", b"");
         while full.append(&vec![5; 16 * PAGE as usize]).is_ok() {}
         while full.append(&[5; PAGE as usize]).is_ok() {}
-        let extents = full.extents(0, u64::MAX).unwrap();
+        let extents = full.extents(..).unwrap();
         assert!(extents.iter().all(|x| !(x.pool..x.pool + x.len).contains(&at)), "{}", place.name);
         drop((full, warm));
         place.pool.root().unlink(b"full").unwrap();
@@ -191,12 +194,12 @@ fn a_free_page_that_fails_is_passed_over() {
         };
         assert!(matches!(error, Error::NoSpace), "{}: {error}", place.name);
         while full.append(&[5; PAGE as usize]).is_ok() {}
-        let extents = full.extents(0, u64::MAX).unwrap();
+        let extents = full.extents(..).unwrap();
         let has = |at: u64| extents.iter().any(|x| (x.pool..x.pool + x.len).contains(&at));
         assert!(!bad.iter().any(|&at| has(at)), "{}", place.name);
         let (size, mut page) = (full.attr().unwrap().size, [0; PAGE as usize]);
         for at in (0..size).step_by(PAGE as usize) {
-            assert!(full.read_at(at, &mut page).unwrap() == 4096 && page == [5; 4096], "{}: {at}", place.name);
+            assert!(full.read_at(&mut page, at).unwrap() == 4096 && page == [5; 4096], "{}: {at}", place.name);
         }
         // All but the frame that has a bad page, which is not cut up for the rest of it.
         assert!(size / PAGE > SIZE / PAGE * 8 / 10, "{}: {size} bytes", place.name);
@@ -211,10 +214,10 @@ fn a_free_page_that_fails_is_passed_over() {
 fn a_whole_frame_with_a_lost_page_is_retired() {
     every(|place| {
         let file = place.make(b"big", &pattern(2048));
-        let extent = file.extents(1 << 21, 1 << 21).unwrap()[0];
+        let extent = file.extents(1 << 21..(1 << 21) + (1 << 21)).unwrap()[0];
         assert!(extent.pool.is_multiple_of(1 << 21) && extent.len == 1 << 21, "{}: {extent:?}", place.name);
         place.lose(&file, 700);
-        assert!(file.read_at(700 * PAGE, &mut [0; 8]).is_err());
+        assert!(file.read_at(&mut [0; 8], 700 * PAGE).is_err());
         drop(file);
         place.pool.root().unlink(b"big").unwrap();
         place.pool.sync().unwrap();
@@ -243,32 +246,32 @@ fn a_lost_page_of_a_whole_frame_is_written_over_punched_cut_and_replaced_by_itse
         // Each in a frame of its own, the first page and the last of one, too.
         let lost = [512u64, 1100, 1600, 2559];
         for page in lost {
-            let frame = file.extents(page / 512 * 512 * PAGE, 512 * PAGE).unwrap()[0];
+            let frame = file.extents(page / 512 * 512 * PAGE..page / 512 * 512 * PAGE + 512 * PAGE).unwrap()[0];
             assert!(frame.len == 512 * PAGE && frame.pool.is_multiple_of(512 * PAGE), "{}: {frame:?}", place.name);
             place.lose(&file, page);
-            assert!(matches!(file.read_at(page * PAGE, &mut [0]), Err(Error::DataLost(at)) if at == page * PAGE));
+            assert!(matches!(file.read_at(&mut [0], page * PAGE), Err(Error::DataLost(at)) if at == page * PAGE));
         }
-        file.write_at(512 * PAGE, &[9; PAGE as usize]).unwrap();
+        file.write_all_at(&[9; PAGE as usize], 512 * PAGE).unwrap();
         want[512 * PAGE as usize..513 * PAGE as usize].fill(9);
-        file.punch(1100 * PAGE, PAGE).unwrap();
+        file.punch_hole(1100 * PAGE..1100 * PAGE + PAGE).unwrap();
         want[1100 * PAGE as usize..1101 * PAGE as usize].fill(0);
         file.write_atomic(&[(1600 * PAGE, &[8; PAGE as usize])]).unwrap();
         want[1600 * PAGE as usize..1601 * PAGE as usize].fill(8);
         file.set_len(2559 * PAGE).unwrap();
         want.truncate(2559 * PAGE as usize);
         let mut all = vec![0; want.len()];
-        file.read_at(0, &mut all).unwrap();
+        file.read_at(&mut all, 0).unwrap();
         assert!(all == want, "{}", place.name);
         map.refresh(0..2559 * PAGE).unwrap();
         map.read(0, &mut all).unwrap();
         assert!(all == want, "{}: the mapping shows other pages", place.name);
         assert_eq!(well.map(seen), before, "{}", place.name);
         for page in [513, 1536] {
-            let stored = |map: &pagestone::Mapping| map.load::<u8>(page * PAGE + 1).unwrap();
+            let stored = |map: &pagestone::mmap::Mapping| map.load::<u8>(page * PAGE + 1).unwrap();
             assert_eq!((stored(&private), stored(&atomic)), (5, 6), "{}, page {page}", place.name);
         }
         map.store(513 * PAGE, 77u8).unwrap();
-        file.read_at(513 * PAGE, &mut all[..1]).unwrap();
+        file.read_at(&mut all[..1], 513 * PAGE).unwrap();
         assert_eq!(all[0], 77, "{}", place.name);
         place.pool.sync().unwrap();
         let report = place.check(true);
@@ -283,10 +286,10 @@ fn pieces_of_a_range_that_ends_in_a_lost_page_are_an_error() {
         let file = place.make(b"file", &pattern(20));
         place.lose(&file, 7);
         for (offset, len) in [(6 * PAGE + 2048, PAGE), (6 * PAGE + 4095, 2), (5 * PAGE + 1, 3 * PAGE)] {
-            let read = file.read_pieces(offset, len, |_| ());
+            let read = file.pieces(offset..offset + len);
             assert!(matches!(read, Err(Error::DataLost(at)) if at == 7 * PAGE), "{}: {offset} {read:?}", place.name);
         }
-        file.read_pieces(5 * PAGE + 1, 2 * PAGE - 1, |_| ()).unwrap();
+        drop(file.pieces(5 * PAGE + 1..7 * PAGE).unwrap());
     });
 }
 
@@ -294,7 +297,7 @@ fn pieces_of_a_range_that_ends_in_a_lost_page_are_an_error() {
 fn check_names_what_was_lost_and_where() {
     every(|place| {
         let root = place.pool.root();
-        let dir = root.create(b"dir", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+        let dir = root.create(b"dir", &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
         let file = place.make(b"file", &pattern(20));
         place.pool.node(dir).unwrap().dir().unwrap().link(b"name of it", file.ino()).unwrap();
         root.unlink(b"file").unwrap();
@@ -370,7 +373,7 @@ fn what_is_listed_as_bad_is_lost_without_anybody_touching_it() {
     let file = place.pool.node(root.lookup(b"file").unwrap().ino).unwrap().open().unwrap();
     let mut page = [0; PAGE as usize];
     for n in 0..20u64 {
-        match file.read_at(n * PAGE, &mut page) {
+        match file.read_at(&mut page, n * PAGE) {
             Err(Error::DataLost(at)) => assert_eq!((n, at), (7, 7 * PAGE)),
             read => assert!(read.unwrap() == 4096 && page == [n as u8 + 1; 4096] && n != 7),
         }
@@ -383,7 +386,7 @@ fn what_is_listed_as_bad_is_lost_without_anybody_touching_it() {
     while full.append(&vec![5; 16 * PAGE as usize]).is_ok() {}
     while full.append(&[5; PAGE as usize]).is_ok() {}
     assert!(matches!(full.append(&[5]), Err(Error::NoSpace)));
-    let extents = full.extents(0, u64::MAX).unwrap();
+    let extents = full.extents(..).unwrap();
     let has = |at: u64| extents.iter().any(|x| (x.pool..x.pool + x.len).contains(&at));
     assert!(!has(used) && !has(free));
     drop(full);
@@ -404,7 +407,7 @@ fn a_mapping_answers_with_an_error_that_names_the_offset() {
     assert_eq!(map.load::<u8>(7 * PAGE).unwrap(), 8);
     place.lose(&file, 7);
     // The mapping is another way to the same memory, which fails too.
-    let (there, len) = (map.as_ptr().wrapping_add(7 * PAGE as usize).cast(), PAGE as usize);
+    let (there, len) = (map.as_mut_ptr().unwrap().wrapping_add(7 * PAGE as usize).cast(), PAGE as usize);
     // SAFETY: a page of the mapping, to which nobody has a reference.
     unsafe { rustix::mm::mprotect(there, len, rustix::mm::MprotectFlags::empty()).unwrap() };
     assert!(matches!(map.load::<u8>(7 * PAGE), Err(Error::DataLost(at)) if at == 7 * PAGE));
@@ -423,7 +426,7 @@ fn a_pool_file_that_somebody_shortens_is_an_error_behind_its_new_end() {
         let (mut there, mut gone) = (0, 0);
         let mut page = [0; PAGE as usize];
         for n in 0..10_000u64 {
-            match file.read_at(n * PAGE, &mut page) {
+            match file.read_at(&mut page, n * PAGE) {
                 Ok(_) => there += u32::from(page == [(n + 1) as u8; PAGE as usize]),
                 Err(e) => gone += u32::from(matches!(e, Error::DataLost(at) if at == n * PAGE)),
             }
@@ -440,9 +443,9 @@ fn a_lost_metadata_page_is_an_error_and_never_the_end() {
         let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).unwrap();
         let root = pool.root();
         for n in 0..3000 {
-            let ino = root.create(format!("file {n}").as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+            let ino = root.create(format!("file {n}").as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
             let file = pool.node(ino).unwrap().open().unwrap();
-            file.write_at(n * 8192, b"somewhere").unwrap();
+            file.write_all_at(b"somewhere", n * 8192).unwrap();
         }
     }
     // Everything that is in use, found by what is not zero.
@@ -464,7 +467,7 @@ fn a_lost_metadata_page_is_an_error_and_never_the_end() {
                 Ok(pool) => {
                     opened += 1;
                     errors += walk(&pool);
-                    let _ = pool.root().create(b"new", &NewNode::new(Kind::File, 0o644));
+                    let _ = pool.root().create(b"new", &NewNode::new(FileType::File, 0o644));
                     let _ = pool.root().unlink(b"new");
                 }
                 Err(e) => {
@@ -493,7 +496,7 @@ fn walk(pool: &Pool) -> u64 {
         let ino = root.lookup(format!("file {n}").as_bytes())?.ino;
         let file = pool.node(ino)?.open()?;
         let mut bytes = [0; 9];
-        assert_eq!(file.read_at(n * 8192, &mut bytes)?, 9);
+        assert_eq!(file.read_at(&mut bytes, n * 8192)?, 9);
         assert_eq!(&bytes, b"somewhere");
         Ok(())
     };

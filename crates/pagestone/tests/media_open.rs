@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pagestone::{CheckOptions, CreateOptions, Error, OpenOptions, Pool, check};
+use pagestone::check::{CheckOptions, check};
+use pagestone::{CreateOptions, Error, OpenOptions, Pool};
 use pmem::{MediaKind, Open, Opened, open};
 
 const SIZE: u64 = 1 << 20;
@@ -217,7 +218,7 @@ fn two_that_create_the_same_pool_do_not_overwrite_each_other() {
         let together = std::sync::Barrier::new(2);
         let create = || {
             together.wait();
-            Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).map(drop)
+            Pool::create(&path, &CreateOptions::new().size(8 << 20)).map(drop)
         };
         let results = std::thread::scope(|s| {
             let threads = [s.spawn(create), s.spawn(create)];
@@ -236,14 +237,14 @@ fn what_is_no_pool_is_called_that_whatever_its_size() {
     for (name, text) in [("empty", String::new()), ("short", "root:x:0:0\n".into()), ("long", "x".repeat(100_000))] {
         let path = dir.path().join(name);
         fs::write(&path, text).expect("a file");
-        let opened = Pool::open(&path, &OpenOptions { read_only: true, ..Default::default() });
+        let opened = Pool::open(&path, &OpenOptions::new().read_only(true));
         assert!(matches!(opened, Err(Error::NotAPool(_))), "{name}: {opened:?}");
         let checked = check(&path, &CheckOptions::default(), &mut |_, _| {});
         assert!(matches!(checked, Err(Error::NotAPool(_))), "{name}: {checked:?}");
     }
     // A pool that was cut off has something else wrong with it.
     let path = dir.path().join("cut off");
-    Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).expect("a pool");
+    Pool::create(&path, &CreateOptions::new().size(8 << 20)).expect("a pool");
     File::options().write(true).open(&path).and_then(|file| file.set_len(100)).expect("cut off");
     assert!(matches!(Pool::open(&path, &OpenOptions::default()), Err(Error::Size(_))));
 }
@@ -252,12 +253,12 @@ fn what_is_no_pool_is_called_that_whatever_its_size() {
 fn a_pool_without_its_root_inodes_is_damaged_and_the_error_names_the_page() {
     let dir = tempfile::tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "." }).expect("a directory");
     let (path, copy) = (dir.path().join("pool"), dir.path().join("copy"));
-    let pool = Pool::create(&path, &CreateOptions { size: Some(8 << 20), ..Default::default() }).expect("makes");
-    pool.root().create(b"a", &pagestone::NewNode::new(pagestone::Kind::Dir, 0o755)).expect("makes");
+    let pool = Pool::create(&path, &CreateOptions::new().size(8 << 20)).expect("makes");
+    pool.root().create(b"a", &pagestone::inode::NewNode::new(pagestone::FileType::Dir, 0o755)).expect("makes");
     // With records in the journal, as after a kill, and without.
     for closed in [false, true] {
         if closed {
-            pool.clone().close().expect("closes");
+            pool.checkpoint().expect("closes");
         }
         let mut bytes = fs::read(&path).expect("reads");
         bytes[3 * 4096..4 * 4096].fill(0);

@@ -14,9 +14,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pagestone::{
-    CheckOptions, CreateOptions, Error, File, Ino, Kind, MapOptions, NewNode, OpenOptions, Pool, XattrMode, check,
-};
+use pagestone::check::{CheckOptions, check, check_on};
+use pagestone::inode::{NewNode, XattrMode};
+use pagestone::mmap::MapOptions;
+use pagestone::{CreateOptions, Error, File, FileType, Ino, OpenOptions, Pool};
 use pmem::{MediaKind, Memory};
 
 const MIB: u64 = 1 << 20;
@@ -33,17 +34,21 @@ fn reopened(media: &Arc<Memory>, pool: Pool) -> Pool {
 }
 
 fn new_file(pool: &Pool, name: &str) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
+    open(pool, ino)
+}
+
+fn open(pool: &Pool, ino: Ino) -> File {
     pool.node(ino).unwrap().open().unwrap()
 }
 
 fn write(file: &File, offset: u64, bytes: &[u8]) {
-    file.write_at(offset, bytes).unwrap();
+    file.write_all_at(bytes, offset).unwrap();
 }
 
 fn bytes(file: &File) -> Vec<u8> {
-    let mut all = vec![0; file.attr().unwrap().size as usize];
-    assert_eq!(file.read_at(0, &mut all).unwrap(), all.len());
+    let mut all = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut all, 0).unwrap();
     all
 }
 
@@ -57,7 +62,7 @@ fn shrink(pool: &Pool, size: u64) -> Result<(), Error> {
 }
 
 fn clean(media: &Arc<Memory>) {
-    let report = pagestone::check_on(media.clone(), &CheckOptions::default(), &mut |_, _| {}).unwrap();
+    let report = check_on(media.clone(), &CheckOptions::default(), &mut |_, _| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
 
@@ -77,20 +82,15 @@ fn look(pool: &Pool) -> BTreeMap<Vec<u8>, Seen> {
         let node = pool.node(ino).unwrap();
         let attr = node.attr().unwrap();
         let contents = match attr.kind {
-            Kind::File => bytes(&node.open().unwrap()),
-            Kind::Symlink => node.read_link().unwrap(),
+            FileType::File => bytes(&node.open().unwrap()),
+            FileType::Symlink => node.read_link().unwrap(),
             _ => Vec::new(),
         };
         let xattrs =
             node.xattrs().unwrap().into_iter().map(|name| (name.clone(), node.xattr(&name).unwrap())).collect();
-        if attr.kind == Kind::Dir {
-            node.dir()
-                .unwrap()
-                .entries(0, &mut |entry| {
-                    todo.push((entry.ino, [&path[..], b"/", &entry.name].concat()));
-                    true
-                })
-                .unwrap();
+        if attr.kind == FileType::Dir {
+            let entries = node.dir().unwrap().entries().map(Result::unwrap);
+            todo.extend(entries.map(|entry| (entry.ino, [&path[..], b"/", &entry.name].concat())));
         }
         seen.insert(path, Seen { ino: ino.0, nlink: attr.nlink, contents, xattrs });
     }
@@ -104,10 +104,10 @@ fn populate(pool: &Pool, rounds: u64, ballast: u64) {
     let (low, between) = (new_file(pool, "ballast"), new_file(pool, "between"));
     (0..ballast / MIB).for_each(|i| write(&low, i * MIB, &pattern(i, MIB as usize)));
     for round in 0..rounds {
-        let dir = root.create(format!("dir {round}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+        let dir = root.create(format!("dir {round}").as_bytes(), &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
         let dir = pool.node(dir).unwrap().dir().unwrap();
         for i in 0..40u64 {
-            let ino = dir.create(format!("file {i}").as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+            let ino = dir.create(format!("file {i}").as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
             let file = pool.node(ino).unwrap().open().unwrap();
             write(&file, (i % 3) * 5000, &pattern(round * 100 + i, 100 + (i * i * 37 % 20_000) as usize));
             if i % 5 == 0 {
@@ -117,7 +117,7 @@ fn populate(pool: &Pool, rounds: u64, ballast: u64) {
             }
             if i % 8 == 0 {
                 let target = vec![b'x'; 50 + i as usize * 20];
-                let node = NewNode { target: &target, ..NewNode::new(Kind::Symlink, 0o777) };
+                let node = NewNode { target: &target, ..NewNode::new(FileType::Symlink, 0o777) };
                 dir.create(format!("symlink {i}").as_bytes(), &node).unwrap();
             }
         }
@@ -145,7 +145,7 @@ fn a_pool_that_has_grown_takes_more_and_opens_with_its_new_size() {
     let (media, pool) = on_memory(16 * MIB);
     let file = new_file(&pool, "f");
     let mut written = 0;
-    while file.write_at(written, &pattern(1, MIB as usize)).is_ok() {
+    while file.write_all_at(&pattern(1, MIB as usize), written).is_ok() {
         written += MIB;
     }
     assert!(written < 16 * MIB);
@@ -190,11 +190,11 @@ fn a_shrunk_pool_is_the_same_but_for_its_size() {
     clean(&media);
     let pool = Pool::open_on(media.clone(), &OpenOptions::default()).unwrap();
     pool.grow(192 * MIB).unwrap();
-    let dir = pool.root().create(b"new", &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+    let dir = pool.root().create(b"new", &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
     let dir = pool.node(dir).unwrap().dir().unwrap();
     let mut numbers: std::collections::HashSet<u64> = before.values().map(|seen| seen.ino & ((1 << 40) - 1)).collect();
     for i in 0..3000 {
-        let ino = dir.create(format!("new {i}").as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let ino = dir.create(format!("new {i}").as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
         let place = ino.0 & ((1 << 40) - 1);
         assert!(i % 16 != 0 || numbers.insert(place) || before.values().all(|seen| seen.ino != ino.0));
     }
@@ -342,14 +342,15 @@ fn a_pool_under_load_grows_and_shrinks() {
 
 /// Writes, maps, clones and removes files of its own, and knows what is in them.
 fn worker(pool: &Pool, thread: u64, seed: u64, stop: &AtomicBool) {
-    let dir = pool.root().create(format!("worker {thread}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino;
+    let dir =
+        pool.root().create(format!("worker {thread}").as_bytes(), &NewNode::new(FileType::Dir, 0o755)).unwrap().ino;
     let dir = pool.node(dir).unwrap().dir().unwrap();
     let mut round = 0u64;
     while !stop.load(Ordering::SeqCst) {
         let (name, len) = (format!("f {}", round % 20), 1000 + (seed ^ round.wrapping_mul(7919)) % 300_000);
         let mut contents = pattern(thread * 1000 + round, len as usize);
         let _ = dir.unlink(name.as_bytes());
-        let ino = dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let ino = dir.create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
         let file = pool.node(ino).unwrap().open().unwrap();
         write(&file, 0, &contents);
         if round.is_multiple_of(3) {
@@ -374,7 +375,7 @@ fn a_file_below_a_pool_is_as_long_as_the_pool_once_it_is_closed() {
     let shm = tempfile::tempdir_in("/dev/shm").unwrap();
     for (base, kind) in [(dir.path(), MediaKind::File), (shm.path(), MediaKind::Tmpfs)] {
         let path = base.join("pool");
-        let options = CreateOptions { size: Some(64 * MIB), ..CreateOptions::default() };
+        let options = CreateOptions::new().size(64 * MIB);
         let pool = Pool::create(&path, &options).unwrap();
         assert_eq!(pool.info().unwrap().media.kind, kind);
         populate(&pool, 2, 20 * MIB);
@@ -411,7 +412,7 @@ fn a_file_below_a_pool_is_as_long_as_the_pool_once_it_is_closed() {
 fn a_sparse_pool_grows_to_64_tib_and_back() {
     let shm = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = shm.path().join("pool");
-    let options = CreateOptions { size: Some(1 << 40), ..CreateOptions::default() };
+    let options = CreateOptions::new().size(1 << 40);
     let pool = Pool::create(&path, &options).unwrap();
     populate(&pool, 1, MIB);
     let before = look(&pool);

@@ -6,7 +6,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagestone::{CreateOptions, FRAME_SIZE, File, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FRAME_SIZE, File, FileType, Pool};
 use pmem::{Description, Media, Memory, Part, Views};
 
 fn pool(len: u64) -> Pool {
@@ -14,7 +15,7 @@ fn pool(len: u64) -> Pool {
 }
 
 fn new_file(pool: &Pool, name: &str) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
     pool.node(ino).unwrap().open().unwrap()
 }
 
@@ -29,7 +30,7 @@ fn append(file: &File, len: u64) {
 /// The share of a file, by thousandths, that lies in frames which a huge page could map.
 fn huge_share(file: &File, len: u64) -> u64 {
     let mut huge = 0;
-    for x in file.extents(0, len).unwrap() {
+    for x in file.extents(..len).unwrap() {
         if x.offset % FRAME_SIZE == x.pool % FRAME_SIZE {
             let first = x.offset.next_multiple_of(FRAME_SIZE);
             huge += (x.offset + x.len).saturating_sub(first) / FRAME_SIZE * FRAME_SIZE;
@@ -88,7 +89,7 @@ fn small_files_crowd_together() {
     for i in 0..1000 {
         let file = new_file(&pool, &format!("f{i}"));
         append_small(&file, 1000);
-        frames.extend(file.extents(0, 1000).unwrap().iter().map(|x| x.pool / FRAME_SIZE));
+        frames.extend(file.extents(..1000).unwrap().iter().map(|x| x.pool / FRAME_SIZE));
     }
     // 1,000 pages of data, 63 of inodes and some of names fit in three frames of 511.
     assert!(frames.len() <= 3, "{frames:?}");
@@ -114,7 +115,7 @@ fn storage_behind_the_end_that_was_asked_for_stays_at_close() {
     let file = new_file(&pool, "f");
     append(&file, 2 << 20);
     append_small(&file, 10); // takes a frame ahead of need
-    file.allocate(2 << 20, 100 << 12, true).unwrap();
+    file.allocate_keep_size(2 << 20..(2 << 20) + (100 << 12)).unwrap();
     drop(file);
     assert_eq!(pool.root().lookup(b"f").unwrap().pages, 512 + 100);
     // Long after a frame was taken ahead, and filled.
@@ -122,7 +123,7 @@ fn storage_behind_the_end_that_was_asked_for_stays_at_close() {
     append(&file, 2 << 20);
     append_small(&file, 10);
     append(&file, (2 << 20) - (128 << 10));
-    file.allocate(4 << 20, 100 << 12, true).unwrap();
+    file.allocate_keep_size(4 << 20..(4 << 20) + (100 << 12)).unwrap();
     append(&file, 128 << 10);
     drop(file);
     assert_eq!(pool.root().lookup(b"g").unwrap().pages, 1024 + 100);
@@ -131,7 +132,7 @@ fn storage_behind_the_end_that_was_asked_for_stays_at_close() {
     append(&file, 2 << 20);
     append_small(&file, 10);
     file.set_len(2 << 20).unwrap();
-    file.allocate(2 << 20, 100 << 12, true).unwrap();
+    file.allocate_keep_size(2 << 20..(2 << 20) + (100 << 12)).unwrap();
     drop(file);
     assert_eq!(pool.root().lookup(b"h").unwrap().pages, 512 + 100);
 }
@@ -140,9 +141,9 @@ fn storage_behind_the_end_that_was_asked_for_stays_at_close() {
 fn a_sparse_pool_of_64_tib_is_made_at_once_and_holds_files() {
     let pool = pool(64 << 40);
     let file = new_file(&pool, "f");
-    file.write_at(1 << 40, b"far away").unwrap();
+    file.write_all_at(b"far away", 1 << 40).unwrap();
     let mut buf = [0; 8];
-    file.read_at(1 << 40, &mut buf).unwrap();
+    file.read_at(&mut buf, 1 << 40).unwrap();
     assert_eq!(&buf, b"far away");
     assert_eq!(file.attr().unwrap().pages, 1);
     assert_eq!(pool.info().unwrap().descriptor_bytes_per_tib, 32 << 20);
@@ -197,24 +198,24 @@ fn a_file_grows_over_what_was_allocated_without_holding_a_lane() {
     type Grow = fn(&File, u64);
     let ways: [(&str, Grow); 5] = [
         ("set_len", |f, end| f.set_len(end).unwrap()),
-        ("write_at", |f, end| f.write_at(end - 1, &[0]).unwrap()),
+        ("write_at", |f, end| f.write_all_at(&[0], end - 1).unwrap()),
         ("write_atomic", |f, end| f.write_atomic(&[(end - 1, &[0])]).unwrap()),
-        ("allocate", |f, end| f.allocate(0, end, false).unwrap()),
-        ("zero", |f, end| f.zero(end - 100, 100, false).unwrap()),
+        ("allocate", |f, end| f.allocate(0..end).unwrap()),
+        ("zero", |f, end| f.zero_range(end - 100..end - 100 + 100).unwrap()),
     ];
     for (name, grow) in ways {
         let media = Arc::new(Widest { inner: Memory::new(96 << 20).unwrap(), bytes: AtomicU64::new(0) });
         let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
         let (file, end) = (new_file(&pool, "f"), 40 << 20);
-        file.write_at(0, &[7; 5000]).unwrap();
-        file.allocate(0, end, true).unwrap();
+        file.write_all_at(&[7; 5000], 0).unwrap();
+        file.allocate_keep_size(0..end).unwrap();
         media.take();
         grow(&file, end);
         let most = media.take();
         assert!(most <= 9 << 20, "{name}: {most} bytes in one call");
         assert_eq!(file.attr().unwrap().size, end, "{name}");
         let mut bytes = vec![1; end as usize];
-        file.read_at(0, &mut bytes).unwrap();
+        file.read_at(&mut bytes, 0).unwrap();
         assert!(bytes[..5000].iter().all(|&b| b == 7) && bytes[5000..].iter().all(|&b| b == 0), "{name}");
     }
 }
@@ -226,7 +227,7 @@ fn an_allocation_of_many_steps_zeroes_each_page_in_its_step() {
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
     let (file, end) = (new_file(&pool, "f"), 80 << 20);
     media.take();
-    file.allocate(0, end, false).unwrap();
+    file.allocate(0..end).unwrap();
     let most = media.take();
     assert!(most <= 33 << 20, "{most} bytes in one call");
     assert_eq!(file.attr().unwrap().size, end);

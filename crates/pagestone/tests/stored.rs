@@ -10,7 +10,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use pagestone::{CreateOptions, File, Kind, MapOptions, Mapping, NewNode, PAGE_SIZE, Pool};
+use pagestone::inode::NewNode;
+use pagestone::mmap::{MapOptions, Mapping};
+use pagestone::{CreateOptions, File, FileType, PAGE_SIZE, Pool};
 use pmem::{Description, Granularity, MapMode, Media, Memory, Part, Views};
 
 const SIZE: u64 = 64 << 20;
@@ -92,15 +94,15 @@ impl Media for Lines {
 }
 
 fn file(pool: &Pool, name: &str, bytes: &[u8]) -> File {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino;
     let file = pool.node(ino).unwrap().open().unwrap();
-    file.write_at(0, bytes).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
     file
 }
 
 /// The pool byte of a file's byte.
 fn place_of(file: &File, offset: u64) -> u64 {
-    let extent = file.extents(offset, 1).unwrap()[0];
+    let extent = file.extents(offset..offset + 1).unwrap()[0];
     extent.pool + (offset - extent.offset)
 }
 
@@ -114,7 +116,7 @@ fn a_sync_makes_stores_through_mappings_durable() {
     let place = place_of(&f, at);
     let map = f.map(0..40 * PAGE_SIZE, &MapOptions::shared()).unwrap();
     let syncs: [(&str, &dyn Fn()); 3] = [
-        ("File::sync", &|| f.sync().unwrap()),
+        ("File::sync", &|| f.sync_all().unwrap()),
         ("Node::sync", &|| pool.node(f.ino()).unwrap().sync().unwrap()),
         ("Pool::sync", &|| pool.sync().unwrap()),
     ];
@@ -134,9 +136,9 @@ fn a_sync_makes_stores_through_mappings_durable() {
         assert!(media.has_persisted(place), "{name}, unmapped");
     }
     drop(map);
-    f.sync().unwrap();
+    f.sync_all().unwrap();
     media.has_persisted(place);
-    f.sync().unwrap();
+    f.sync_all().unwrap();
     assert!(!media.has_persisted(place), "nobody could store anything since");
 }
 
@@ -177,9 +179,9 @@ fn a_flush_keeps_the_bases_of_its_file_as_they_are() {
     let f = file(&pool, "f", &[1; 8 * PAGE_SIZE as usize]);
     // f stands on a base, that on an older one, and that one is g's too: without g these two become one.
     pool.root().clone_file(b"g", f.ino()).unwrap();
-    f.write_at(4 * PAGE_SIZE, &[2; PAGE_SIZE as usize]).unwrap();
+    f.write_all_at(&[2; PAGE_SIZE as usize], 4 * PAGE_SIZE).unwrap();
     pool.root().clone_file(b"h", f.ino()).unwrap();
-    f.write_at(0, &[3; PAGE_SIZE as usize]).unwrap();
+    f.write_all_at(&[3; PAGE_SIZE as usize], 0).unwrap();
     let map = f.map(0..8 * PAGE_SIZE, &MapOptions::shared()).unwrap();
     let (merged, other) = (Arc::new(Mutex::new(None)), pool.clone());
     let (done, finished) = std::sync::mpsc::channel();

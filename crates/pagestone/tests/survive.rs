@@ -15,7 +15,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use pagestone::{CreateOptions, Error, File, Kind, MapOptions, NewNode, OpenOptions, Pool};
+use pagestone::inode::NewNode;
+use pagestone::mmap::MapOptions;
+use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 use pmem::{Description, MapMode, Media, MediaKind, Memory, Part, Views};
 
 #[allow(dead_code)]
@@ -37,7 +39,7 @@ fn ordinary(path: &Path, size: Option<u64>) -> Arc<dyn Media> {
 }
 
 fn make(pool: &Pool, name: &str) -> pagestone::Result<File> {
-    let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644))?.ino;
+    let ino = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644))?.ino;
     pool.node(ino)?.open()
 }
 
@@ -61,7 +63,7 @@ fn in_use(path: &Path) -> Vec<u8> {
     for name in ["a0", "b0"] {
         make(&pool, name).unwrap();
     }
-    pool.clone().close().unwrap();
+    pool.checkpoint().unwrap();
     let turn = (parking_lot::Mutex::new(0), parking_lot::Condvar::new());
     std::thread::scope(|s| {
         for (mine, name) in ["a", "b"].into_iter().enumerate() {
@@ -101,13 +103,13 @@ fn records_behind_a_gap_do_not_count_in_a_copy_of_a_pool_in_use() {
     }
     let copy = dir.path().join("copy");
     std::fs::write(&copy, &image).unwrap();
-    let pool = Pool::open(&copy, &OpenOptions { media: Some(MediaKind::File), ..Default::default() }).unwrap();
+    let pool = Pool::open(&copy, &OpenOptions::new().media(MediaKind::File)).unwrap();
     let found: Vec<&str> =
         ["a0", "b0", "a1", "b1", "a2", "b2", "a3", "b3"].into_iter().filter(|n| has(&pool, n)).collect();
     assert!(["a0", "b0"].iter().all(|name| found.contains(name)), "{found:?}");
     assert!(["a2", "b2", "a3", "b3"].iter().all(|name| !found.contains(name)), "{found:?}");
     drop(pool);
-    let report = pagestone::check(&copy, &Default::default(), &mut |_, _| {}).unwrap();
+    let report = pagestone::check::check(&copy, &Default::default(), &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{report:?}");
 }
 
@@ -235,7 +237,7 @@ fn a_panic_between_a_record_and_its_place_ends_all_changes_until_the_next_open()
     assert!(has(&pool, "before") && has(&pool, "during") && !has(&pool, "after"));
     make(&pool, "after").unwrap();
     drop(pool);
-    let report = pagestone::check_on(media, &Default::default(), &mut |_, _| {}).unwrap();
+    let report = pagestone::check::check_on(media, &Default::default(), &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{report:?}");
 }
 
@@ -246,10 +248,10 @@ fn a_store_through_a_mapping_is_synced_when_the_last_handle_goes() {
     let media = Watched::new(ordinary(&dir.path().join("pool"), Some(SIZE)));
     let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
     let file = make(&pool, "mapped").unwrap();
-    file.write_at(0, &[1; 4 * PAGE as usize]).unwrap();
+    file.write_all_at(&[1; 4 * PAGE as usize], 0).unwrap();
     let map = file.map(0..4 * PAGE, &MapOptions::shared()).unwrap();
     map.store(PAGE, 1u8).unwrap();
-    pool.clone().close().unwrap();
+    pool.checkpoint().unwrap();
     map.store(PAGE, 2u8).unwrap();
     let before = media.syncs.load(Ordering::Relaxed);
     drop((map, file, pool));

@@ -226,6 +226,7 @@ pub struct Views<'a> {
 /// When a commit becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Durability {
     /// At the fence that ends it: before the call returns.
     AtFence,
@@ -237,6 +238,7 @@ pub enum Durability {
 /// What the media lies on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum MediaKind {
     /// Anonymous memory of this process; gone when it ends.
     Memory,
@@ -271,6 +273,7 @@ impl fmt::Display for MediaKind {
 /// The smallest unit in which a store becomes durable by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Granularity {
     /// The caches are inside the power-fail domain (eADR): a store is durable once visible.
     Byte,
@@ -283,6 +286,7 @@ pub enum Granularity {
 /// How bytes are pushed to the media; on x86-64 the fastest is found by measuring at open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PersistMethod {
     /// Non-temporal stores and `sfence`; metadata is written back with `clwb`.
     NonTemporal,

@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
-use pagestone::{MapOptions, Mapping};
+use pagestone::mmap::{MapOptions, Mapping};
 use rustix::fs::{Advice, fadvise};
 
 use super::Report;
@@ -224,8 +224,8 @@ fn processor(config: &Config, len: u64, report: Report<'_>) -> Result<()> {
     let whole = |file: &pagestone::File| -> Result<Mapping> { Ok(file.map(0..len, &MapOptions::shared())?) };
     for write in [false, true] {
         let times = race_by(config.rounds(9), 5, |runner, _| match (runner, write) {
-            (0, false) => per_gib(len, |at, buf| Ok(file.read_at(at, buf).map(drop)?)),
-            (0, true) => per_gib(len, |at, buf| Ok(file.write_at(at, buf)?)),
+            (0, false) => per_gib(len, |at, buf| Ok(file.read_at(buf, at).map(drop)?)),
+            (0, true) => per_gib(len, |at, buf| Ok(file.write_all_at(buf, at)?)),
             (1, false) => {
                 let map = whole(&file)?;
                 per_gib(len, |at, buf| Ok(map.read(at, buf)?))
@@ -295,7 +295,7 @@ fn memory(len: u64, report: Report<'_>) -> Result<()> {
         let map = if mapped { Some(file.map(0..len, &MapOptions::shared())?) } else { None };
         per_gib(len, |at, buf| match &map {
             Some(map) => Ok(map.read(at, buf)?),
-            None => Ok(file.read_at(at, buf).map(drop)?),
+            None => Ok(file.read_at(buf, at).map(drop)?),
         })?;
         let taken = (status("VmPTE")? + status("RssAnon")?).saturating_sub(before);
         let what = if mapped { "memory per GiB read, mapping" } else { "memory per GiB read, library" };

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use pagestone::{CreateOptions, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FileType, Pool};
 use pagestone_mount::{FileSystem, FuseTransport, Mounted, NullFs, Options, PoolFs, Transport, can_mount};
 
 use super::Report;
@@ -38,11 +39,11 @@ pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
         return Ok(());
     }
     let (base, disk) = (on_tmpfs()?, on_disk()?);
-    let size = Some(512 << 20);
-    let pool = Pool::create(&base.path().join("pool"), &CreateOptions { size, ..CreateOptions::default() })?;
+    let size = 512 << 20;
+    let pool = Pool::create(base.path().join("pool"), &CreateOptions::new().size(size))?;
     for name in ["f0", "f1"] {
-        let attr = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o600))?;
-        pool.node(attr.ino)?.open()?.write_at(0, &vec![0x5a; LEN as usize])?;
+        let attr = pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o600))?;
+        pool.node(attr.ino)?.open()?.write_all_at(&vec![0x5a; LEN as usize], 0)?;
         plain_file(base.path(), name, LEN)?;
         plain_file(disk.path(), name, LEN)?;
     }

@@ -4,7 +4,8 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use anyhow::Result;
-use pagestone::{Kind, NewNode};
+use pagestone::FileType;
+use pagestone::inode::NewNode;
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, statat, unlinkat};
 
 use super::Report;
@@ -38,7 +39,7 @@ pub(crate) fn many(prefix: &str, count: usize) -> Vec<CString> {
 
 pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
     let bed = Bed::new(config)?;
-    let new = NewNode::new(Kind::File, 0o600);
+    let new = NewNode::new(FileType::File, 0o600);
     let dir = bed.make_dir("names")?;
     std::fs::create_dir(bed.dir.path().join("names"))?;
     let peer = open_dir(&bed.dir.path().join("names"))?;

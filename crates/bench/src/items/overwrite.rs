@@ -37,7 +37,7 @@ fn measure(config: &Config, report: Report<'_>, bed: &Bed) -> Result<()> {
     let tmpfs = plain_file(bed.dir.path(), "peer", LEN)?;
     let places = offsets(OPS, LEN, PAGE as u64);
     let bytes = [0xa5; PAGE];
-    let mut ours = |_| places.iter().try_for_each(|&o| Ok(file.write_at(o, &bytes)?));
+    let mut ours = |_| places.iter().try_for_each(|&o| Ok(file.write_all_at(&bytes, o)?));
     let mut raw = |_| places.iter().try_for_each(|&o| Ok(region.persist(&[Part::Bytes { at: at(o), bytes: &bytes }])?));
     let mut pwrite = |_| places.iter().try_for_each(|&o| Ok(tmpfs.write_all_at(&bytes, o)?));
     let times = race(config.rounds(61), OPS, &mut [&mut ours, &mut raw, &mut pwrite])?;
@@ -51,7 +51,7 @@ fn measure(config: &Config, report: Report<'_>, bed: &Bed) -> Result<()> {
     report(figure("durable 4 KiB, library", ("pwrite to tmpfs", 2), Target::FasterAtLeast(4.0)));
 
     let (mut a, mut b) = ([0; PAGE], [0; PAGE]);
-    let mut ours = |_| places.iter().try_for_each(|&o| Ok(file.read_at(o, &mut a).map(drop)?));
+    let mut ours = |_| places.iter().try_for_each(|&o| Ok(file.read_at(&mut a, o).map(drop)?));
     let mut pread = |_| places.iter().try_for_each(|&o| Ok(tmpfs.read_exact_at(&mut b, o)?));
     let times = race(config.rounds(31), OPS, &mut [&mut ours, &mut pread])?;
     let peer = ("pread from tmpfs", times[1].median());

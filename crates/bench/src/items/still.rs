@@ -2,7 +2,8 @@
 //! come from as much memory as the file has and writes go to it.
 
 use anyhow::{Result, ensure};
-use pagestone::{Attr, NewNode, SetAttr, StatFs};
+use pagestone::StatFs;
+use pagestone::inode::{Attr, NewNode, SetAttr};
 use pagestone_mount::{Caller, FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
 use pmem::Memory;
 

@@ -12,7 +12,8 @@ use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
-use pagestone::{Kind, NewNode};
+use pagestone::FileType;
+use pagestone::inode::NewNode;
 use pmem::Part;
 use rustix::fs::{AtFlags, unlinkat};
 
@@ -89,7 +90,7 @@ fn writes_and_reads(config: &Config, bed: &Bed, report: Report<'_>) -> Result<()
     let files = [bed.file("w0", LEN)?, bed.file("w1", LEN)?];
     let raw = [bed.raw("r0", LEN)?, bed.raw("r1", LEN)?];
     let tmpfs = [plain_file(bed.dir.path(), "p0", LEN)?, plain_file(bed.dir.path(), "p1", LEN)?];
-    let ours = |i: usize| places.iter().try_for_each(|&o| Ok(files[i].write_at(o, &bytes)?));
+    let ours = |i: usize| places.iter().try_for_each(|&o| Ok(files[i].write_all_at(&bytes, o)?));
     let store = |i: usize| {
         let (region, at) = &raw[i];
         places.iter().try_for_each(|&o| Ok(region.persist(&[Part::Bytes { at: at(o), bytes: &bytes }])?))
@@ -98,7 +99,7 @@ fn writes_and_reads(config: &Config, bed: &Bed, report: Report<'_>) -> Result<()
     report(figure("durable 4 KiB writes, 2 threads", "raw store and fence, 2 threads", &found));
     let read = |i: usize| {
         let mut buf = [0; PAGE];
-        places.iter().try_for_each(|&o| Ok(files[i].read_at(o, &mut buf).map(drop)?))
+        places.iter().try_for_each(|&o| Ok(files[i].read_at(&mut buf, o).map(drop)?))
     };
     let pread = |i: usize| {
         let mut buf = [0; PAGE];
@@ -110,7 +111,7 @@ fn writes_and_reads(config: &Config, bed: &Bed, report: Report<'_>) -> Result<()
 }
 
 fn creates(config: &Config, bed: &Bed, report: Report<'_>) -> Result<()> {
-    let new = NewNode::new(Kind::File, 0o600);
+    let new = NewNode::new(FileType::File, 0o600);
     let dirs = [bed.make_dir("d0")?, bed.make_dir("d1")?];
     let peers: Result<Vec<_>> = ["d0", "d1"]
         .iter()

@@ -44,8 +44,8 @@ pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
     let lens: Vec<u64> = offsets(count, 16 << 10, 512).iter().map(|len| len + 512).collect();
     let bytes = vec![0x63; 16 << 10];
     let base = on_disk()?;
-    let size = Some(2 << 30);
-    let pool = Pool::create(&base.path().join("pool"), &CreateOptions { size, ..CreateOptions::default() })?;
+    let size = 2 << 30;
+    let pool = Pool::create(base.path().join("pool"), &CreateOptions::new().size(size))?;
     let what = format!("{count} small files onto an ordinary file, then sync");
     let kind = pool.info()?.media.kind;
     let mounted = serve(PoolFs::new(pool), &base.path().join("mount"))?;

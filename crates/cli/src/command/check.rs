@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use pagestone::{CheckOptions, Report};
+use pagestone::check::{CheckOptions, Report};
 use serde::Serialize;
 
 use crate::command::holder::patiently;
@@ -38,9 +38,10 @@ struct Verdict<'a> {
 
 pub(crate) fn check(args: &Check) -> Result<Exit> {
     let mut bar = Progress::pages("checking");
-    let options = CheckOptions { repair: args.repair, data: args.data, media: args.common.media.map(Into::into) };
-    let report =
-        patiently(&args.pool, || pagestone::check(&args.pool, &options, &mut |done, total| bar.set(done, total)));
+    let options = CheckOptions::new().repair(args.repair).data(args.data).media(args.common.media.map(Into::into));
+    let report = patiently(&args.pool, || {
+        pagestone::check::check(&args.pool, &options, &mut |done, total| bar.set(done, total))
+    });
     drop(bar);
     let report = report.map_err(|e| explain(&args.pool, e))?;
     let (exit, verdict) = if report.is_clean() {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use pagestone::{Change, Copied, Error, Kind, Pool, What};
+use pagestone::snapshot::{Change, Copied, What};
+use pagestone::{Error, FileType, Pool};
 
 use crate::command::{files, pool};
 use crate::exit::{Exit, WrongUsage};
@@ -40,9 +41,11 @@ pub(crate) fn clone(args: &Clone) -> Result<Exit> {
         };
         let (dir, name) = to.place(pool)?;
         let what = || format!("{} to {}", args.from.show(), to.show());
-        if from.attr().with_context(what)?.kind == Kind::File && from.xattrs().with_context(what)?.is_empty() {
+        if from.attr().with_context(what)?.kind == FileType::File && from.xattrs().with_context(what)?.is_empty() {
             dir.clone_file(name, from.ino()).with_context(what)?;
-            return Ok(Copied { files: 1, ..Copied::default() });
+            let mut made = Copied::default();
+            made.files = 1;
+            return Ok(made);
         }
         pool.snapshots().clone_tree(from.ino(), dir.ino(), name).with_context(what)
     })?;
@@ -119,7 +122,7 @@ fn one(args: &OneSnapshot, verb: &str, work: impl FnOnce(&Pool, &[u8]) -> Result
     if args.common.json {
         output::json(&made)?;
     } else {
-        let Copied { files, directories, others } = made;
+        let Copied { files, directories, others, .. } = made;
         let name = args.name.display();
         output::line(&format!("{files} files, {directories} directories and {others} others {verb} {name}"))?;
     }
@@ -165,13 +168,13 @@ fn diff(args: &SnapshotDiff) -> Result<Exit> {
         output::json(&changes)?;
         return Ok(Exit::Ok);
     }
-    for Change { path, what, bytes } in changes {
+    for Change { path, what, bytes, .. } in changes {
         match what {
             What::Added => output::line(&format!("+ {path}"))?,
             What::Removed => output::line(&format!("- {path}"))?,
             What::Attributes => output::line(&format!("a {path}"))?,
             What::Modified if bytes > 0 => output::line(&format!("m {path}  ({})", show(bytes)))?,
-            What::Modified => output::line(&format!("m {path}"))?,
+            _ => output::line(&format!("m {path}"))?,
         }
     }
     Ok(Exit::Ok)

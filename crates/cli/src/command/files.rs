@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::{Error, Kind, NewNode, Node, Pool, RenameMode};
+use pagestone::inode::{NewNode, Node, RenameMode};
+use pagestone::{Error, FileType, Pool};
 use serde::Serialize;
 
 use crate::command::pool;
@@ -17,7 +18,7 @@ struct Done {
 }
 
 /// New files belong to whoever runs the command.
-pub(crate) fn owned(kind: Kind, perm: u32) -> NewNode<'static> {
+pub(crate) fn owned(kind: FileType, perm: u32) -> NewNode<'static> {
     NewNode {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
@@ -67,7 +68,7 @@ pub(crate) struct Mkdir {
 
 pub(crate) fn mkdir(args: &Mkdir) -> Result<Exit> {
     let first = one_pool(&args.targets)?;
-    let new = owned(Kind::Dir, 0o777 & !umask());
+    let new = owned(FileType::Dir, 0o777 & !umask());
     let done = pool::with(&first.pool, false, &args.common, |pool| {
         let mut done = 0;
         for target in &args.targets {
@@ -139,7 +140,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 /// Removes what is named, the deepest first; says how many names that were.
 fn remove(pool: &Pool, target: &Target, node: &Node, recursive: bool) -> Result<u64> {
     let (dir, name) = target.place(pool)?;
-    if node.attr().with_context(|| target.show())?.kind != Kind::Dir {
+    if node.attr().with_context(|| target.show())?.kind != FileType::Dir {
         dir.unlink(name).with_context(|| target.show())?;
         return Ok(1);
     }

@@ -4,7 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pagestone::{Attr, DirEntry, Kind, Node, PAGE_SIZE, Pool};
+use pagestone::inode::{Attr, DirEntry, Node};
+use pagestone::{FileType, PAGE_SIZE, Pool};
 
 use crate::command::pool;
 use crate::exit::{self, Exit};
@@ -27,11 +28,7 @@ pub(crate) struct Ls {
 
 /// The entries of a directory by name.
 pub(crate) fn entries(node: &Node) -> pagestone::Result<Vec<DirEntry>> {
-    let mut entries = Vec::new();
-    node.dir()?.entries(0, &mut |entry| {
-        entries.push(entry.clone());
-        true
-    })?;
+    let mut entries = node.dir()?.entries().collect::<pagestone::Result<Vec<_>>>()?;
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
@@ -41,7 +38,7 @@ pub(crate) fn ls(args: &Ls) -> Result<Exit> {
     pool::with(&target.pool, true, &args.common, |pool| {
         let node = target.resolve(pool)?;
         let attr = node.attr().with_context(|| target.show())?;
-        let lines = if attr.kind == Kind::Dir {
+        let lines = if attr.kind == FileType::Dir {
             let found = entries(&node).with_context(|| target.show())?;
             found
                 .into_iter()
@@ -71,7 +68,7 @@ impl Line {
 fn line(pool: &Pool, target: &Target, name: Vec<u8>) -> Result<Line> {
     let node = target.resolve(pool)?;
     let attr = node.attr().with_context(|| target.show())?;
-    let link = (attr.kind == Kind::Symlink).then(|| node.read_link()).transpose().with_context(|| target.show())?;
+    let link = (attr.kind == FileType::Symlink).then(|| node.read_link()).transpose().with_context(|| target.show())?;
     Ok(Line { name, attr, target: link })
 }
 
@@ -151,7 +148,7 @@ fn show_one(target: &Target, line: &Line) -> Result<()> {
         ("inode", format!("{:#x}, {} links", a.ino.0, a.nlink)),
         ("access", format!("{} ({:04o}), user {}, group {}", output::mode(a.kind, a.perm), a.perm, a.uid, a.gid)),
     ];
-    if matches!(a.kind, Kind::CharDevice | Kind::BlockDevice) {
+    if matches!(a.kind, FileType::CharDevice | FileType::BlockDevice) {
         rows.push(("device", format!("{}, {}", libc::major(a.rdev), libc::minor(a.rdev))));
     }
     if let Some(link) = &line.target {

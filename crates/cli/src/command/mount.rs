@@ -156,7 +156,8 @@ fn server_arguments(args: &Mount) -> Vec<OsString> {
 /// Closes the pool, however the mount has ended.
 fn finish(args: &Mount, ended: Result<()>, kept: &Kept, pool: Pool) -> Result<()> {
     kept.release();
-    let closed = pool.close().map_err(|e| explain(&args.pool, e));
+    // Not `close`: a server thread that ends later than the mount may have a clone still. The process ends now anyway.
+    let closed = pool.checkpoint().map_err(|e| explain(&args.pool, e));
     ended.and(closed)
 }
 
@@ -192,7 +193,7 @@ fn open_or_create(args: &Mount) -> Result<(Pool, bool)> {
     match args.create {
         Some(size) if missing => {
             let media = args.common.media.map(Into::into);
-            let options = CreateOptions { size: Some(size), force: false, media };
+            let options = CreateOptions::new().size(size).media(media);
             let pool = patiently(&args.pool, || Pool::create(&args.pool, &options));
             let pool = pool.map_err(|e| explain(&args.pool, e))?;
             Ok((pool, true))
@@ -297,10 +298,10 @@ mod tests {
         let line = ["mount".as_ref(), path.as_os_str(), "m".as_ref()];
         let args =
             Mount::from_arg_matches(&Mount::augment_args(clap::Command::new("mount")).try_get_matches_from(line)?)?;
-        let pool = Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..CreateOptions::default() })?;
+        let pool = Pool::create(&path, &CreateOptions::new().size(16 << 20))?;
         let kept = Kept::new(pool.clone());
         let of_the_thread = kept.clone();
-        pool.root().create(b"file", &pagestone::NewNode::new(pagestone::Kind::File, 0o644))?;
+        pool.root().create(b"file", &pagestone::inode::NewNode::new(pagestone::FileType::File, 0o644))?;
         let opened = || Pool::open(&path, &OpenOptions::default());
         assert!(matches!(opened(), Err(Error::InUse { .. })));
         let ended = finish(&args, Err(anyhow::anyhow!("the connection broke")), &kept, pool);

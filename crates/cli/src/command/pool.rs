@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool, Time};
+use pagestone::inode::Time;
+use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool};
 use pmem::{Durability, Granularity, PersistMethod};
 
 use crate::command::holder::{Holder, patiently};
@@ -17,7 +18,7 @@ use crate::size::{self, show};
 
 /// Opens a pool, or says what is wrong with it and what can be done.
 pub(crate) fn open(path: &Path, read_only: bool, media: Option<Media>) -> Result<Pool> {
-    let options = OpenOptions { read_only, media: media.map(Into::into) };
+    let options = OpenOptions::new().read_only(read_only).media(media.map(Into::into));
     patiently(path, || Pool::open(path, &options)).map_err(|e| match e {
         // Whatever its size: what begins otherwise is something else.
         Error::Size(size) if !pagestone::is_pool(path) => explain(path, Error::NotAPool(size)),
@@ -49,7 +50,7 @@ pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
         Error::ReadOnly => Some("nothing can be changed there; mount --read-only shows what is in it"),
         Error::Exists => Some("a pool is there already; --force overwrites it"),
         Error::NotFound => Some(missing(path)),
-        Error::Path { source, .. } | Error::Media(source) => match source.kind() {
+        Error::Path { source, .. } | Error::System { source, .. } | Error::Media(source) => match source.kind() {
             io::ErrorKind::NotFound => Some(missing(path)),
             io::ErrorKind::PermissionDenied if path.exists() => Some("a pool is its owner's alone, mode 0600"),
             _ => None,
@@ -88,7 +89,8 @@ pub(crate) struct Create {
 }
 
 pub(crate) fn create(args: &Create) -> Result<Exit> {
-    let options = CreateOptions { size: args.size, force: args.force, media: args.common.media.map(Into::into) };
+    let options = CreateOptions::new().force(args.force).media(args.common.media.map(Into::into));
+    let options = args.size.into_iter().fold(options, CreateOptions::size);
     let pool = patiently(&args.pool, || Pool::create(&args.pool, &options)).map_err(|e| match e {
         Error::NotFound if args.size.is_none() => {
             anyhow!("{}: nothing is there; give the size of the new pool with --size", args.pool.display())
@@ -162,7 +164,8 @@ fn info_of(args: &Info) -> Result<pagestone::Info> {
 pub(crate) fn durability(durability: Durability) -> &'static str {
     match durability {
         Durability::AtFence => "every operation, when it returns",
-        Durability::AtSync => "at sync",
+        // What is not known here promises no more than that.
+        _ => "at sync",
     }
 }
 
@@ -171,6 +174,7 @@ fn granularity(granularity: Granularity) -> &'static str {
         Granularity::Byte => "byte",
         Granularity::CacheLine => "cache line (64 bytes)",
         Granularity::Page => "page (4 KiB)",
+        _ => "unknown to this version",
     }
 }
 
@@ -183,5 +187,6 @@ fn method(method: PersistMethod) -> &'static str {
         PersistMethod::DcCvap => "stores, dc cvap and dsb",
         PersistMethod::None => "stores (nothing to flush)",
         PersistMethod::Fdatasync => "pwrite and fdatasync",
+        _ => "unknown to this version",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pagestone::{Kind, PAGE_SIZE, Pool};
+use pagestone::{FileType, PAGE_SIZE, Pool};
 use serde::Serialize;
 
 use crate::command::{list, pool};
@@ -60,13 +60,13 @@ fn usage(pool: &Pool, target: &Target) -> Result<Usage> {
         let node = pool.node(ino).with_context(|| target.show())?;
         let attr = node.attr().with_context(|| target.show())?;
         // A file with several names counts once.
-        if attr.nlink > 1 && attr.kind != Kind::Dir && !seen.insert(ino) {
+        if attr.nlink > 1 && attr.kind != FileType::Dir && !seen.insert(ino) {
             continue;
         }
-        usage.files += u64::from(attr.kind != Kind::Dir);
+        usage.files += u64::from(attr.kind != FileType::Dir);
         usage.bytes = usage.bytes.saturating_add(attr.pages.saturating_mul(PAGE_SIZE));
         usage.shared = usage.shared.saturating_add(attr.shared.saturating_mul(PAGE_SIZE));
-        if attr.kind == Kind::Dir {
+        if attr.kind == FileType::Dir {
             todo.extend(list::entries(&node).with_context(|| target.show())?.into_iter().map(|entry| entry.ino));
         }
     }

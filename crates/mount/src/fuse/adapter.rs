@@ -14,7 +14,8 @@ use fuser::{
     Errno as FuseErrno, FileHandle, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
     Request, TimeOrNow,
 };
-use pagestone::{Attr, Ino, Kind, NewNode, Time};
+use pagestone::inode::{Attr, NewNode, Time};
+use pagestone::{FileType, Ino};
 
 use super::convert::{file_attr, sent_time};
 use crate::thread_placement::ThreadPlacement;
@@ -145,7 +146,7 @@ impl<F: FileSystem> Adapter<F> {
         new.gid = req.gid();
         if parent.perm & SET_GROUP_ID != 0 {
             new.gid = parent.gid;
-            if new.kind == Kind::Dir {
+            if new.kind == FileType::Dir {
                 new.perm |= SET_GROUP_ID;
             }
         }
@@ -176,21 +177,7 @@ impl Drop for RequestGuard<'_> {
 
 /// What stands for "no such name, and you may remember that".
 pub(super) fn absent() -> Attr {
-    let never = Time::default();
-    Attr {
-        ino: Ino(0),
-        kind: Kind::File,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        size: 0,
-        pages: 0,
-        shared: 0,
-        rdev: 0,
-        atime: never,
-        mtime: never,
-        ctime: never,
-        btime: never,
-    }
+    let mut attr = Attr::new(Ino(0), FileType::File, 0, Time::default());
+    attr.nlink = 0;
+    attr
 }

@@ -1,9 +1,10 @@
 //! Between the transport crate's values and ours.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo};
-use pagestone::{Attr, Kind, Time};
+use fuser::{FileAttr, INodeNo};
+use pagestone::FileType;
+use pagestone::inode::{Attr, Time};
 
 /// Attributes as they go to the kernel. `attr.ino` is the node.
 pub(super) fn file_attr(attr: &Attr) -> FileAttr {
@@ -11,10 +12,10 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino.0),
         size: attr.size,
         blocks: attr.pages.saturating_mul(pagestone::PAGE_SIZE / 512),
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: system_time(attr.btime),
+        atime: SystemTime::from(attr.atime),
+        mtime: SystemTime::from(attr.mtime),
+        ctime: SystemTime::from(attr.ctime),
+        crtime: SystemTime::from(attr.btime),
         kind: file_type(attr.kind),
         perm: (attr.perm & 0o7777) as u16,
         nlink: attr.nlink,
@@ -32,22 +33,17 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
 /// larger than a page.
 const PREFERRED_IO: u32 = 64 << 10;
 
-pub(super) fn file_type(kind: Kind) -> FileType {
+pub(super) fn file_type(kind: FileType) -> fuser::FileType {
     match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
+        FileType::Dir => fuser::FileType::Directory,
+        FileType::Symlink => fuser::FileType::Symlink,
+        FileType::Fifo => fuser::FileType::NamedPipe,
+        FileType::Socket => fuser::FileType::Socket,
+        FileType::CharDevice => fuser::FileType::CharDevice,
+        FileType::BlockDevice => fuser::FileType::BlockDevice,
+        // A kind that the library may get later has bytes as far as the kernel is concerned.
+        _ => fuser::FileType::RegularFile,
     }
-}
-
-pub(super) fn system_time(time: Time) -> SystemTime {
-    let seconds = Duration::from_secs(time.sec.unsigned_abs());
-    let whole = if time.sec >= 0 { UNIX_EPOCH.checked_add(seconds) } else { UNIX_EPOCH.checked_sub(seconds) };
-    whole.and_then(|t| t.checked_add(Duration::from_nanos(time.nsec.into()))).unwrap_or(UNIX_EPOCH)
 }
 
 /// The time the kernel sent. The transport crate turns `sec < 0` and `nsec` into the moment
@@ -64,6 +60,8 @@ pub(super) fn sent_time(time: SystemTime) -> Time {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -71,15 +69,15 @@ mod tests {
         for (sec, nsec, nanos) in
             [(0, 0, 0i128), (1, 5, 1_000_000_005), (-1, 999_999_999, -1), (-2, 500, -1_999_999_500)]
         {
-            let out = system_time(Time { sec, nsec });
+            let out = SystemTime::from(Time { sec, nsec });
             let since = match out.duration_since(UNIX_EPOCH) {
                 Ok(after) => after.as_nanos() as i128,
                 Err(before) => -(before.duration().as_nanos() as i128),
             };
             assert_eq!(since, nanos, "{sec} s {nsec} ns");
         }
-        assert_ne!(system_time(Time { sec: i64::MIN, nsec: 0 }), UNIX_EPOCH, "the first moment there is");
-        assert_ne!(system_time(Time { sec: i64::MAX, nsec: 999_999_999 }), UNIX_EPOCH, "and the last");
+        assert_ne!(SystemTime::from(Time { sec: i64::MIN, nsec: 0 }), UNIX_EPOCH, "the first moment there is");
+        assert_ne!(SystemTime::from(Time { sec: i64::MAX, nsec: 999_999_999 }), UNIX_EPOCH, "and the last");
     }
 
     #[test]

@@ -15,7 +15,8 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
     Request, TimeOrNow, WriteFlags,
 };
-use pagestone::{Kind, NewNode, RenameMode, SetAttr, XattrMode};
+use pagestone::FileType;
+use pagestone::inode::{NewNode, RenameMode, SetAttr, XattrMode};
 
 use super::convert::{file_attr, file_type, sent_time};
 use crate::transport::{Errno, Fallocate, FileSystem, OpenHow, Seek, WriteHow};
@@ -99,9 +100,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let answer = match Kind::from_mode(mode) {
+        let answer = match FileType::from_mode(mode) {
             Some(kind) => {
-                let device = matches!(kind, Kind::CharDevice | Kind::BlockDevice);
+                let device = matches!(kind, FileType::CharDevice | FileType::BlockDevice);
                 let rdev = if device { rdev.into() } else { 0 };
                 self.make(req, parent, name, NewNode { rdev, ..NewNode::new(kind, mode & 0o7777) })
             }
@@ -112,12 +113,12 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
         let _guard = self.guard(req);
-        self.entry(reply, self.make(req, parent, name, NewNode::new(Kind::Dir, mode & 0o7777)));
+        self.entry(reply, self.make(req, parent, name, NewNode::new(FileType::Dir, mode & 0o7777)));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        self.entry(reply, self.make(req, parent, name, NewNode { target, ..NewNode::new(Kind::Symlink, 0o777) }));
+        self.entry(reply, self.make(req, parent, name, NewNode { target, ..NewNode::new(FileType::Symlink, 0o777) }));
     }
 
     fn create(
@@ -133,7 +134,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         let _guard = self.guard(req);
         let how = OpenHow { exclusive: flags & libc::O_EXCL != 0, truncate: flags & libc::O_TRUNC != 0 };
         let answer = self.ask(|fs| {
-            let new = self.owned(fs, req, node(parent), NewNode::new(Kind::File, mode & 0o7777))?;
+            let new = self.owned(fs, req, node(parent), NewNode::new(FileType::File, mode & 0o7777))?;
             fs.create(node(parent), name.as_bytes(), &new, how)
         });
         match answer {

@@ -35,13 +35,13 @@ fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
 /// The bytes of a piece of storage.
 ///
 /// # Safety
-/// The piece is one that `File::read_pieces` has handed out, and its callback is still running.
+/// The piece is one of `File::pieces`, and the `Pieces` that it came with are still there.
 unsafe fn storage<'a>(addr: *const u8, len: usize) -> &'a [u8] {
     // Somebody may be writing to the same file bytes at this moment, through another thread or
     // another mapping; nothing here looks at them: they go to the kernel, which copies them like any
     // other process's memory, and answers with an error where it cannot.
     // SAFETY: the library promises that the address is valid for `len` bytes and not reused while
-    // the callback runs, which our caller promises in turn.
+    // the `Pieces` exist, which our caller promises in turn.
     unsafe { slice::from_raw_parts(addr, len) }
 }
 
@@ -55,26 +55,26 @@ pub(super) fn read(file: &File, offset: u64, len: u32, send: &mut dyn FnMut(&[u8
 }
 
 fn read_all(file: &File, offset: u64, len: u64, send: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
-    // How much there is to be gathered, if it was not sent.
-    let several = file.read_pieces(offset, len, |pieces| match pieces {
+    let pieces = file.pieces(offset..offset.saturating_add(len))?;
+    match *pieces {
         [] => {
             send(&[]);
-            None
+            return Ok(());
         }
         [Piece::Storage { addr, len }] => {
-            // SAFETY: we are inside the callback.
-            send(unsafe { storage(*addr, *len) });
-            None
+            // SAFETY: `pieces` is there until the end of the function.
+            send(unsafe { storage(addr, len) });
+            return Ok(());
         }
-        pieces => Some(pieces.iter().map(Piece::len).sum()),
-    })?;
+        _ => {}
+    }
+    let len = pieces.iter().map(Piece::len).sum();
+    drop(pieces);
     // The library copies, and not we: it goes on where memory cannot be reached.
-    several.map_or(Ok(()), |len| {
-        with_buffer(len, |buffer| {
-            let got = file.read_at(offset, buffer)?;
-            send(&buffer[..got]);
-            Ok(())
-        })
+    with_buffer(len, |buffer| {
+        let got = file.read_at(buffer, offset)?;
+        send(&buffer[..got]);
+        Ok(())
     })
 }
 
@@ -85,7 +85,7 @@ const SHARED_AT_ONCE: u64 = u32::MAX as u64 & !(PAGE_SIZE - 1);
 /// steps through this thread's buffer.
 pub(super) fn copy(from: &File, offset: u64, to: &File, to_offset: u64, len: u64) -> Reply<u32> {
     if offset == to_offset {
-        let shared = to.clone_range_from(from, offset, len.min(SHARED_AT_ONCE))?;
+        let shared = to.clone_range_from(from, offset..offset.saturating_add(len.min(SHARED_AT_ONCE)))?;
         if shared > 0 {
             return Ok(shared as u32);
         }
@@ -95,12 +95,12 @@ pub(super) fn copy(from: &File, offset: u64, to: &File, to_offset: u64, len: u64
         let mut done = 0;
         while done < len {
             let step = usize::try_from(len - done).unwrap_or(COPY_STEP).min(COPY_STEP);
-            let got = match from.read_at(offset + done, &mut buffer[..step]) {
+            let got = match from.read_at(&mut buffer[..step], offset + done) {
                 Ok(got) => got,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e.into()),
             };
-            match to.write_at(to_offset + done, &buffer[..got]) {
+            match to.write_all_at(&buffer[..got], to_offset + done) {
                 Ok(()) => done += got as u64,
                 // What was copied counts; the error comes again with the next request.
                 Err(_) if done > 0 => break,

@@ -9,21 +9,24 @@ mod data;
 mod names;
 mod privileges;
 
-use pagestone::{Attr, Dir, Error, File, Ino, Node, Pool, SetAttr, StatFs, XattrMode};
+use std::sync::Arc;
+
+use pagestone::inode::{Attr, Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
+use pagestone::{Error, File, Ino, Pool, StatFs};
 
 use crate::handles::Handles;
 use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
 use crate::unlinked_nodes::UnlinkedNodes;
-use pagestone::{NewNode, RenameMode};
 
 /// A pool that is being mounted.
 #[derive(Debug)]
 pub struct PoolFs {
     pool: Pool,
     root: Ino,
-    handles: Handles<File>,
+    /// Shared with the requests that use them: a clone of a [`File`] would have a cursor of its own.
+    handles: Handles<Arc<File>>,
     unlinked: UnlinkedNodes,
 }
 
@@ -159,7 +162,7 @@ impl FileSystem for PoolFs {
         if how.truncate {
             file.set_len(0)?;
         }
-        Ok(self.handles.insert(file))
+        Ok(self.handles.insert(Arc::new(file)))
     }
 
     fn release(&self, handle: Handle) {
@@ -167,18 +170,18 @@ impl FileSystem for PoolFs {
     }
 
     fn read(&self, handle: Handle, offset: u64, len: u32, send: &mut dyn FnMut(&[u8])) -> Reply<()> {
-        data::read(&self.handles.get(handle)?, offset, len, send)
+        data::read(&*self.handles.get(handle)?, offset, len, send)
     }
 
     fn write(&self, handle: Handle, offset: u64, bytes: &[u8], how: WriteHow) -> Reply<Written> {
         let file = self.handles.get(handle)?;
         let done = self.before_write(&file, how)?;
-        file.write_at(offset, bytes)?;
+        file.write_all_at(bytes, offset)?;
         Ok(done)
     }
 
     fn fsync(&self, handle: Handle) -> Reply<()> {
-        Ok(self.handles.get(handle)?.sync()?)
+        Ok(self.handles.get(handle)?.sync_all()?)
     }
 
     fn fsync_dir(&self, node: NodeId) -> Reply<()> {
@@ -234,10 +237,13 @@ impl FileSystem for PoolFs {
     fn fallocate(&self, handle: Handle, offset: u64, len: u64, what: Fallocate, caller: Caller) -> Reply<Written> {
         let file = self.handles.get(handle)?;
         let written = self.before_change(&file, caller)?;
+        let range = offset..offset.saturating_add(len);
         match what {
-            Fallocate::Allocate { keep_size } => file.allocate(offset, len, keep_size),
-            Fallocate::Punch => file.punch(offset, len),
-            Fallocate::Zero { keep_size } => file.zero(offset, len, keep_size),
+            Fallocate::Allocate { keep_size: false } => file.allocate(range),
+            Fallocate::Allocate { keep_size: true } => file.allocate_keep_size(range),
+            Fallocate::Punch => file.punch_hole(range),
+            Fallocate::Zero { keep_size: false } => file.zero_range(range),
+            Fallocate::Zero { keep_size: true } => file.zero_range_keep_size(range),
         }?;
         Ok(written)
     }

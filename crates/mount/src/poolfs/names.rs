@@ -1,6 +1,9 @@
 //! Names: making files by name, listing directories, and what happens to a last name.
 
-use pagestone::{Attr, Dir, DirEntry, Error, File, Kind, NewNode};
+use std::sync::Arc;
+
+use pagestone::inode::{Attr, Dir, DirEntry, NewNode};
+use pagestone::{Error, File, FileType};
 
 use super::PoolFs;
 use crate::transport::{Errno, Handle, Listed, NodeId, OpenHow, Reply};
@@ -28,12 +31,12 @@ impl PoolFs {
             Err(Error::Exists) if !how.exclusive => self.open_existing(dir, name, how)?,
             Err(e) => return Err(e.into()),
         };
-        Ok((self.outward(attr), self.handles.insert(file)))
+        Ok((self.outward(attr), self.handles.insert(Arc::new(file))))
     }
 
     fn open_existing(&self, dir: Dir, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {
         let attr = dir.lookup(name)?;
-        if attr.kind != Kind::File {
+        if attr.kind != FileType::File {
             // The kernel looks the name up again and treats it as what it is.
             return Err(Errno(libc::ESTALE));
         }
@@ -47,7 +50,7 @@ impl PoolFs {
     /// Runs `change`, which removes a name. If it was the last one, the attributes are
     /// kept while the kernel refers to the node.
     pub(super) fn unlink_name(&self, dir: &Dir, name: &[u8], change: impl FnOnce() -> Result<(), Error>) -> Reply<()> {
-        let last = dir.lookup(name).ok().filter(|attr| attr.nlink == 1 || attr.kind == Kind::Dir);
+        let last = dir.lookup(name).ok().filter(|attr| attr.nlink == 1 || attr.kind == FileType::Dir);
         let Some(attr) = last else { return Ok(change()?) };
         let node = self.node_id(attr.ino);
         // Before the change: the kernel may forget the node as soon as it is answered.
@@ -62,11 +65,11 @@ impl PoolFs {
     fn unlinked_node(&self, attr: Attr) -> UnlinkedNode {
         let node = self.pool.node(attr.ino);
         let file = match attr.kind {
-            Kind::File if self.unlinked.recently_stale() => node.as_ref().ok().and_then(|n| n.open().ok()),
+            FileType::File if self.unlinked.recently_stale() => node.as_ref().ok().and_then(|n| n.open().ok()),
             _ => None,
         };
         let target = match attr.kind {
-            Kind::Symlink => node.and_then(|n| n.read_link()).unwrap_or_default(),
+            FileType::Symlink => node.and_then(|n| n.read_link()).unwrap_or_default(),
             _ => Vec::new(),
         };
         UnlinkedNode::new(self.outward(attr), target, file)
@@ -89,7 +92,8 @@ impl PoolFs {
         }
         cookie = cookie.max(AFTER_DOT_DOT);
         loop {
-            let batch = self.batch(&dir, cookie)?;
+            // 0 means the start to the library, whose own cookies are never 1 or 2.
+            let batch = dir.read_entries(if cookie <= AFTER_DOT_DOT { 0 } else { cookie }, BATCH)?;
             for entry in &batch {
                 cookie = entry.cookie;
                 if !self.list_entry(entry, attrs, add) {
@@ -109,25 +113,13 @@ impl PoolFs {
                 continue;
             }
             let attr = if attrs { Some(self.attr(self.node_id(ino))?) } else { None };
-            let listed = Listed { node: self.node_id(ino), kind: Kind::Dir, name, cookie: after, attr: attr.as_ref() };
+            let listed =
+                Listed { node: self.node_id(ino), kind: FileType::Dir, name, cookie: after, attr: attr.as_ref() };
             if !add(&listed) {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    /// The next entries. They are taken out first and looked at afterwards, because the directory
-    /// is locked while it is walked.
-    fn batch(&self, dir: &Dir, cookie: u64) -> Result<Vec<DirEntry>, Error> {
-        let mut batch = Vec::with_capacity(BATCH);
-        // 0 means the start to the library, whose own cookies are never 1 or 2.
-        let from = if cookie <= AFTER_DOT_DOT { 0 } else { cookie };
-        dir.entries(from, &mut |entry| {
-            batch.push(entry.clone());
-            batch.len() < BATCH
-        })?;
-        Ok(batch)
     }
 
     fn list_entry(&self, entry: &DirEntry, attrs: bool, add: &mut dyn FnMut(&Listed<'_>) -> bool) -> bool {

@@ -15,7 +15,8 @@
 
 use std::fs;
 
-use pagestone::{Error, File, Kind, SetAttr};
+use pagestone::inode::SetAttr;
+use pagestone::{Error, File, FileType};
 
 use super::PoolFs;
 use crate::transport::{Caller, NodeId, Reply, WriteHow, Written};
@@ -67,7 +68,7 @@ impl PoolFs {
             return change.perm;
         }
         // Whatever is wrong with the node is an error of the change itself.
-        let attr = self.node(node).and_then(|n| n.attr()).ok().filter(|attr| attr.kind == Kind::File);
+        let attr = self.node(node).and_then(|n| n.attr()).ok().filter(|attr| attr.kind == FileType::File);
         let Some(attr) = attr else { return change.perm };
         let perm = change.perm.unwrap_or(attr.perm);
         let kept = kept(perm, attr.gid, caller, None);

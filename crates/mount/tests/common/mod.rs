@@ -1,6 +1,7 @@
 //! A filesystem that does nothing, but for reads that a test answers.
 
-use pagestone::{Attr, StatFs};
+use pagestone::StatFs;
+use pagestone::inode::Attr;
 use pagestone_mount::{FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
 
 /// What takes the bytes of a read.

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
-use pagestone::{Attr, Ino, Kind, NewNode, RenameMode, SetAttr, StatFs, Time, XattrMode};
+use pagestone::inode::{Attr, NewNode, RenameMode, SetAttr, Time, XattrMode};
+use pagestone::{FileType, Ino, StatFs};
 use pagestone_mount::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
@@ -38,7 +39,7 @@ fn no<T>(errno: i32) -> Reply<T> {
 impl MemFs {
     pub(crate) fn new() -> MemFs {
         let mut state = State { last: 2, ..State::default() };
-        state.add(1, 1, &NewNode::new(Kind::Dir, 0o755));
+        state.add(1, 1, &NewNode::new(FileType::Dir, 0o755));
         MemFs(Mutex::new(state))
     }
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -49,22 +50,8 @@ impl MemFs {
 impl State {
     fn add(&mut self, node: u64, parent: u64, new: &NewNode<'_>) {
         let now = Time::now();
-        let attr = Attr {
-            ino: Ino(node),
-            kind: new.kind,
-            perm: new.perm,
-            nlink: if new.kind == Kind::Dir { 2 } else { 1 },
-            uid: new.uid,
-            gid: new.gid,
-            size: new.target.len() as u64,
-            pages: 0,
-            shared: 0,
-            rdev: new.rdev,
-            atime: now,
-            mtime: now,
-            ctime: now,
-            btime: now,
-        };
+        let mut attr = Attr::new(Ino(node), new.kind, new.perm, now);
+        (attr.uid, attr.gid, attr.rdev, attr.size) = (new.uid, new.gid, new.rdev, new.target.len() as u64);
         let bytes = new.target.to_vec();
         self.nodes.insert(node, Node { attr, bytes, entries: BTreeMap::new(), parent, xattrs: BTreeMap::new() });
     }
@@ -80,7 +67,7 @@ impl State {
     fn changed(&mut self, node: u64) -> Reply<Attr> {
         let n = self.node(node)?;
         n.attr.ctime = Time::now();
-        if n.attr.kind == Kind::File {
+        if n.attr.kind == FileType::File {
             n.attr.size = n.bytes.len() as u64;
             n.attr.pages = n.attr.size.div_ceil(4096);
         }
@@ -96,7 +83,7 @@ impl State {
         self.last += 1;
         let cookie = self.last;
         self.node(dir.0)?.entries.insert(name.to_vec(), Entry { node, cookie });
-        if self.node(node)?.attr.kind == Kind::Dir {
+        if self.node(node)?.attr.kind == FileType::Dir {
             self.node(node)?.parent = dir.0;
             self.node(dir.0)?.attr.nlink += 1;
         }
@@ -105,7 +92,7 @@ impl State {
     fn leave(&mut self, dir: NodeId, name: &[u8]) -> Reply<()> {
         let node = self.find(dir, name)?;
         self.node(dir.0)?.entries.remove(name);
-        if self.node(node)?.attr.kind == Kind::Dir {
+        if self.node(node)?.attr.kind == FileType::Dir {
             self.node(dir.0)?.attr.nlink -= 1;
         }
         self.touch_dir(dir.0)
@@ -113,7 +100,7 @@ impl State {
     /// Takes a name's link off the node that it named.
     fn drop_link(&mut self, node: u64) -> Reply<()> {
         let n = self.node(node)?;
-        if n.attr.kind == Kind::Dir {
+        if n.attr.kind == FileType::Dir {
             if !n.entries.is_empty() {
                 return no(libc::ENOTEMPTY);
             }
@@ -208,7 +195,7 @@ impl FileSystem for MemFs {
             Err(Errno(libc::ENOENT)) => None,
             Err(e) => return Err(e),
         };
-        if s.node(node)?.attr.kind == Kind::Dir && s.is_below(to.0, node) {
+        if s.node(node)?.attr.kind == FileType::Dir && s.is_below(to.0, node) {
             return no(libc::EINVAL);
         }
         match (other, mode) {
@@ -277,7 +264,9 @@ impl FileSystem for MemFs {
         Ok(())
     }
     fn statfs(&self) -> Reply<StatFs> {
-        Ok(StatFs { pages: 1 << 20, free: 1 << 19, available: 1 << 18, inodes: 7 })
+        let mut space = StatFs::default();
+        (space.pages, space.free, space.available, space.inodes) = (1 << 20, 1 << 19, 1 << 18, 7);
+        Ok(space)
     }
     fn xattr(&self, node: NodeId, name: &[u8]) -> Reply<Vec<u8>> {
         self.lock().node(node.0)?.xattrs.get(name).cloned().ok_or(Errno(libc::ENODATA))

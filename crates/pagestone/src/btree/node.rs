@@ -300,8 +300,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::attr::{Kind, NewNode};
     use crate::layout::ROOT;
-    use crate::{CreateOptions, Kind, NewNode, Pool};
+    use crate::{CreateOptions, Pool};
     use pmem::Memory;
 
     /// A line of a node fails after its header was read: ones would be taken for keys and names.

@@ -27,6 +27,7 @@ use crate::pool::{OpenOptions, Pool, open_existing};
 
 /// What a check found.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// What is wrong, in the order in which it was found.
     pub findings: Vec<Finding>,
@@ -52,6 +53,7 @@ impl Report {
 
 /// One thing that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Finding {
     /// Which structure, where; with the path of the file if one is concerned.
     pub place: String,
@@ -68,24 +70,49 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
 /// What a check is to do.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct CheckOptions {
-    /// Mend what can be mended, and check again.
-    pub repair: bool,
-    /// Read the data of all files, too, and name what the media have lost of them.
-    pub data: bool,
-    /// What the media are, instead of what they look like.
-    pub media: Option<MediaKind>,
+    repair: bool,
+    data: bool,
+    media: Option<MediaKind>,
 }
 
-/// Checks the pool at `path`. `progress` is called with the work done and the work in all.
+impl CheckOptions {
+    /// A check that changes nothing, and reads no data of files.
+    pub fn new() -> CheckOptions {
+        CheckOptions::default()
+    }
+
+    /// Whether to mend what can be mended, and check again.
+    pub fn repair(mut self, repair: bool) -> CheckOptions {
+        self.repair = repair;
+        self
+    }
+
+    /// Whether to read the data of all files, too, and name what the media have lost of them.
+    pub fn data(mut self, data: bool) -> CheckOptions {
+        self.data = data;
+        self
+    }
+
+    /// What kind of media the path is; `None` finds out.
+    pub fn media(mut self, kind: impl Into<Option<MediaKind>>) -> CheckOptions {
+        self.media = kind.into();
+        self
+    }
+}
+
+/// Checks the pool at `path`. `progress` is called with the work done and the work in all. Nobody else has the pool
+/// then, so whatever it does, it cannot wait for a lock of ours.
 ///
 /// Without `repair` the media is opened read-only and not changed: a journal is replayed in
 /// private memory.
 ///
 /// # Errors
 /// What [`Pool::open`] answers, except damage, which is a finding.
-pub fn check(path: &Path, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let opened = open_existing(path, &pmem::Open { read_only: !options.repair, kind: options.media, size: None })?;
+pub fn check(path: impl AsRef<Path>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
+    let opened =
+        open_existing(path.as_ref(), &pmem::Open { read_only: !options.repair, kind: options.media, size: None })?;
     check_on(opened.media, options, progress)
 }
 
@@ -94,7 +121,7 @@ pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dy
     let region = Region::new(media.clone());
     let superblocks = fixed::check_superblocks(&region, options.repair)?;
     let read_only = region.describe().read_only;
-    let pool = match Pool::open_on(media, &OpenOptions { read_only, media: None }) {
+    let pool = match Pool::open_on(media, &OpenOptions::new().read_only(read_only)) {
         Ok(pool) => pool,
         Err(e @ (Error::Corrupt { .. } | Error::Lost(_))) => {
             let (place, what) = match e {

@@ -27,6 +27,6 @@ mod sync;
 pub(crate) mod write;
 pub(crate) mod xattr;
 
-pub use handle::File;
-pub use read::Piece;
+pub(crate) use handle::FileHandle;
+pub use read::{Piece, Pieces};
 pub(crate) use shadow_commit::Reach;

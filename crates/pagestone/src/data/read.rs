@@ -1,5 +1,8 @@
 //! Reading: copies, or the pieces themselves.
 
+use std::fmt;
+use std::ops::Deref;
+
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
@@ -13,7 +16,7 @@ use crate::units::{Ino, PAGE_SIZE};
 /// One piece of a file's range as it lies in this process.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece {
-    /// Storage: valid, and not reused, while the call that handed it out runs. Another writer may
+    /// Storage: valid, and not reused, while the [`Pieces`] that it came with exist. Another writer may
     /// be storing to it, so it is an address and not a slice. A byte of each page was there to be read just now;
     /// others may be lost, so it is for system calls, which answer that with an error. Who wants a copy of bytes
     /// that may be lost asks [`File::read_at`](crate::File::read_at).
@@ -41,6 +44,30 @@ impl Piece {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// The pieces of a file's range, in order: a slice of [`Piece`]. See [`File::pieces`](crate::File::pieces).
+///
+/// While it exists it holds the inode's lock shared, so that the storage is not reused: every change of the file waits,
+/// and so may changes of other files, because files share locks by a hash of their numbers. The thread that has it must
+/// not call the pool: that could wait for itself. It is not [`Send`].
+#[must_use = "the storage is valid only while this exists"]
+pub struct Pieces<'f> {
+    pieces: SmallVec<[Piece; 4]>,
+    _lock: ReadGuard<'f>,
+}
+
+impl fmt::Debug for Pieces<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces.fmt(f)
+    }
+}
+
+impl Deref for Pieces<'_> {
+    type Target = [Piece];
+    fn deref(&self) -> &[Piece] {
+        &self.pieces
     }
 }
 
@@ -157,13 +184,8 @@ impl Engine {
         Ok(end.saturating_sub(offset) as usize)
     }
 
-    /// Hands the pieces of an open file's range, up to its end, to `reply`.
-    pub(crate) fn pieces_open<R>(
-        &self,
-        file: (Ino, &OpenInode),
-        range: (u64, u64),
-        reply: impl FnOnce(&[Piece]) -> R,
-    ) -> Result<R> {
+    /// The pieces of an open file's range, up to its end.
+    pub(crate) fn pieces_open(&self, file: (Ino, &OpenInode), range: (u64, u64)) -> Result<Pieces<'_>> {
         let lock = self.locks.read(file.0);
         let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
         self.open_stretches(&lock, file.1, range, |s| {
@@ -177,6 +199,6 @@ impl Engine {
             });
             Ok(())
         })?;
-        Ok(reply(&pieces))
+        Ok(Pieces { pieces, _lock: lock })
     }
 }

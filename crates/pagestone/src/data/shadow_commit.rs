@@ -340,7 +340,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::Reach;
-    use crate::{CreateOptions, Kind, NewNode, PAGE_SIZE, Pool};
+    use crate::attr::{Kind, NewNode};
+    use crate::{CreateOptions, PAGE_SIZE, Pool};
     use pmem::Memory;
 
     /// Fails if a commit whose mapping has seen a longer file makes it that long again.
@@ -349,12 +350,12 @@ mod tests {
         let pool = Pool::create_on(Arc::new(Memory::new(16 << 20).unwrap()), &CreateOptions::default()).unwrap();
         let ino = pool.root().create(b"f", &NewNode::new(Kind::File, 0o644)).unwrap().ino;
         let file = pool.node(ino).unwrap().open().unwrap();
-        file.write_at(0, &[1; 5000]).unwrap();
+        file.write_all_at(&[1; 5000], 0).unwrap();
         let page = [2; 3 * PAGE_SIZE as usize];
         let parts: [(u64, &[u8]); 2] = [(4096, &page), (10 * PAGE_SIZE, &page)];
         pool.engine().replace_atomic(ino, &parts, |_, _| Ok(Reach::StaysWithin)).unwrap();
         let mut bytes = [0; 10_000];
-        assert_eq!(file.read_at(0, &mut bytes).unwrap(), 5000);
+        assert_eq!(file.read_at(&mut bytes, 0).unwrap(), 5000);
         assert!(bytes[..4096].iter().all(|&b| b == 1) && bytes[4096..5000].iter().all(|&b| b == 2));
         pool.engine().replace_atomic(ino, &parts[1..], |_, _| Ok(Reach::StaysWithin)).unwrap();
         assert_eq!(file.attr().unwrap().size, 5000);

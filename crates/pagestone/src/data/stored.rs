@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Mapping::flush        a range: its cache lines, as they lie at this moment
-//!   File::sync, Pool::sync, the last close     all that mappings could have stored to since
+//!   File::sync_all, Pool::sync, the last close     all that mappings could have stored to since
 //! ```
 //!
 //! Only where the processor's cache is lost at a power cut and nothing else writes it back

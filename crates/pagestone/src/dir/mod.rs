@@ -4,6 +4,7 @@
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
 //!   remove.rs  names that go                               rename.rs  names that move
 //!   clone_file.rs  a new name for a clone                  node.rs    any inode
+//!   entries.rs a listing, in batches
 //! ```
 //!
 //! Every operation on names is one record. Its locks are taken at once, so what it needs to know
@@ -13,6 +14,7 @@
 
 mod clone_file;
 mod create;
+mod entries;
 mod names;
 mod node;
 mod remove;
@@ -29,6 +31,7 @@ use crate::txn::Tx;
 use crate::units::Ino;
 
 pub(crate) use create::name_again;
+pub use entries::Entries;
 pub use node::Node;
 
 pub(crate) use names::{Name, parse as parse_entry};
@@ -36,7 +39,12 @@ pub(crate) use remove::forget_name;
 
 use rename::Leave;
 
-/// A directory. It keeps the pool open.
+/// A directory, with names as bytes: 1 to 255 of them, without `/` and NUL, not `.` or `..`. It keeps the pool open.
+///
+/// A change is one record: durable on return where the media are durable at the fence, else at the next sync. Besides what
+/// each method says, names that cannot be are [`Error::NameTooLong`], [`Error::NotFound`] (no bytes) or
+/// [`Error::Invalid`], a directory that is gone is [`Error::Stale`] or [`Error::NotFound`], and a change may be
+/// [`Error::ReadOnly`], [`Error::NoSpace`] or [`Error::Latched`]. Calls wait for locks of the inodes that they name.
 #[derive(Clone, Debug)]
 pub struct Dir {
     engine: EngineRef,
@@ -62,19 +70,26 @@ impl Dir {
         Node::new(self.engine.clone(), self.ino)
     }
 
-    /// The directory that holds this one; the root's is itself.
+    /// The number of the directory that holds this one; the root's is its own.
     pub fn parent(&self) -> Result<Ino> {
         let _lock = self.engine().locks.read(self.ino);
         Ok(Ino(directory(self.engine().alloc.inode(self.ino)?)?.parent))
     }
 
-    /// Finds a name.
+    /// The attributes of what a name means; symbolic links are not followed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
     pub fn lookup(&self, name: &[u8]) -> Result<Attr> {
         let entry = self.engine().find(self.ino, &Name::new(name)?)?.ok_or(Error::NotFound)?;
         self.engine().attr(entry.ino)
     }
 
-    /// Makes a file, directory, symbolic link or device. One record.
+    /// Makes a file, directory, symbolic link or device.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; [`Error::TooManyLinks`] for a directory; [`Error::NameTooLong`] for a target of more than 4,095
+    /// bytes, and [`Error::NotFound`] for one of none.
     pub fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<Attr> {
         self.engine().create(self.ino, &Name::new(name)?, node)
     }
@@ -91,21 +106,35 @@ impl Dir {
     }
 
     /// Another name for `ino`, which is not a directory.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::IsDirectory`], [`Error::TooManyLinks`]; [`Error::NotFound`] if it has no name any more.
     pub fn link(&self, name: &[u8], ino: Ino) -> Result<Attr> {
         self.engine().link(self.ino, &Name::new(name)?, ino)
     }
 
-    /// Takes away a name of anything but a directory.
+    /// Takes away a name of anything but a directory. With the last one the bytes go, unless the file is open or mapped.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsDirectory`].
     pub fn unlink(&self, name: &[u8]) -> Result<()> {
         self.engine().remove(self.ino, &Name::new(name)?, false)
     }
 
     /// Takes away an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`].
     pub fn rmdir(&self, name: &[u8]) -> Result<()> {
         self.engine().remove(self.ino, &Name::new(name)?, true)
     }
 
     /// Moves a name to `to_name` in the directory `to`, in one record.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Exists`] with [`RenameMode::NoReplace`]; [`Error::IsDirectory`],
+    /// [`Error::NotDirectory`] or [`Error::NotEmpty`] for what cannot be replaced; [`Error::Invalid`] for a directory into
+    /// itself.
     pub fn rename(&self, name: &[u8], to: Ino, to_name: &[u8], mode: RenameMode) -> Result<()> {
         self.engine().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode, Leave::Nothing)
     }
@@ -120,19 +149,28 @@ impl Dir {
         self.engine().rename(from, to, RenameMode::Replace, Leave::Whiteout)
     }
 
-    /// Calls `each` for the entries after `cookie` (0: from the start) until it returns false.
-    /// `.` and `..` are not among them. The directory is locked meanwhile: `each` must not call
-    /// back into it.
-    pub fn entries(&self, cookie: u64, each: &mut dyn FnMut(&DirEntry) -> bool) -> Result<()> {
+    /// At most `max` entries after `cookie` (0: from the start), in the order of their cookies; fewer only if no more
+    /// follow. `.` and `..` are not among them. The directory is locked while they are read, and not afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the directory is gone, [`Error::Corrupt`], [`Error::Lost`].
+    pub fn read_entries(&self, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
         let engine = self.engine();
+        let mut found = Vec::new();
         let _lock = engine.locks.read(self.ino);
         let rec = directory(engine.alloc.inode(self.ino)?)?;
-        let Some(from) = cookie.checked_add(1) else { return Ok(()) };
+        let Some(from) = cookie.checked_add(1).filter(|_| max > 0) else { return Ok(found) };
         btree::scan(&engine.alloc, TreeId::map(self.ino.place()), rec.map(), from, |entry| {
-            let entry = names::parse(&entry)?;
-            Ok(if each(&entry) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            found.push(names::parse(&entry)?);
+            Ok(if found.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })?;
-        Ok(())
+        Ok(found)
+    }
+
+    /// All entries, in the order of their cookies. The iterator reads them in batches and holds no lock between: names
+    /// that come and go meanwhile may or may not be among them, all others are, once.
+    pub fn entries(&self) -> Entries {
+        Entries::new(self.clone())
     }
 }
 

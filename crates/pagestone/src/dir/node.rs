@@ -2,13 +2,14 @@
 
 use super::Dir;
 use crate::attr::{Attr, Kind, SetAttr, XattrMode};
-use crate::data::File;
+use crate::data::FileHandle;
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::layout::{InodeRec, ORPHANS, ROOT};
 use crate::units::Ino;
 
-/// Any inode. It keeps the pool open, but not a file alive.
+/// Any inode. It keeps the pool open, but not a file alive: once the last name is gone, and the last open file, every
+/// method is [`Error::Stale`]. Changes are one record each, and durable like those of a [`Dir`].
 #[derive(Clone, Debug)]
 pub struct Node {
     engine: EngineRef,
@@ -30,12 +31,19 @@ impl Node {
         self.engine.attr(self.ino)
     }
 
-    /// Changes attributes; returns them as they are then.
+    /// Changes attributes; returns them as they are then. A change of the length is a record of its own, the first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for nanoseconds of a second or more; for a length also [`Error::FileTooLarge`],
+    /// [`Error::IsDirectory`], [`Error::NoSpace`].
     pub fn set_attr(&self, change: &SetAttr) -> Result<Attr> {
         self.engine.set_attr(self.ino, change)
     }
 
     /// A symbolic link's target.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for anything else.
     pub fn read_link(&self) -> Result<Vec<u8>> {
         let engine = &self.engine;
         let _lock = engine.locks.read(self.ino);
@@ -55,16 +63,25 @@ impl Node {
     }
 
     /// The value of an extended attribute, by its whole name (`user.x`).
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`].
     pub fn xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         self.engine.xattr(self.ino, name)
     }
 
     /// Creates or replaces an extended attribute of at most 32 KiB.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::NoSpace`]; [`Error::Exists`] or [`Error::NoAttribute`] as `mode` says.
     pub fn set_xattr(&self, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         self.engine.set_xattr(self.ino, name, value, mode)
     }
 
     /// Takes an extended attribute away.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`].
     pub fn remove_xattr(&self, name: &[u8]) -> Result<()> {
         self.engine.remove_xattr(self.ino, name)
     }
@@ -82,12 +99,11 @@ impl Node {
         }
     }
 
-    /// OpenInodes a regular file.
-    pub fn open(&self) -> Result<File> {
-        File::open(&self.engine, self.ino)
+    pub(crate) fn handle(&self) -> Result<FileHandle> {
+        FileHandle::open(&self.engine, self.ino)
     }
 
-    /// Durable on return: the inode, its names, its data.
+    /// Durable on return: the inode, its names, its data. Waits for `fdatasync` on an ordinary file.
     pub fn sync(&self) -> Result<()> {
         self.engine.sync_inode(self.ino)
     }

@@ -56,9 +56,27 @@ impl EngineRef {
         EngineRef(Arc::new(Shared { _background: background.map(boxed), engine }))
     }
 
+    /// Whether both are of one pool.
+    pub(crate) fn is_same(&self, other: &EngineRef) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Runs `last` and drops the engine, if this is the only reference to it: its background thread has ended then.
+    pub(crate) fn close<R>(self, last: impl FnOnce(&Engine) -> R) -> Option<R> {
+        let Shared { _background, mut engine } = Arc::into_inner(self.0)?;
+        drop(_background);
+        let done = last(&engine);
+        // A thread that serves a child of the process may hold it for a moment.
+        while let Err(shared) = Arc::try_unwrap(engine) {
+            engine = shared;
+            std::thread::yield_now();
+        }
+        Some(done)
+    }
+
     /// For who must not keep the pool open.
     pub(crate) fn downgrade(&self) -> WeakEngine {
-        WeakEngine(Arc::downgrade(&self.0))
+        WeakEngine(Arc::downgrade(&self.0.engine))
     }
 }
 
@@ -71,7 +89,7 @@ impl Deref for EngineRef {
 
 /// A pool that may have been closed.
 #[derive(Clone, Debug)]
-pub(crate) struct WeakEngine(Weak<Shared>);
+pub(crate) struct WeakEngine(Weak<Engine>);
 
 impl WeakEngine {
     /// The same for all handles of one pool, and for no other pool while this handle is there.
@@ -79,9 +97,9 @@ impl WeakEngine {
         self.0.as_ptr() as usize
     }
 
-    /// The pool, if it is still open.
-    pub(crate) fn upgrade(&self) -> Option<EngineRef> {
-        self.0.upgrade().map(EngineRef)
+    /// The pool, if it is still open. To be held for a moment only: a close waits for it.
+    pub(crate) fn upgrade(&self) -> Option<Arc<Engine>> {
+        self.0.upgrade()
     }
 }
 

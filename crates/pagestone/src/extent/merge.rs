@@ -322,16 +322,16 @@ mod tests {
 
     #[test]
     fn a_base_that_stays_pinned_is_left_alone_until_a_pin_is_dropped() -> Result<()> {
-        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20).map_err(Error::Media)?), &CreateOptions::default())?;
         let root = pool.root();
         let a = pool.node(root.create(b"a", &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
-        a.write_at(0, &[1; 8 << 20])?;
+        a.write_all_at(&[1; 8 << 20], 0)?;
         let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
         drop(a);
         let pin = b.map(0..8 << 20, &MapOptions::read_only())?.pin(0..8 << 20)?;
         // What this hides in the base is a part of a whole frame, and all of it is pinned.
-        b.write_at(6 << 20, &[2; 8192])?;
-        let engine = b.engine();
+        b.write_all_at(&[2; 8192], 6 << 20)?;
+        let engine = pool.engine();
         let base = Ino(engine.peek(b.ino())?.base);
         root.unlink(b"a")?;
         assert!(engine.peek(base)?.nlink == 1 && engine.merges.lock().pinned.len() == 1, "it waits");
@@ -340,7 +340,7 @@ mod tests {
         for name in [b"c", b"d", b"e"] {
             // Each of these merges a base of its own.
             let c = pool.node(root.create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
-            c.write_at(0, &[3; 4096])?;
+            c.write_all_at(&[3; 4096], 0)?;
             root.clone_file(b"copy", c.ino())?;
             root.unlink(b"copy")?;
             assert_eq!(engine.peek(c.ino())?.base, 0, "merged");

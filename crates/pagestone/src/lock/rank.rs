@@ -1,6 +1,7 @@
 //! The order in which locks are taken, and a check of it in debug builds.
 //!
 //! ```text
+//!   Position     the cursor of one open file
 //!   Resize       the pool is grown or shrunk
 //!   Trees        one tree is copied, removed or restored at a time
 //!   Renames      renames that could make a directory its own ancestor
@@ -47,38 +48,40 @@ macro_rules! ranks {
 }
 
 ranks! {
+    /// The cursor of one open file.
+    Position = 0,
     /// The pool is grown or shrunk.
-    Resize = 0,
+    Resize = 1,
     /// One tree is copied, removed or restored at a time.
-    Trees = 1,
+    Trees = 2,
     /// Renames that could make a directory its own ancestor.
-    Renames = 2,
+    Renames = 3,
     /// The list of mappings of the process.
-    Mappings = 3,
+    Mappings = 4,
     /// Stripes of inode locks.
-    Inode = 4,
+    Inode = 5,
     /// What the pages of one mapping are.
-    MapState = 5,
+    MapState = 6,
     /// Bases: shared to read through them, exclusive to merge one.
-    Chain = 6,
+    Chain = 7,
     /// The journal's marks.
-    Marks = 7,
+    Marks = 8,
     /// Journal lanes.
-    Lane = 8,
+    Lane = 9,
     /// The frame that a lane allocates from.
-    Cursor = 9,
+    Cursor = 10,
     /// Stripes of frame descriptors.
-    Frame = 10,
+    Frame = 11,
     /// Where free frames are looked for.
-    Search = 11,
+    Search = 12,
     /// Pages that were freed since the last checkpoint.
-    Quarantine = 12,
+    Quarantine = 13,
     /// Shards of the table of open files.
-    OpenFiles = 13,
+    OpenFiles = 14,
     /// The mappings of one open file.
-    Observers = 14,
+    Observers = 15,
     /// No other lock is taken while one of these is held.
-    Leaf = 15,
+    Leaf = 16,
 }
 
 #[cfg(debug_assertions)]

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use pmem::{Durability, OwnerProcess};
 
 use super::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a commit may stay unsynced on media that are durable only at sync.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +47,8 @@ impl Background {
                 tick(&engine, go_on);
             }
         };
-        let thread = std::thread::Builder::new().name("pagestone-background".into()).spawn(work)?;
+        let thread = std::thread::Builder::new().name("pagestone-background".into()).spawn(work);
+        let thread = thread.map_err(Error::system("starting the background thread"))?;
         Ok(Some(Background { stop, home: OwnerProcess::current(), thread: Some(thread) }))
     }
 }

@@ -26,14 +26,42 @@ use crate::layout::{
 use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE};
 
 /// How to make a pool.
+///
+/// ```
+/// let options = pagestone::CreateOptions::new().size(16 << 20).force(true);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct CreateOptions {
-    /// Bytes; `None` takes the size of what is there (a device, an existing file).
-    pub size: Option<u64>,
-    /// Overwrite an existing pool.
-    pub force: bool,
-    /// Treat the path as this kind of media instead of finding out.
-    pub media: Option<MediaKind>,
+    size: Option<u64>,
+    force: bool,
+    media: Option<MediaKind>,
+}
+
+impl CreateOptions {
+    /// A pool of the size of what is there (a device, an existing file) that overwrites nothing.
+    pub fn new() -> CreateOptions {
+        CreateOptions::default()
+    }
+
+    /// Size in bytes. A file that is shorter is lengthened.
+    pub fn size(mut self, bytes: u64) -> CreateOptions {
+        self.size = Some(bytes);
+        self
+    }
+
+    /// Whether to overwrite a pool, or anything else, that is there.
+    pub fn force(mut self, force: bool) -> CreateOptions {
+        self.force = force;
+        self
+    }
+
+    /// What kind of media the path is; `None` finds out.
+    pub fn media(mut self, kind: impl Into<Option<MediaKind>>) -> CreateOptions {
+        self.media = kind.into();
+        self
+    }
 }
 
 pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
@@ -151,7 +179,8 @@ fn fill_random(buf: &mut [u8]) -> Result<()> {
     let mut filled = 0;
     while filled < buf.len() {
         let flags = rustix::rand::GetRandomFlags::empty();
-        filled += rustix::rand::getrandom(&mut buf[filled..], flags).map_err(std::io::Error::from)?;
+        filled += rustix::rand::getrandom(&mut buf[filled..], flags)
+            .map_err(|e| Error::system("asking for random bytes")(e.into()))?;
     }
     Ok(())
 }

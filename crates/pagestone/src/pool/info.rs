@@ -11,6 +11,7 @@ use crate::mmap::MapMechanism;
 
 /// What `pagestone info` prints.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Info {
     /// What the pool lies on and what that promises.
     pub media: Description,

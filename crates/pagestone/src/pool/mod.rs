@@ -1,21 +1,37 @@
 //! The facade: what programs call. It owns a reference to the engine, and starts its background thread.
 //!
 //! ```text
-//!   Pool --> EngineRef --> Engine { frames (and journal, media below), locks, open inodes }
-//!    | root(), node(), resolve()
-//!    v
-//!   Dir, Node, File: each with a reference of its own; a File keeps an unnamed file alive
+//!   Pool --> EngineRef --> Engine { alloc (and journal, media below), locks, open inodes }
+//!    |
+//!    | by path (names.rs, path.rs, file_options.rs)     by number and bytes (root, node, resolve)
+//!    v                                                  v
+//!   File, Metadata, ReadDir, DirEntry                   inode::Dir, inode::Node
+//!
+//!   create.rs  open.rs  info.rs  background.rs          file.rs  file_io.rs  metadata.rs  read_dir.rs
 //! ```
+//!
+//! Each of them has a reference of its own to the engine, and keeps the pool open.
 
 mod background;
 mod create;
+mod file;
+mod file_io;
+mod file_options;
 mod info;
+mod metadata;
+mod names;
 mod open;
+mod path;
+mod read_dir;
 
 pub use create::CreateOptions;
+pub use file::File;
+pub use file_options::FileOptions;
 pub use info::Info;
+pub use metadata::Metadata;
 pub(crate) use open::open_existing;
 pub use open::{OpenOptions, is_pool};
+pub use read_dir::{DirEntry, ReadDir};
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -30,17 +46,20 @@ use crate::units::Ino;
 use background::Background;
 use pmem::Media;
 
-/// An open pool. Cheap to clone; the last clone (or open [`File`](crate::File)) to go closes it.
+/// An open pool. Cheap to clone. Files, directories and mappings of it keep it open like a clone; the last of them that
+/// goes closes it. [`Pool::close`] closes it and reports errors.
 ///
 /// ```
-/// use pagestone::{CreateOptions, Kind, NewNode, Pool};
+/// use pagestone::{CreateOptions, OpenOptions, Pool};
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("demo.pool");
-/// let pool = Pool::create(&path, &CreateOptions { size: Some(16 << 20), ..Default::default() })?;
-/// let attr = pool.root().create(b"hello", &NewNode::new(Kind::File, 0o644))?;
-/// let file = pool.node(attr.ino)?.open()?;
-/// file.write_at(0, b"world")?;
-/// file.sync()?;
+/// let pool = Pool::create(&path, &CreateOptions::new().size(16 << 20))?;
+/// pool.create_dir("/notes")?;
+/// pool.write("/notes/today", "hello")?;
+/// pool.close()?; // durable
+///
+/// let pool = Pool::open(&path, &OpenOptions::new().read_only(true))?;
+/// assert_eq!(pool.read("/notes/today")?, b"hello");
 /// # Ok::<(), pagestone::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -58,17 +77,17 @@ impl Pool {
     /// # Errors
     /// [`Error::Exists`] if there is a pool already and `force` is not set, [`Error::Size`],
     /// [`Error::InUse`], [`Error::Path`].
-    pub fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
-        create::create(path, options)
+    pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<Pool> {
+        create::create(path.as_ref(), options)
     }
 
-    /// OpenInodes the pool at `path`, replaying what a crash left.
+    /// Opens the pool at `path`, replaying what a crash left.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::InUse`], [`Error::NotAPool`], [`Error::TooNew`],
     /// [`Error::Size`], [`Error::Corrupt`], [`Error::Path`].
-    pub fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
-        open::open(path, options)
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Pool> {
+        open::open(path.as_ref(), options)
     }
 
     /// Formats `media` and opens it.
@@ -76,7 +95,7 @@ impl Pool {
         create::create_on(media, options)
     }
 
-    /// OpenInodes the pool on `media`. Nothing runs in the background: media that are durable at sync
+    /// Opens the pool on `media`. Nothing runs in the background: media that are durable at sync
     /// are synced when asked, and at close.
     pub fn open_on(media: Arc<dyn Media>, options: &OpenOptions) -> Result<Pool> {
         open::open_media(media, options, false)
@@ -96,7 +115,8 @@ impl Pool {
         info::statfs(self.engine())
     }
 
-    /// Everything done so far is durable on return.
+    /// Everything done so far is durable on return. On an ordinary file this waits for `fdatasync`; on DAX media it
+    /// writes back what was stored through mappings.
     ///
     /// # Errors
     /// The first of what failed; everything else is durable all the same.
@@ -104,15 +124,24 @@ impl Pool {
         self.engine().sync_all()
     }
 
-    /// Syncs, and reports what dropping would have to swallow. Other clones stay open, and so do files and mappings:
-    /// each holds a clone. With one of them alive this is `Ok` too, and the pool is in use, and locked against other
-    /// processes, until the last one goes.
+    /// As [`Pool::sync`], and empties the journal: the next open has nothing to replay, and space that was freed can be
+    /// taken again. Waits for changes that are under way.
+    ///
+    /// # Errors
+    /// As [`Pool::sync`].
+    pub fn checkpoint(&self) -> Result<()> {
+        checkpoint(self.engine())
+    }
+
+    /// Closes the pool: syncs it, empties the journal and releases the lock that keeps other processes out. Everything
+    /// is durable on return.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if there are other clones of the pool, or files, directories, mappings, pins or listings of it.
+    /// Then nothing is closed, and the pool goes on for them. Any other error is that of the sync; the pool is closed all
+    /// the same.
     pub fn close(self) -> Result<()> {
-        if self.engine().alloc.region.describe().read_only {
-            return Ok(());
-        }
-        let synced = self.engine().sync_all();
-        synced.and(self.engine().alloc.checkpoint())
+        self.0.close(checkpoint).ok_or(Error::Busy)?
     }
 
     /// Lets the pool have `size` bytes, rounded down to whole frames of 2 MiB; the media are lengthened if they are a
@@ -144,17 +173,18 @@ impl Pool {
         Snapshots::new(self.0.clone())
     }
 
-    /// The root directory.
+    /// The root directory, for the [inode layer](crate::inode).
     pub fn root(&self) -> Dir {
         self.0.root()
     }
 
-    /// The node with this number; [`Error::Stale`] if it is gone.
+    /// The node with this number, for the [inode layer](crate::inode); [`Error::Stale`] if it is gone.
     pub fn node(&self, ino: Ino) -> Result<Node> {
         self.0.node(ino)
     }
 
-    /// Walks a path like `/a/b` from the root. Follows no symbolic links and refuses `..`.
+    /// Walks a path of bytes like `/a/b` from the root, for the [inode layer](crate::inode). Follows no symbolic links and
+    /// refuses `..`.
     pub fn resolve(&self, path: &[u8]) -> Result<Node> {
         let mut node = self.0.root().node();
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".") {
@@ -165,4 +195,11 @@ impl Pool {
         }
         Ok(node)
     }
+}
+
+fn checkpoint(engine: &Engine) -> Result<()> {
+    if engine.alloc.region.describe().read_only {
+        return Ok(());
+    }
+    engine.sync_all().and(engine.alloc.checkpoint())
 }

@@ -18,11 +18,29 @@ use crate::units::{FRAME_SIZE, LINE, PageNo};
 
 /// How to open a pool.
 #[derive(Clone, Debug, Default)]
+#[must_use]
 pub struct OpenOptions {
-    /// Change nothing: recovery happens in private memory, changes are refused.
-    pub read_only: bool,
-    /// Treat the path as this kind of media instead of finding out.
-    pub media: Option<MediaKind>,
+    read_only: bool,
+    media: Option<MediaKind>,
+}
+
+impl OpenOptions {
+    /// For reading and writing.
+    pub fn new() -> OpenOptions {
+        OpenOptions::default()
+    }
+
+    /// Whether to change nothing: recovery happens in private memory, changes are [`Error::ReadOnly`].
+    pub fn read_only(mut self, read_only: bool) -> OpenOptions {
+        self.read_only = read_only;
+        self
+    }
+
+    /// What kind of media the path is; `None` finds out.
+    pub fn media(mut self, kind: impl Into<Option<MediaKind>>) -> OpenOptions {
+        self.media = kind.into();
+        self
+    }
 }
 
 pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
@@ -30,7 +48,7 @@ pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
     open_media(open_existing(path, &how)?.media, options, true)
 }
 
-/// OpenInodes media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
+/// Opens media that should hold a pool. If it does not begin like one, that is what is wrong with it, and not its size.
 pub(crate) fn open_existing(path: &Path, how: &pmem::Open) -> Result<pmem::Opened> {
     pmem::open(path, how).map_err(|e| match Error::from(e) {
         Error::Size(_) if !is_pool(path) => Error::NotAPool("no superblock at its start (wrong magic)".into()),
@@ -40,7 +58,8 @@ pub(crate) fn open_existing(path: &Path, how: &pmem::Open) -> Result<pmem::Opene
 
 /// Whether a file or block device begins as pools do, whatever state it is in and whoever has it open: so
 /// that nobody overwrites one by mistake. What cannot be read is none.
-pub fn is_pool(path: &Path) -> bool {
+pub fn is_pool(path: impl AsRef<Path>) -> bool {
+    let path = path.as_ref();
     // Opening anything else may wait for somebody, or do something.
     let kind = std::fs::metadata(path).map(|meta| meta.file_type());
     if !kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device()) {
@@ -54,7 +73,7 @@ pub fn is_pool(path: &Path) -> bool {
     SUPERBLOCKS.into_iter().any(|copy| begins(copy.byte()))
 }
 
-/// OpenInodes the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
+/// Opens the pool on `media`; `in_background` allows a thread that syncs at an interval, and gives
 /// orphans back beside.
 pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_background: bool) -> Result<Pool> {
     let region = Region::new(media);

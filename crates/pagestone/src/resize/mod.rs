@@ -57,9 +57,10 @@ mod tests {
 
     use pmem::Memory;
 
+    use crate::check::{CheckOptions, check_on};
     use crate::layout::SEGMENT;
     use crate::units::{FRAME_SIZE, FrameNo};
-    use crate::{CheckOptions, CreateOptions, Kind, NewNode, OpenOptions, Pool};
+    use crate::{CreateOptions, OpenOptions, Pool};
 
     /// Fails if frames of a further segment take their descriptors, or owners, from another one.
     #[test]
@@ -70,23 +71,20 @@ mod tests {
         pool.grow((first + SEGMENT + 100) * FRAME_SIZE).unwrap();
         for head in [first, first + SEGMENT] {
             pool.engine().alloc.search_from(FrameNo(head));
-            let name = head.to_string();
-            let ino = pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino;
-            let file = pool.node(ino).unwrap().open().unwrap();
-            file.write_atomic(&[(0, &[head as u8 | 1; 100_000])]).unwrap();
-            file.write_at(2 * FRAME_SIZE, &vec![3; FRAME_SIZE as usize]).unwrap();
-            let lies = file.extents(0, u64::MAX >> 1).unwrap().iter().filter(|x| x.pool > head * FRAME_SIZE).count();
+            let file = pool.create_file(format!("/{head}")).unwrap();
+            file.write_atomic(&[(0, &[head as u8 | 1; 100_000][..])]).unwrap();
+            file.write_all_at(&vec![3; FRAME_SIZE as usize], 2 * FRAME_SIZE).unwrap();
+            let lies = file.extents(..).unwrap().iter().filter(|x| x.pool > head * FRAME_SIZE).count();
             assert!(lies > 0, "nothing lies in the segment of {}", FrameNo(head));
         }
         pool.close().unwrap();
-        let check = || crate::check_on(media.clone(), &CheckOptions::default(), &mut |_, _| {}).unwrap().findings;
+        let check = || check_on(media.clone(), &CheckOptions::default(), &mut |_, _| {}).unwrap().findings;
         assert!(check().is_empty(), "{:?}", check());
         let pool = Pool::open_on(media.clone(), &OpenOptions::default()).unwrap();
         pool.shrink(first * FRAME_SIZE, &mut |_, _| ControlFlow::Continue(())).unwrap();
         for head in [first, first + SEGMENT] {
-            let file = pool.resolve(format!("/{head}").as_bytes()).unwrap().open().unwrap();
             let mut bytes = vec![0; 100_000];
-            assert_eq!(file.read_at(0, &mut bytes).unwrap(), bytes.len());
+            pool.open_file(format!("/{head}")).unwrap().read_exact_at(&mut bytes, 0).unwrap();
             assert!(bytes.iter().all(|&byte| byte == head as u8 | 1));
         }
         pool.close().unwrap();

@@ -17,6 +17,7 @@ use crate::units::Ino;
 
 /// How much a new tree holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Copied {
     /// Regular files.
     pub files: u64,
@@ -28,12 +29,7 @@ pub struct Copied {
 
 /// What is in a directory.
 pub(super) fn entries(dir: &Dir) -> Result<Vec<DirEntry>> {
-    let mut found = Vec::new();
-    dir.entries(0, &mut |entry| {
-        found.push(entry.clone());
-        true
-    })?;
-    Ok(found)
+    dir.entries().collect()
 }
 
 struct Copy<'p> {

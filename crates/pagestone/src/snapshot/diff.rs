@@ -14,6 +14,7 @@ use crate::units::Ino;
 
 /// One difference.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Change {
     /// From the top of both trees, with a leading `/`.
     pub path: String,
@@ -26,6 +27,7 @@ pub struct Change {
 /// What has happened to a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum What {
     /// It is only in the newer tree.
     Added,
@@ -96,14 +98,14 @@ impl Diff<'_> {
         let (one, other) = (self.engine.node(a.ino)?, self.engine.node(b.ino)?);
         let (x, y) = (one.attr()?, other.attr()?);
         let bytes = match a.kind {
-            Kind::File => one.open()?.count_differing_bytes(&other.open()?)?,
+            Kind::File => one.handle()?.count_differing_bytes(&other.handle()?)?,
             Kind::Symlink => u64::from(one.read_link()? != other.read_link()?),
             _ => u64::from(x.rdev != y.rdev),
         };
         if bytes > 0 {
             self.change(path.clone(), What::Modified, bytes);
         } else {
-            let attributes = |attr: &crate::Attr| (attr.perm, attr.uid, attr.gid);
+            let attributes = |attr: &crate::attr::Attr| (attr.perm, attr.uid, attr.gid);
             let same_times = a.kind == Kind::Dir || x.mtime == y.mtime;
             if attributes(&x) != attributes(&y) || !same_times || !same_xattrs(&one, &other)? {
                 self.change(path.clone(), What::Attributes, 0);

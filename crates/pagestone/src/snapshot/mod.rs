@@ -13,7 +13,7 @@
 //! file is as it was at one moment, not all at the same, unless nobody writes meanwhile. A restore that a
 //! crash interrupts is finished by the next call here; until then both trees are in the pool.
 //!
-//! This room uses the library as any program does. [`copy`] makes and removes trees, [`diff`] compares.
+//! This layer uses directories and files as any program does. `copy.rs` makes and removes trees, `diff.rs` compares.
 
 mod copy;
 mod diff;
@@ -41,6 +41,7 @@ const REPLACED: &[u8] = b".replaced";
 
 /// One snapshot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Its name.
     pub name: String,
@@ -52,15 +53,15 @@ pub struct Snapshot {
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
-/// # let options = pagestone::CreateOptions { size: Some(16 << 20), ..Default::default() };
-/// # let pool = pagestone::Pool::create(&dir.path().join("demo.pool"), &options)?;
-/// let made = pool.root().create(b"a", &pagestone::NewNode::new(pagestone::Kind::File, 0o644))?;
-/// pool.snapshots().create(b"before")?;
-/// pool.node(made.ino)?.open()?.write_at(0, b"changed")?;
-/// let changes = pool.snapshots().diff(b"before", None)?;
+/// # let pool = pagestone::Pool::create(dir.path().join("p"), &pagestone::CreateOptions::new().size(16 << 20))?;
+/// pool.write("/a", "old")?;
+/// pool.snapshots().create("before")?;
+/// pool.write("/a", "changed")?;
+/// let changes = pool.snapshots().diff("before", None)?;
 /// assert_eq!(changes[0].path, "/a");
-/// pool.snapshots().restore(b"before")?;
-/// assert_eq!(pool.root().lookup(b"a")?.size, 0);
+/// assert_eq!(pool.read("/.snapshots/before/a")?, b"old");
+/// pool.snapshots().restore("before")?;
+/// assert_eq!(pool.read("/a")?, b"old");
 /// # Ok::<(), pagestone::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -77,7 +78,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`]; then nothing of it is left.
-    pub fn create(&self, name: &[u8]) -> Result<Copied> {
+    pub fn create(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
+        let name = name.as_ref();
         check_name(name)?;
         let place = self.begin()?;
         if place.dir.lookup(name).is_ok() {
@@ -91,7 +93,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree below itself.
-    pub fn clone_tree(&self, from: Ino, dir: Ino, name: &[u8]) -> Result<Copied> {
+    pub fn clone_tree(&self, from: Ino, dir: Ino, name: impl AsRef<[u8]>) -> Result<Copied> {
+        let name = name.as_ref();
         let to = self.engine.node(dir)?.dir()?;
         if to.lookup(name).is_ok() {
             return Err(Error::Exists);
@@ -128,7 +131,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for a directory that is no snapshot.
-    pub fn delete(&self, name: &[u8]) -> Result<()> {
+    pub fn delete(&self, name: impl AsRef<[u8]>) -> Result<()> {
+        let name = name.as_ref();
         let place = self.begin()?;
         self.find(name)?;
         place.dir.rename(name, place.dir.ino(), PARTIAL, RenameMode::NoReplace)?;
@@ -141,8 +145,8 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn diff(&self, name: &[u8], other: Option<&[u8]>) -> Result<Vec<Change>> {
-        let old = self.find(name)?;
+    pub fn diff(&self, name: impl AsRef<[u8]>, other: Option<&[u8]>) -> Result<Vec<Change>> {
+        let old = self.find(name.as_ref())?;
         let new = other.map_or_else(|| Ok(self.engine.root()), |other| self.find(other))?;
         diff::diff(&self.engine, old.ino(), new.ino())
     }
@@ -152,9 +156,9 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NoSpace`] with the pool as it was.
-    pub fn restore(&self, name: &[u8]) -> Result<Copied> {
+    pub fn restore(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
         let place = self.begin()?;
-        let snapshot = self.find(name)?;
+        let snapshot = self.find(name.as_ref())?;
         let made = self.make(&place, snapshot.ino(), (place.dir.ino(), RESTORING), false)?;
         self.finish_restore(&place.dir)?;
         Ok(made)

@@ -76,7 +76,7 @@ fn a_recovery_may_crash_like_anything_else() {
     let ops = [
         Op::Create("a"),
         Op::Write("a", At::Offset(100), 9000, 1),
-        Op::Rename("d/x", "e/x", pagestone::RenameMode::Replace),
+        Op::Rename("d/x", "e/x", pagestone::inode::RenameMode::Replace),
         Op::SetXattr("f", "user.a", 2500, 2),
         Op::Unlink("f"),
     ];

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pagestone::RenameMode;
+use pagestone::inode::RenameMode;
 
 use crate::ops::{At, Op, Path, pattern, split, target};
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pagestone::{Dir, Error, Kind, NewNode, Node, OpenOptions, Pool, RenameMode, SetAttr, XattrMode};
+use pagestone::inode::{Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
+use pagestone::{Error, FileType, OpenOptions, Pool};
 use pmem::Media;
 
 /// A path from the root without leading slash.
@@ -146,10 +147,10 @@ impl Driver {
         let node = |path: Path| self.node(path);
         let open = |path: Path| node(path)?.open();
         match op {
-            Op::Create(path) => self.make(path, &NewNode::new(Kind::File, 0o644)),
-            Op::Mkdir(path) => self.make(path, &NewNode::new(Kind::Dir, 0o755)),
+            Op::Create(path) => self.make(path, &NewNode::new(FileType::File, 0o644)),
+            Op::Mkdir(path) => self.make(path, &NewNode::new(FileType::Dir, 0o755)),
             Op::Symlink(path, len) => {
-                self.make(path, &NewNode { target: &target(len), ..NewNode::new(Kind::Symlink, 0o777) })
+                self.make(path, &NewNode { target: &target(len), ..NewNode::new(FileType::Symlink, 0o777) })
             }
             Op::Link(path, to) => {
                 let ino = node(path)?.ino();
@@ -175,7 +176,7 @@ impl Driver {
                 let to_dir = self.dir(to_dir)?.ino();
                 self.dir(dir)?.rename(name.as_bytes(), to_dir, to_name.as_bytes(), mode)
             }
-            Op::Write(path, At::Offset(at), len, fill) => open(path)?.write_at(at, &pattern(at, len, fill)),
+            Op::Write(path, At::Offset(at), len, fill) => open(path)?.write_all_at(&pattern(at, len, fill), at),
             Op::Write(path, At::End, len, fill) => {
                 let file = open(path)?;
                 file.append(&pattern(file.attr()?.size, len, fill)).map(drop)
@@ -186,10 +187,10 @@ impl Driver {
                 open(path)?.write_atomic(&parts)
             }
             Op::Truncate(path, len) => open(path)?.set_len(len),
-            Op::Allocate(path, at, len) => open(path)?.allocate(at, len, false),
-            Op::AllocateBehind(path, at, len) => open(path)?.allocate(at, len, true),
-            Op::Punch(path, at, len) => open(path)?.punch(at, len),
-            Op::Zero(path, at, len) => open(path)?.zero(at, len, false),
+            Op::Allocate(path, at, len) => open(path)?.allocate(at..at.saturating_add(len)),
+            Op::AllocateBehind(path, at, len) => open(path)?.allocate_keep_size(at..at.saturating_add(len)),
+            Op::Punch(path, at, len) => open(path)?.punch_hole(at..at.saturating_add(len)),
+            Op::Zero(path, at, len) => open(path)?.zero_range(at..at.saturating_add(len)),
             Op::SetXattr(path, name, len, fill) => {
                 node(path)?.set_xattr(name.as_bytes(), &pattern(0, len, fill), XattrMode::Set)
             }
@@ -218,7 +219,7 @@ impl Driver {
 /// All bytes of a file.
 pub(crate) fn contents(file: &pagestone::File) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0x5A; file.attr()?.size as usize];
-    let read = file.read_at(0, &mut bytes)?;
+    let read = file.read_at(&mut bytes, 0)?;
     assert_eq!(read, bytes.len(), "a read ends only at the end of the file");
     Ok(bytes)
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use crashlab::{Budget, Flavour};
-use pagestone::RenameMode::{Exchange, NoReplace, Replace};
+use pagestone::inode::RenameMode::{Exchange, NoReplace, Replace};
 
 use crate::ops::{At, Op, Parts};
 use crate::run::{self, Care, Template, full};

@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use crashlab::{Budget, Flavour};
-use pagestone::RenameMode;
+use pagestone::inode::RenameMode;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crashlab::{Budget, CrashKind, CrashState, Flavour, Lab, Simulator, Trace, explore, explore_nested};
-use pagestone::{CreateOptions, Kind, NewNode, OpenOptions, Pool, check_on};
+use pagestone::check::check_on;
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, FileType, OpenOptions, Pool};
 use parking_lot::Mutex;
 use pmem::{Media, Part};
 
@@ -59,7 +61,7 @@ impl Template {
             driver.run(*op).unwrap_or_else(|e| panic!("{op:?}: {e}"));
             world.run(*op).unwrap_or_else(|e| panic!("{op:?}: errno {e}"));
         }
-        driver.pool().clone().close().expect("the pool closes");
+        driver.pool().checkpoint().expect("the pool closes");
         drop(driver);
         Template { lab, flavour, pages: pages(&sim), world, free }
     }
@@ -211,7 +213,7 @@ pub(crate) fn open(sim: &Arc<Simulator>) -> Result<Pool, String> {
 
 /// Whether the pool's own check finds nothing.
 pub(crate) fn is_clean(sim: &Arc<Simulator>) -> Result<(), String> {
-    let report = check_on(sim.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})
+    let report = check_on(sim.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| {})
         .map_err(|e| format!("checking it: {e}"))?;
     if report.is_clean() { Ok(()) } else { Err(format!("check finds {:?}", report.findings)) }
 }
@@ -244,11 +246,11 @@ fn synced(ops: &[Op]) -> usize {
 /// Whether a new file works, and nothing is lost when all are gone.
 pub(crate) fn is_usable(pool: &Pool, free: u64) -> Result<(), String> {
     let new = || -> Result<bool, pagestone::Error> {
-        let file = pool.root().create(b"new", &NewNode::new(Kind::File, 0o600))?.ino;
+        let file = pool.root().create(b"new", &NewNode::new(FileType::File, 0o600))?.ino;
         let file = pool.node(file)?.open()?;
-        file.write_at(0, &[7; 6000])?;
+        file.write_all_at(&[7; 6000], 0)?;
         let mut bytes = [0; 6000];
-        Ok(file.read_at(0, &mut bytes)? == 6000 && bytes == [7; 6000])
+        Ok(file.read_at(&mut bytes, 0)? == 6000 && bytes == [7; 6000])
     };
     if !new().map_err(|e| format!("a new file: {e}"))? {
         return Err("a new file reads otherwise than it was written".into());

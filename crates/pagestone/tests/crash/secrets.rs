@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crashlab::{Budget, Flavour};
-use pagestone::{CreateOptions, File, Kind, NewNode, Piece, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, File, FileType, Piece, Pool};
 use pmem::Memory;
 
 use crate::ops::{At, Op};
@@ -54,7 +55,7 @@ fn a_power_cut_shows_no_page_of_a_deleted_file_on_an_ordinary_file() {
 }
 
 fn file(pool: &Pool, name: &[u8]) -> File {
-    let ino = pool.root().create(name, &NewNode::new(Kind::File, 0o600)).unwrap().ino;
+    let ino = pool.root().create(name, &NewNode::new(FileType::File, 0o600)).unwrap().ino;
     pool.node(ino).unwrap().open().unwrap()
 }
 
@@ -77,25 +78,23 @@ fn look(pieces: &[Piece]) -> Vec<u8> {
 fn a_frame_that_a_reader_is_looking_at_is_not_given_to_another_file() {
     let pool = Pool::create_on(Arc::new(Memory::new(16 << 20).unwrap()), &CreateOptions::default()).unwrap();
     let read = file(&pool, b"read");
-    read.write_at(0, &vec![1; 2 << 20]).unwrap();
+    read.write_all_at(&vec![1; 2 << 20], 0).unwrap();
     let (done, is_done) = mpsc::channel();
     let other = {
         let (pool, read) = (pool.clone(), read.clone());
         move || {
             read.set_len(0).unwrap();
-            pool.clone().close().unwrap(); // what was freed before is free
+            pool.checkpoint().unwrap(); // what was freed before is free
             let new = file(&pool, b"new");
             while new.append(&vec![2; 2 << 20]).is_ok() {}
             done.send(()).unwrap();
         }
     };
-    let (worker, seen) = read
-        .read_pieces(0, 2 << 20, |pieces| {
-            let worker = std::thread::spawn(other);
-            let finished = is_done.recv_timeout(Duration::from_millis(300)).is_ok();
-            (worker, (finished, look(pieces).iter().all(|byte| *byte == 1)))
-        })
-        .unwrap();
+    let pieces = read.pieces(0..2 << 20).unwrap();
+    let worker = std::thread::spawn(other);
+    let finished = is_done.recv_timeout(Duration::from_millis(300)).is_ok();
+    let seen = (finished, look(&pieces).iter().all(|byte| *byte == 1));
+    drop(pieces);
     worker.join().unwrap();
     assert_eq!(seen, (false, true), "(the other finished meanwhile, the bytes are as they were)");
     assert_eq!(read.attr().unwrap().size, 0);

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pagestone::{Attr, Error, Ino, Kind, Node, Pool};
+use pagestone::inode::{Attr, Node};
+use pagestone::{Error, FileType, Ino, Pool};
 
 use crate::model::{Body, Bytes, World};
 use crate::ops::contents;
@@ -50,17 +51,17 @@ fn read_node(node: &Node) -> Result<Seen, Error> {
     let mut names = BTreeMap::new();
     let (mut parent, mut bytes) = (None, Vec::new());
     match attr.kind {
-        Kind::Dir => {
+        FileType::Dir => {
             let dir = node.dir()?;
             parent = Some(dir.parent()?);
-            dir.entries(0, &mut |entry| {
+            for entry in dir.entries() {
+                let entry = entry?;
                 let old = names.insert(String::from_utf8_lossy(&entry.name).into_owned(), entry.ino);
                 assert!(old.is_none(), "a name is listed twice");
-                true
-            })?;
+            }
         }
-        Kind::File => bytes = contents(&node.open()?)?,
-        Kind::Symlink => bytes = node.read_link()?,
+        FileType::File => bytes = contents(&node.open()?)?,
+        FileType::Symlink => bytes = node.read_link()?,
         _ => {}
     }
     let mut xattrs = BTreeMap::new();
@@ -121,10 +122,10 @@ fn compare_node(seen: &Seen, world: &World, id: u32, k: usize, span: Span<'_>) -
     let (kind, size, links) = match &node.body {
         Body::Dir(names) => {
             let dirs = names.values().filter(|child| matches!(world.nodes[child].body, Body::Dir(_))).count();
-            (Kind::Dir, names.len() * ENTRY, 2 + dirs as u32)
+            (FileType::Dir, names.len() * ENTRY, 2 + dirs as u32)
         }
-        Body::File(file) => (Kind::File, file.bytes.len(), world.links(id)),
-        Body::Symlink(target) => (Kind::Symlink, target.len(), world.links(id)),
+        Body::File(file) => (FileType::File, file.bytes.len(), world.links(id)),
+        Body::Symlink(target) => (FileType::Symlink, target.len(), world.links(id)),
     };
     let attr = &seen.attr;
     let (there, wanted) = ((attr.kind, attr.perm, attr.uid, attr.nlink), (kind, node.perm, node.uid, links));
@@ -183,13 +184,9 @@ pub(crate) fn empty(pool: &Pool) -> Result<(), Error> {
 
 fn empty_dir(pool: &Pool, ino: Ino) -> Result<(), Error> {
     let dir = pool.node(ino)?.dir()?;
-    let mut entries = Vec::new();
-    dir.entries(0, &mut |entry| {
-        entries.push(entry.clone());
-        true
-    })?;
-    for entry in entries {
-        if entry.kind == Kind::Dir {
+    for entry in dir.entries() {
+        let entry = entry?;
+        if entry.kind == FileType::Dir {
             empty_dir(pool, entry.ino)?;
             dir.rmdir(&entry.name)?;
         } else {

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use pagestone::{Dir, Error, Ino, Kind, NewNode, Piece, Pool, RenameMode, SetAttr, XattrMode};
+use pagestone::inode::{Dir, NewNode, RenameMode, SetAttr, XattrMode};
+use pagestone::{Error, FileType, Ino, Piece, Pool};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -17,7 +18,7 @@ pub(crate) struct Seen {
     pub(crate) errors: Vec<Error>,
     /// Of everything that was read, access times aside.
     pub(crate) fingerprint: u64,
-    pub(crate) inodes: Vec<(Ino, Kind)>,
+    pub(crate) inodes: Vec<(Ino, FileType)>,
 }
 
 struct Look<'a> {
@@ -42,7 +43,7 @@ pub(crate) fn look(pool: &Pool, media: &Tracked) -> Seen {
         bytes_left: 24 << 20,
     };
     let root = pool.root().ino();
-    look.seen.inodes.push((root, Kind::Dir));
+    look.seen.inodes.push((root, FileType::Dir));
     let mut at = 0;
     while at < look.seen.inodes.len().min(MOST) {
         let (ino, kind) = look.seen.inodes[at];
@@ -66,7 +67,7 @@ impl Look<'_> {
         }
     }
 
-    fn inode(&mut self, ino: Ino, kind: Kind) {
+    fn inode(&mut self, ino: Ino, kind: FileType) {
         let Some(node) = self.take(self.pool.node(ino)) else { return };
         if let Some(attr) = self.take(node.attr()) {
             format!("{attr:?}").hash(&mut self.hash);
@@ -76,9 +77,9 @@ impl Look<'_> {
             (name, value).hash(&mut self.hash);
         }
         match kind {
-            Kind::Dir => self.directory(ino),
-            Kind::File => self.file(ino),
-            Kind::Symlink => self.take(node.read_link()).hash(&mut self.hash),
+            FileType::Dir => self.directory(ino),
+            FileType::File => self.file(ino),
+            FileType::Symlink => self.take(node.read_link()).hash(&mut self.hash),
             _ => {}
         }
     }
@@ -86,12 +87,8 @@ impl Look<'_> {
     fn directory(&mut self, ino: Ino) {
         let Some(node) = self.take(self.pool.node(ino)) else { return };
         let Some(dir) = self.take(node.dir()) else { return };
-        let mut entries = Vec::new();
-        let listed = dir.entries(0, &mut |e| {
-            entries.push(e.clone());
-            entries.len() < MOST
-        });
-        self.take(listed);
+        let listed: Vec<_> = dir.entries().take(MOST).collect();
+        let entries: Vec<_> = listed.into_iter().filter_map(|entry| self.take(entry)).collect();
         self.take(dir.parent()).hash(&mut self.hash);
         for entry in entries {
             (entry.ino, entry.kind, &entry.name).hash(&mut self.hash);
@@ -105,20 +102,20 @@ impl Look<'_> {
     fn file(&mut self, ino: Ino) {
         let Some(node) = self.take(self.pool.node(ino)) else { return };
         let Some(file) = self.take(node.open()) else { return };
-        let extents = self.take(file.extents(0, u64::MAX)).unwrap_or_default();
+        let extents = self.take(file.extents(..)).unwrap_or_default();
         let mut buf = Vec::new();
         for x in extents.iter().take(MOST) {
             (x.offset, x.len).hash(&mut self.hash);
             let len = x.len.min(self.bytes_left);
             self.bytes_left -= len;
             buf.resize(len as usize, 0);
-            if self.take(file.read_at(x.offset, &mut buf)).is_some() {
+            if self.take(file.read_at(&mut buf, x.offset)).is_some() {
                 // Contents are many: the quick sum first.
                 crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &buf).hash(&mut self.hash);
             }
         }
         let media = self.media;
-        let inside = file.read_pieces(0, 1 << 50, |pieces| {
+        let inside = file.pieces(0..1 << 50).map(|pieces| {
             pieces.iter().all(|p| {
                 matches!(*p, Piece::Hole { .. }) || matches!(*p, Piece::Storage { addr, len } if media.holds(addr, len))
             })
@@ -139,8 +136,8 @@ pub(crate) fn abuse(pool: &Pool, seen: &Seen, rng: &mut StdRng, rounds: u32) {
     for round in 0..rounds {
         let (ino, kind) = seen.inodes[rng.random_range(0..seen.inodes.len())];
         let _ = match kind {
-            Kind::Dir => abuse_dir(pool, ino, seen, rng, round),
-            Kind::File => abuse_file(pool, ino, rng),
+            FileType::Dir => abuse_dir(pool, ino, seen, rng, round),
+            FileType::File => abuse_file(pool, ino, rng),
             _ => pool.node(ino).and_then(|n| n.set_attr(&SetAttr { perm: Some(0), ..SetAttr::default() })).map(drop),
         };
         if rng.random_bool(0.2) {
@@ -151,14 +148,9 @@ pub(crate) fn abuse(pool: &Pool, seen: &Seen, rng: &mut StdRng, rounds: u32) {
 }
 
 fn some_name(dir: &Dir, rng: &mut StdRng) -> Vec<u8> {
-    let mut skip = rng.random_range(0..20);
-    let mut name = b"nothing".to_vec();
-    let _ = dir.entries(0, &mut |e| {
-        name.clone_from(&e.name);
-        skip -= 1;
-        skip > 0
-    });
-    name
+    let most = rng.random_range(0..20).max(1);
+    let last = dir.entries().take(most).filter_map(Result::ok).last();
+    last.map_or_else(|| b"nothing".to_vec(), |entry| entry.name)
 }
 
 fn abuse_dir(pool: &Pool, ino: Ino, seen: &Seen, rng: &mut StdRng, round: u32) -> Result<(), Error> {
@@ -169,11 +161,11 @@ fn abuse_dir(pool: &Pool, ino: Ino, seen: &Seen, rng: &mut StdRng, round: u32) -
     match rng.random_range(0..10) {
         9 => dir.clone_file(&fresh, other).map(drop),
         0 | 1 => {
-            let attr = dir.create(&fresh, &NewNode::new(Kind::File, 0o600))?;
-            pool.node(attr.ino)?.open()?.write_at(rng.random_range(0..9000), &[1; 20_000])
+            let attr = dir.create(&fresh, &NewNode::new(FileType::File, 0o600))?;
+            pool.node(attr.ino)?.open()?.write_all_at(&[1; 20_000], rng.random_range(0..9000))
         }
-        2 => dir.create(&fresh, &NewNode::new(Kind::Dir, 0o700)).map(drop),
-        3 => dir.create(&fresh, &NewNode { target: &[b't'; 500], ..NewNode::new(Kind::Symlink, 0) }).map(drop),
+        2 => dir.create(&fresh, &NewNode::new(FileType::Dir, 0o700)).map(drop),
+        3 => dir.create(&fresh, &NewNode { target: &[b't'; 500], ..NewNode::new(FileType::Symlink, 0) }).map(drop),
         4 => dir.link(&fresh, other).map(drop),
         5 => dir.unlink(&name),
         6 => dir.rmdir(&name),
@@ -197,13 +189,15 @@ fn abuse_file(pool: &Pool, ino: Ino, rng: &mut StdRng) -> Result<(), Error> {
     };
     let len = rng.random_range(1..200_000);
     match rng.random_range(0..8) {
-        0 | 1 => file.write_at(at, &vec![2; len as usize]),
+        0 | 1 => file.write_all_at(&vec![2; len as usize], at),
         2 => file.append(&[3; 5000]).map(drop),
         3 => file.set_len(at),
-        4 => file.allocate(at, len, rng.random()),
-        5 => file.punch(at, len),
-        6 => file.zero(at, len, rng.random()),
-        _ => file.punch(0, i64::MAX as u64 - 8192),
+        4 if rng.random() => file.allocate(at..at.saturating_add(len)),
+        4 => file.allocate_keep_size(at..at.saturating_add(len)),
+        5 => file.punch_hole(at..at.saturating_add(len)),
+        6 if rng.random() => file.zero_range(at..at.saturating_add(len)),
+        6 => file.zero_range_keep_size(at..at.saturating_add(len)),
+        _ => file.punch_hole(0..i64::MAX as u64 - 8192),
     }
 }
 

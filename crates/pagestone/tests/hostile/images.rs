@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pagestone::{CreateOptions, Dir, File, Ino, Kind, NewNode, OpenOptions, Pool, XattrMode};
+use pagestone::inode::{Dir, NewNode, XattrMode};
+use pagestone::{CreateOptions, File, FileType, Ino, OpenOptions, Pool};
 use pmem::Memory;
 
 use crate::format::{SALT, SUPERBLOCK, seal_superblock};
@@ -58,8 +59,8 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
     Image { name, bytes: Arc::new(bytes), closed }
 }
 
-fn make(dir: &Dir, name: &str, kind: Kind) -> Ino {
-    let target = if kind == Kind::Symlink { name.repeat(30) } else { String::new() };
+fn make(dir: &Dir, name: &str, kind: FileType) -> Ino {
+    let target = if kind == FileType::Symlink { name.repeat(30) } else { String::new() };
     let node = NewNode { target: target.as_bytes(), ..NewNode::new(kind, 0o644) };
     dir.create(name.as_bytes(), &node).expect("create").ino
 }
@@ -70,10 +71,10 @@ fn open(pool: &Pool, ino: Ino) -> File {
 
 fn many_files(pool: &Pool) {
     for i in 0..260 {
-        let kind = if i % 9 == 0 { Kind::Symlink } else { Kind::File };
+        let kind = if i % 9 == 0 { FileType::Symlink } else { FileType::File };
         let ino = make(&pool.root(), &format!("file number {i}"), kind);
-        if kind == Kind::File && i % 4 == 0 {
-            open(pool, ino).write_at(0, &vec![i as u8; i * 20]).expect("write");
+        if kind == FileType::File && i % 4 == 0 {
+            open(pool, ino).write_all_at(&vec![i as u8; i * 20], 0).expect("write");
         }
     }
     for i in (0..260).step_by(3) {
@@ -84,38 +85,38 @@ fn many_files(pool: &Pool) {
 fn deep_directories(pool: &Pool) {
     let mut dir = pool.root();
     for depth in 0..40 {
-        let file = make(&dir, "file", Kind::File);
+        let file = make(&dir, "file", FileType::File);
         dir.link(b"second name", file).expect("link");
-        let ino = make(&dir, &format!("{depth}"), Kind::Dir);
+        let ino = make(&dir, &format!("{depth}"), FileType::Dir);
         dir = pool.node(ino).expect("node").dir().expect("dir");
     }
-    make(&dir, "fifo", Kind::Fifo);
+    make(&dir, "fifo", FileType::Fifo);
 }
 
 fn frames(pool: &Pool) {
-    let whole = open(pool, make(&pool.root(), "whole", Kind::File));
-    whole.write_at(0, &vec![7; 4 << 20]).expect("write");
-    whole.punch(3 << 20, 8192).expect("punch");
-    let runs = open(pool, make(&pool.root(), "runs", Kind::File));
+    let whole = open(pool, make(&pool.root(), "whole", FileType::File));
+    whole.write_all_at(&vec![7; 4 << 20], 0).expect("write");
+    whole.punch_hole(3 << 20..(3 << 20) + 8192).expect("punch");
+    let runs = open(pool, make(&pool.root(), "runs", FileType::File));
     for i in 0..220 {
-        runs.write_at(i * 8192, &[i as u8; 100]).expect("write");
+        runs.write_all_at(&[i as u8; 100], i * 8192).expect("write");
     }
-    runs.write_at(1 << 40, b"far away").expect("write");
-    let few = open(pool, make(&pool.root(), "few", Kind::File));
+    runs.write_all_at(b"far away", 1 << 40).expect("write");
+    let few = open(pool, make(&pool.root(), "few", FileType::File));
     for i in 0..4 {
-        few.write_at(i * 20_000, &[3; 4000]).expect("write");
+        few.write_all_at(&[3; 4000], i * 20_000).expect("write");
     }
-    few.allocate(100_000, 50_000, true).expect("allocate");
+    few.allocate_keep_size(100_000..150_000).expect("allocate");
 }
 
 /// A chain of bases with voids, runs in trees and a whole frame, and files on every level.
 fn clones(pool: &Pool) {
-    let file = open(pool, make(&pool.root(), "original", Kind::File));
-    file.write_at(0, &vec![1; 2 << 20]).expect("write");
+    let file = open(pool, make(&pool.root(), "original", FileType::File));
+    file.write_all_at(&vec![1; 2 << 20], 0).expect("write");
     for i in 0..8 {
         pool.root().clone_file(format!("clone {i}").as_bytes(), file.ino()).expect("clone");
-        file.write_at(i * 100_000, &vec![i as u8; 9000]).expect("write");
-        file.punch(i * 100_000 + 50_000, 20_000).expect("punch");
+        file.write_all_at(&vec![i as u8; 9000], i * 100_000).expect("write");
+        file.punch_hole(i * 100_000 + 50_000..(i * 100_000 + 50_000).saturating_add(20_000)).expect("punch");
         if i % 4 == 1 {
             pool.root().unlink(format!("clone {}", i - 1).as_bytes()).expect("unlink");
         }
@@ -123,20 +124,20 @@ fn clones(pool: &Pool) {
     let deep = pool.root().lookup(b"clone 5").expect("lookup").ino;
     let deep = open(pool, deep);
     for i in 0..30 {
-        deep.write_at(i * 40_960, &[2; 100]).expect("write");
+        deep.write_all_at(&[2; 100], i * 40_960).expect("write");
     }
     deep.set_len(1_500_000).expect("truncate");
 }
 
 fn attributes(pool: &Pool) {
-    let ino = make(&pool.root(), "attributes", Kind::File);
+    let ino = make(&pool.root(), "attributes", FileType::File);
     let node = pool.node(ino).expect("node");
     for i in 0..60 {
         node.set_xattr(format!("user.{i}").as_bytes(), &[i; 40], XattrMode::Set).expect("set");
     }
     node.set_xattr(b"user.large", &vec![1; 32 << 10], XattrMode::Set).expect("set");
     node.set_xattr(b"user.medium", &vec![2; 3000], XattrMode::Set).expect("set");
-    let dir = make(&pool.root(), "with attributes", Kind::Dir);
+    let dir = make(&pool.root(), "with attributes", FileType::Dir);
     pool.node(dir).expect("node").set_xattr(b"security.x", b"y", XattrMode::Set).expect("set");
 }
 
@@ -149,16 +150,16 @@ fn journal_and_orphans(pool: &Pool) {
             s.spawn(move || {
                 started.wait();
                 for i in 0..12 {
-                    let ino = make(&pool.root(), &format!("thread {t} file {i}"), Kind::File);
-                    open(pool, ino).write_at(0, &vec![t; 5000]).expect("write");
+                    let ino = make(&pool.root(), &format!("thread {t} file {i}"), FileType::File);
+                    open(pool, ino).write_all_at(&vec![t; 5000], 0).expect("write");
                 }
             });
         }
     });
     for (name, len) in [("small orphan", 100), ("large orphan", 300_000)] {
-        let file = open(pool, make(&pool.root(), name, Kind::File));
+        let file = open(pool, make(&pool.root(), name, FileType::File));
         for i in 0..8 {
-            file.write_at(i * 16384, &vec![9; len / 8]).expect("write");
+            file.write_all_at(&vec![9; len / 8], i * 16384).expect("write");
         }
         pool.root().unlink(name.as_bytes()).expect("unlink");
         // Held for ever: the image is taken as if the process had been killed.

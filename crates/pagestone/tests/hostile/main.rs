@@ -51,7 +51,7 @@ fn seed() -> u64 {
 
 fn open(stage: &Stage, read_only: bool) -> Result<Pool, Error> {
     let media = if read_only { stage.read_only.clone() } else { stage.writable.clone() };
-    Pool::open_on(media, &OpenOptions { read_only, media: None })
+    Pool::open_on(media, &OpenOptions::new().read_only(read_only))
 }
 
 /// Opens read-only and looks at everything.
@@ -64,7 +64,7 @@ fn look_at(stage: &Stage) -> Result<Seen, Error> {
 
 /// What `check` says: the number of findings, or that it could not even begin.
 fn findings(stage: &Stage) -> Result<usize, Error> {
-    Ok(pagestone::check_on(stage.read_only.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})?
+    Ok(pagestone::check::check_on(stage.read_only.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| {})?
         .findings
         .len())
 }
@@ -211,7 +211,7 @@ fn attack(stage: &Stage, rng: &mut StdRng, compare: bool) -> usize {
     if let Ok(pool) = open(stage, false) {
         let seen = match &looked {
             Ok(_) => look(&pool, &stage.writable),
-            Err(_) => Seen { inodes: vec![(pool.root().ino(), pagestone::Kind::Dir)], ..Seen::default() },
+            Err(_) => Seen { inodes: vec![(pool.root().ino(), pagestone::FileType::Dir)], ..Seen::default() },
         };
         abuse(&pool, &seen, rng, 25);
         drop(pool);
@@ -221,9 +221,9 @@ fn attack(stage: &Stage, rng: &mut StdRng, compare: bool) -> usize {
         }
     }
     if rng.random_bool(0.3) {
-        let _ = pagestone::check_on(
+        let _ = pagestone::check::check_on(
             stage.writable.clone(),
-            &pagestone::CheckOptions { repair: true, ..Default::default() },
+            &pagestone::check::CheckOptions::new().repair(true),
             &mut |_, _| {},
         );
     }
@@ -259,11 +259,11 @@ fn a_read_only_open_leaves_the_file_alone() {
     let path = dir.path().join("image");
     for Image { bytes, .. } in images::all() {
         std::fs::write(&path, &bytes[..]).unwrap();
-        let pool = Pool::open(&path, &OpenOptions { read_only: true, media: None }).unwrap();
-        assert!(pool.root().create(b"x", &pagestone::NewNode::new(pagestone::Kind::File, 0)).is_err());
-        pool.root().entries(0, &mut |_| true).unwrap();
+        let pool = Pool::open(&path, &OpenOptions::new().read_only(true)).unwrap();
+        assert!(pool.root().create(b"x", &pagestone::inode::NewNode::new(pagestone::FileType::File, 0)).is_err());
+        assert!(pool.root().entries().all(|entry| entry.is_ok()));
         pool.close().unwrap();
-        pagestone::check(&path, &pagestone::CheckOptions::default(), &mut |_, _| {}).unwrap();
+        pagestone::check::check(&path, &pagestone::check::CheckOptions::default(), &mut |_, _| {}).unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes[..]);
     }
 }

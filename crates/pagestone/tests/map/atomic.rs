@@ -3,20 +3,21 @@
 //! failed commit loses stores (`a_commit_without_space_...`); a commit of one page costs the whole mapping
 //! (`a_commit_costs_...`); stores after a commit go to old pages (`stores_go_on_after_a_commit`).
 
-use pagestone::{Error, MapOptions};
+use pagestone::Error;
+use pagestone::mmap::MapOptions;
 
 use crate::place::{PAGE, Place};
 
 /// A file with these bytes.
 fn filled(place: &Place, name: &str, bytes: &[u8]) -> pagestone::File {
     let file = place.file(name);
-    file.write_at(0, bytes).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
     file
 }
 
 fn bytes(file: &pagestone::File) -> Vec<u8> {
     let mut bytes = vec![0xEE; file.attr().unwrap().size as usize];
-    assert_eq!(file.read_at(0, &mut bytes).unwrap(), bytes.len());
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), bytes.len());
     bytes
 }
 
@@ -24,7 +25,7 @@ fn bytes(file: &pagestone::File) -> Vec<u8> {
 fn nothing_is_seen_before_a_commit_and_all_of_it_after() {
     Place::every(|place| {
         let file = filled(place, "atomic", &vec![1; 40 * PAGE as usize + 100]);
-        file.punch(8 * PAGE, 8 * PAGE).unwrap();
+        file.punch_hole(8 * PAGE..8 * PAGE + 8 * PAGE).unwrap();
         let shared = file.map(0..41 * PAGE, &MapOptions::shared()).unwrap();
         assert_eq!(shared.load::<u8>(9 * PAGE).unwrap(), 0);
         let mut atomic = file.map_atomic(0..41 * PAGE).unwrap();
@@ -220,17 +221,17 @@ fn a_commit_on_pages_that_were_changed_since_is_a_conflict() {
             other.store(10 * PAGE + 8, 9u8).unwrap();
             assert_eq!(other.commit().unwrap(), 1);
         }),
-        ("write_at", |f| f.write_at(10 * PAGE + 8, &[9]).unwrap()),
-        ("write_at, known", |f| (0..2).for_each(|_| f.write_at(10 * PAGE + 8, &[9]).unwrap())),
-        ("write_at over a hole too", |f| f.write_at(10 * PAGE + 8, &vec![9; 20 * PAGE as usize]).unwrap()),
+        ("write_at", |f| f.write_all_at(&[9], 10 * PAGE + 8).unwrap()),
+        ("write_at, known", |f| (0..2).for_each(|_| f.write_all_at(&[9], 10 * PAGE + 8).unwrap())),
+        ("write_at over a hole too", |f| f.write_all_at(&vec![9; 20 * PAGE as usize], 10 * PAGE + 8).unwrap()),
         ("write_atomic", |f| f.write_atomic(&[(10 * PAGE + 8, &[9])]).unwrap()),
-        ("zero", |f| f.zero(10 * PAGE + 8, 100, true).unwrap()),
-        ("punch", |f| f.punch(10 * PAGE + 8, 100).unwrap()),
+        ("zero", |f| f.zero_range_keep_size(10 * PAGE + 8..10 * PAGE + 8 + 100).unwrap()),
+        ("punch", |f| f.punch_hole(10 * PAGE + 8..10 * PAGE + 8 + 100).unwrap()),
     ];
     Place::each(|place: &Place| {
         for (name, change) in changes {
             let file = filled(place, name, &vec![1; 60 * PAGE as usize]);
-            file.punch(20 * PAGE, PAGE).unwrap();
+            file.punch_hole(20 * PAGE..20 * PAGE + PAGE).unwrap();
             let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
             atomic.store(10 * PAGE, 2u8).unwrap();
             atomic.store(40 * PAGE, 2u8).unwrap();
@@ -257,11 +258,11 @@ fn a_commit_on_pages_that_nobody_has_changed_since_is_none() {
         let file = filled(place, "atomic", &vec![1; 60 * PAGE as usize]);
         let mut atomic = file.map_atomic(0..60 * PAGE).unwrap();
         for round in 2..5u8 {
-            file.write_at(10 * PAGE, &[round; 20]).unwrap();
+            file.write_all_at(&[round; 20], 10 * PAGE).unwrap();
             assert_eq!(atomic.load::<u8>(10 * PAGE).unwrap(), round, "seen, and not copied");
-            file.write_at(10 * PAGE, &[round + 1; 20]).unwrap();
+            file.write_all_at(&[round + 1; 20], 10 * PAGE).unwrap();
             atomic.store(10 * PAGE + 8, round).unwrap();
-            file.write_at(9 * PAGE, &[round; PAGE as usize]).unwrap();
+            file.write_all_at(&[round; PAGE as usize], 9 * PAGE).unwrap();
             file.write_atomic(&[(11 * PAGE, &[round; 10])]).unwrap();
             let mut other = file.map_atomic(0..60 * PAGE).unwrap();
             other.store(12 * PAGE, round).unwrap();
@@ -304,7 +305,7 @@ fn a_commit_does_not_undo_a_truncate() {
 fn a_commit_whose_stores_were_cut_off_in_part_is_a_conflict() {
     type Change = fn(&pagestone::File);
     let changes: [(&str, Change, u64); 3] = [
-        ("punched whole", |f| f.punch(10 * PAGE, PAGE).unwrap(), 10),
+        ("punched whole", |f| f.punch_hole(10 * PAGE..10 * PAGE + PAGE).unwrap(), 10),
         (
             "cut and grown again",
             |f| {
@@ -313,7 +314,11 @@ fn a_commit_whose_stores_were_cut_off_in_part_is_a_conflict() {
             },
             10,
         ),
-        ("punched and filled again", |f| f.punch(9 * PAGE, 3 * PAGE).and(f.write_at(10 * PAGE, b"new")).unwrap(), 10),
+        (
+            "punched and filled again",
+            |f| f.punch_hole(9 * PAGE..9 * PAGE + 3 * PAGE).and(f.write_all_at(b"new", 10 * PAGE)).unwrap(),
+            10,
+        ),
     ];
     Place::each(|place: &Place| {
         for (name, change, page) in changes {
@@ -337,7 +342,7 @@ fn a_commit_whose_stores_were_cut_off_in_part_is_a_conflict() {
         atomic.commit().unwrap();
         // The only store, and inside.
         atomic.store(5 * PAGE, 2u8).unwrap();
-        file.punch(5 * PAGE, PAGE).unwrap();
+        file.punch_hole(5 * PAGE..5 * PAGE + PAGE).unwrap();
         assert!(conflicts(atomic.commit(), &file, &[5]), "{}", place.name);
     });
 }

@@ -9,7 +9,8 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use pagestone::{Error, MapOptions, Mapping};
+use pagestone::Error;
+use pagestone::mmap::{MapOptions, Mapping};
 
 use crate::place::{PAGE, Place, alone};
 
@@ -98,7 +99,7 @@ impl Child {
 fn stores_of_parent_and_child_are_seen_by_both_holes_included() {
     Place::each_alone(|place| {
         let file = place.sparse("a", 64 << 20);
-        file.write_at(0, &[1; 8192]).unwrap();
+        file.write_all_at(&[1; 8192], 0).unwrap();
         let map = file.map(0..64 << 20, &MapOptions::shared()).unwrap();
         let reader = file.map(0..64 << 20, &MapOptions::read_only()).unwrap();
         // One hole that is mapped already, and one that nobody has touched.
@@ -116,22 +117,22 @@ fn stores_of_parent_and_child_are_seen_by_both_holes_included() {
             // The kernel stores to a hole of the child.
             let version = OsFile::open("/proc/version").unwrap();
             // SAFETY: the target is the mapping, to which no reference exists.
-            let n = unsafe { libc::read(version.as_raw_fd(), map.as_ptr().add(50 << 20).cast(), 5) };
+            let n = unsafe { libc::read(version.as_raw_fd(), map.as_mut_ptr().unwrap().add(50 << 20).cast(), 5) };
             assert_eq!(n, 5);
-            assert!(matches!(file.read_at(0, &mut [0; 8]), Err(Error::Forked)));
-            assert!(matches!(file.write_at(0, &[0; 8]), Err(Error::Forked)));
+            assert!(matches!(file.read_at(&mut [0; 8], 0), Err(Error::Forked)));
+            assert!(matches!(file.write_all_at(&[0; 8], 0), Err(Error::Forked)));
             assert!(matches!(place.pool.root().lookup(b"a"), Err(Error::Forked)));
         });
         child.done();
         assert_eq!(map.load::<u8>(5000).unwrap(), 2);
         assert_eq!((map.load::<u64>(4 << 20).unwrap(), reader.load::<u64>(40 << 20).unwrap()), (44, 55));
         map.store::<u64>(20 << 20, 66).unwrap();
-        file.write_at(21 << 20, &77u64.to_le_bytes()).unwrap();
+        file.write_all_at(&77u64.to_le_bytes(), 21 << 20).unwrap();
         child.go_on();
         child.join();
         assert_eq!(map.slice(50 << 20..(50 << 20) + 5).unwrap().to_vec().unwrap(), b"Linux");
         let mut word = [0; 8];
-        file.read_at(40 << 20, &mut word).unwrap();
+        file.read_at(&mut word, 40 << 20).unwrap();
         assert_eq!(u64::from_le_bytes(word), 55);
     });
 }
@@ -193,7 +194,7 @@ fn a_child_that_is_forked_while_threads_come_and_go_has_its_mappings() {
 fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back() {
     Place::each_alone(|place| {
         let file = place.file("a");
-        file.write_at(0, &[7; 1 << 20]).unwrap();
+        file.write_all_at(&[7; 1 << 20], 0).unwrap();
         let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
         let private = file.map(0..1 << 20, &MapOptions::private()).unwrap();
         private.store::<u8>(0, 9).unwrap();
@@ -212,9 +213,9 @@ fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back
         });
         child.done();
         assert_eq!(private.load::<u8>(0).unwrap(), 9);
-        file.punch(400_000, 200_000).unwrap();
+        file.punch_hole(400_000..400_000 + 200_000).unwrap();
         file.set_len(800_000).unwrap();
-        place.file("b").write_at(0, &[9; 4 << 20]).unwrap();
+        place.file("b").write_all_at(&[9; 4 << 20], 0).unwrap();
         child.go_on();
         child.done();
         file.set_len(1 << 20).unwrap();
@@ -223,7 +224,7 @@ fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back
         child.go_on();
         child.join();
         let mut byte = [0];
-        file.read_at(900_000, &mut byte).unwrap();
+        file.read_at(&mut byte, 900_000).unwrap();
         assert_eq!(byte, [5]);
     });
 }
@@ -232,7 +233,7 @@ fn what_is_cut_is_an_error_in_the_child_too_and_growth_and_refresh_bring_it_back
 fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
     Place::each_alone(|place| {
         let file = place.file("a");
-        file.write_at(0, &[7; 4 << 20]).unwrap();
+        file.write_all_at(&[7; 4 << 20], 0).unwrap();
         let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
         let mut child = Child::fork(|parent| {
             parent.step();
@@ -249,8 +250,8 @@ fn a_stopped_child_neither_holds_up_the_parent_nor_sees_another_files_bytes() {
         // SAFETY: waits for a child of ours to have stopped.
         assert_eq!(unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), libc::WUNTRACED) }, child.pid);
         let begun = Instant::now();
-        file.punch(0, 2 << 20).unwrap();
-        file.punch(2 << 20, 1 << 20).unwrap_err();
+        file.punch_hole(0..2 << 20).unwrap();
+        file.punch_hole(2 << 20..(2 << 20) + (1 << 20)).unwrap_err();
         assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
         let other = place.file("b");
         while other.append(&[9; 1 << 20]).is_ok() {}
@@ -268,9 +269,9 @@ fn a_change_that_a_stopped_child_had_no_room_for_is_told_later_and_pinned_until_
     const PAGES: u64 = 4000;
     Place::each_alone(|place| {
         let file = place.file("a");
-        file.write_at(0, &[7; (PAGES * PAGE) as usize]).unwrap();
+        file.write_all_at(&[7; (PAGES * PAGE) as usize], 0).unwrap();
         // Whole frames would need a page for a table.
-        (1..PAGES).step_by(512).for_each(|page| file.punch(page * PAGE, PAGE).unwrap());
+        (1..PAGES).step_by(512).for_each(|page| file.punch_hole(page * PAGE..page * PAGE + PAGE).unwrap());
         let map = file.map(0..PAGES * PAGE, &MapOptions::shared()).unwrap();
         let mut child = Child::fork(|parent| {
             parent.step();
@@ -290,10 +291,10 @@ fn a_change_that_a_stopped_child_had_no_room_for_is_told_later_and_pinned_until_
         // SAFETY: waits for a child of ours to have stopped.
         assert_eq!(unsafe { libc::waitpid(child.pid, std::ptr::null_mut(), libc::WUNTRACED) }, child.pid);
         // More messages than a socket holds.
-        (0..PAGES / 2 - 1).for_each(|i| file.punch(2 * i * PAGE, PAGE).unwrap());
+        (0..PAGES / 2 - 1).for_each(|i| file.punch_hole(2 * i * PAGE..2 * i * PAGE + PAGE).unwrap());
         child.signal(libc::SIGCONT);
         // One that is answered, as far as the child has room for it now.
-        file.punch((PAGES - 1) * PAGE, PAGE).unwrap();
+        file.punch_hole((PAGES - 1) * PAGE..(PAGES - 1) * PAGE + PAGE).unwrap();
         let other = place.file("b");
         while other.append(&[9; 1 << 20]).is_ok() {}
         child.go_on();
@@ -308,7 +309,7 @@ fn a_change_that_a_stopped_child_had_no_room_for_is_told_later_and_pinned_until_
 fn a_childs_child_and_a_program_that_is_started_get_no_mapping() {
     Place::each_alone(|place| {
         let file = place.sparse("a", 8 << 20);
-        file.write_at(0, &[7; 4096]).unwrap();
+        file.write_all_at(&[7; 4096], 0).unwrap();
         let map = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
         Child::fork(|_| {
             map.store::<u8>(4 << 20, 1).unwrap();
@@ -337,7 +338,7 @@ fn a_private_mapping_of_a_child_never_shows_another_files_bytes() {
     let test = |place: &Place| {
         const PAGES: u64 = 1024;
         let file = place.file("a");
-        file.write_at(0, &vec![7; (PAGES * PAGE) as usize]).unwrap();
+        file.write_all_at(&vec![7; (PAGES * PAGE) as usize], 0).unwrap();
         let (shared, map) =
             (file.map(0..PAGES * PAGE, &MapOptions::shared()), file.map(0..PAGES * PAGE, &MapOptions::private()));
         let (shared, map) = (shared.unwrap(), map.unwrap());
@@ -377,8 +378,8 @@ fn a_child_is_answered_or_hears_an_error_while_another_one_is_stopped() {
     alone(|| {
         Place::with(place, |place| {
             let file = place.file("a");
-            file.write_at(0, &[1; PAGE as usize]).unwrap();
-            file.write_at(8 << 20, &[2; 2 * PAGE as usize]).unwrap();
+            file.write_all_at(&[1; PAGE as usize], 0).unwrap();
+            file.write_all_at(&[2; 2 * PAGE as usize], 8 << 20).unwrap();
             let map = file.map(0..16 << 20, &MapOptions::shared()).unwrap();
             place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
             let mut stopped = Child::fork(Parent::step);

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pagestone::{Error, File, MapOptions, Mapping};
+use pagestone::mmap::{MapOptions, Mapping};
+use pagestone::{Error, File};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -102,7 +103,7 @@ impl Worker<'_> {
             };
             let clone = self.place.pool.node(made.ino).unwrap().open().unwrap();
             let mut model = vec![0; made.size as usize];
-            assert_eq!(clone.read_at(0, &mut model).unwrap(), model.len());
+            assert_eq!(clone.read_at(&mut model, 0).unwrap(), model.len());
             for (i, bytes) in model.chunks_exact(PAGE as usize).enumerate() {
                 for thread in 0..SLOTS {
                     let value = u64::from_le_bytes(bytes[thread as usize * 8..][..8].try_into().unwrap());
@@ -123,7 +124,7 @@ impl Worker<'_> {
             return;
         };
         let mut now = vec![0; model.len()];
-        assert_eq!(clone.read_at(0, &mut now).unwrap(), now.len());
+        assert_eq!(clone.read_at(&mut now, 0).unwrap(), now.len());
         assert!(now == model, "a clone has changed");
         self.place.pool.root().unlink(name.as_bytes()).unwrap();
     }
@@ -147,7 +148,7 @@ impl Worker<'_> {
         let at = self.at(page);
         let map = &self.maps[self.rng.random_range(0..self.maps.len())];
         let stored = match self.rng.random_range(0..8) {
-            0 if !self.child => self.file.write_at(at, &value.to_le_bytes()),
+            0 if !self.child => self.file.write_all_at(&value.to_le_bytes(), at),
             1 => self.kernel_store(map, at, value),
             _ => map.store(at, value),
         };
@@ -168,7 +169,8 @@ impl Worker<'_> {
         use std::os::unix::fs::FileExt;
         self.source.write_all_at(&value.to_le_bytes(), 0).unwrap();
         // SAFETY: the target is the mapping, to which no reference exists.
-        let n = unsafe { libc::pread(self.source.as_raw_fd(), map.as_ptr().add(at as usize).cast(), 8, 0) };
+        let n =
+            unsafe { libc::pread(self.source.as_raw_fd(), map.as_mut_ptr().unwrap().add(at as usize).cast(), 8, 0) };
         if n == 8 { Ok(()) } else { map.load::<u64>(at).map(drop).and(Err(Error::Revoked(at))) }
     }
 
@@ -178,7 +180,7 @@ impl Worker<'_> {
         let map = &self.maps[self.rng.random_range(0..self.maps.len())];
         let mut line = [0; 8 * SLOTS as usize];
         let seen = match self.rng.random_range(0..4) {
-            0 if !self.child => self.file.read_at(page * PAGE, &mut line).map(drop),
+            0 if !self.child => self.file.read_at(&mut line, page * PAGE).map(drop),
             _ => map.load::<u64>(self.at(page)).and_then(|own| {
                 map.read(page * PAGE, &mut line)?;
                 line[self.me as usize * 8..][..8].copy_from_slice(&own.to_le_bytes());
@@ -224,8 +226,10 @@ impl Worker<'_> {
                 self.file.set_len(first * PAGE).unwrap();
                 self.file.set_len(LEN).unwrap();
             }),
-            1..=6 => self.cuts.cut(cut, || self.file.punch(first * PAGE, (end - first) * PAGE).unwrap()),
-            7 => self.file.allocate(first * PAGE, (end - first) * PAGE, true).unwrap(),
+            1..=6 => self
+                .cuts
+                .cut(cut, || self.file.punch_hole(first * PAGE..first * PAGE + ((end - first) * PAGE)).unwrap()),
+            7 => self.file.allocate_keep_size(first * PAGE..first * PAGE + ((end - first) * PAGE)).unwrap(),
             8 => self.change_clone(),
             _ => {
                 let i = self.rng.random_range(0..self.maps.len());
@@ -257,7 +261,7 @@ fn committer(place: &Place, file: &File, until: Instant) {
                     done.unwrap();
                     let mut seen = [0];
                     for page in 0..pages {
-                        clone.read_at(page * PAGE, &mut seen).unwrap();
+                        clone.read_at(&mut seen, page * PAGE).unwrap();
                         assert_eq!(seen, [number], "page {page} of a commit");
                         private.load::<u8>(page * PAGE).unwrap();
                     }
@@ -275,7 +279,7 @@ fn neighbour(place: &Place, until: Instant) {
     let bytes = vec![0x5A; 1 << 20];
     while Instant::now() < until {
         for i in 0..8 {
-            file.write_at(i << 20, &bytes).unwrap();
+            file.write_all_at(&bytes, i << 20).unwrap();
         }
         place.pool.sync().unwrap();
         file.set_len(0).unwrap();

@@ -1,6 +1,7 @@
 //! Huge pages: where extents and addresses align, and where nothing smaller can be mapped.
 
-use pagestone::{Error, File, MapOptions};
+use pagestone::mmap::MapOptions;
+use pagestone::{Error, File};
 
 use crate::place::{FRAME, PAGE, Place, alone, storage};
 
@@ -10,7 +11,7 @@ fn skipped(place: Result<Place, String>) -> Option<Place> {
 
 fn holds(file: &File, at: u64, want: &[u8]) {
     let mut got = vec![0; want.len()];
-    file.read_at(at, &mut got).unwrap();
+    file.read_at(&mut got, at).unwrap();
     assert!(got == want, "at {at}");
 }
 
@@ -20,7 +21,7 @@ fn whole_frames_on_tmpfs_are_mapped_with_huge_pages() {
     let Some(place) = skipped(Place::huge_tmpfs()) else { return };
     Place::with(place, |place| {
         let file = place.file("a");
-        file.write_at(0, &vec![3; 32 << 20]).unwrap();
+        file.write_all_at(&vec![3; 32 << 20], 0).unwrap();
         // Mapped from the middle of a frame on.
         let map = file.map(PAGE * 5..32 << 20, &MapOptions::shared()).unwrap();
         let mut sum = 0u64;
@@ -47,12 +48,12 @@ fn on_hugetlbfs_a_chunk_moves_into_one_frame_and_every_byte_with_it() {
         let (file, other) = (place.file("a"), place.file("b"));
         // In pieces: two files that grow by turns.
         for i in 0..600u64 {
-            file.write_at(i * 3 * PAGE, &[(i % 251) as u8 + 1; 5000]).unwrap();
+            file.write_all_at(&[(i % 251) as u8 + 1; 5000], i * 3 * PAGE).unwrap();
             other.append(&[7; 4096]).unwrap();
         }
         let len = file.attr().unwrap().size;
         let mut want = vec![0; len as usize];
-        file.read_at(0, &mut want).unwrap();
+        file.read_at(&mut want, 0).unwrap();
         let map = file.map(100..len, &MapOptions::shared()).unwrap();
         let again = file.map(0..FRAME, &MapOptions::read_only()).unwrap();
         assert!(map.slice(0..len - 100).unwrap().to_vec().unwrap() == want[100..]);
@@ -80,14 +81,14 @@ fn on_hugetlbfs_holes_stores_growth_and_cuts_hold_by_chunks() {
         assert_eq!(storage(&file), 0);
         map.store::<u8>(5 * FRAME + 77, 1).unwrap();
         assert_eq!((reader.load::<u8>(5 * FRAME + 77).unwrap(), storage(&file)), (1, 512));
-        file.write_at(7 * FRAME + 5000, b"outside").unwrap();
+        file.write_all_at(b"outside", 7 * FRAME + 5000).unwrap();
         assert_eq!(reader.slice(7 * FRAME + 5000..7 * FRAME + 5007).unwrap().to_vec().unwrap(), b"outside");
         assert!(matches!(map.load::<u8>(32 << 20), Err(Error::BeyondEnd(_))));
         file.set_len((32 << 20) + 10).unwrap();
         map.store::<u8>(32 << 20, 3).unwrap();
         holds(&file, 32 << 20, &[3]);
         // A part of a chunk is punched: the chunk is an error until it is refreshed.
-        file.punch(5 * FRAME, PAGE).unwrap();
+        file.punch_hole(5 * FRAME..5 * FRAME + PAGE).unwrap();
         assert!(matches!(map.load::<u8>(5 * FRAME + 8192), Err(Error::Revoked(_))));
         map.refresh(0..map.len()).unwrap();
         assert_eq!((map.load::<u8>(5 * FRAME + 77).unwrap(), map.load::<u8>(5 * FRAME).unwrap()), (0, 0));
@@ -95,10 +96,12 @@ fn on_hugetlbfs_holes_stores_growth_and_cuts_hold_by_chunks() {
         map.refresh(0..map.len()).unwrap();
         assert_eq!(map.slice(7 * FRAME + 5000..7 * FRAME + 5007).unwrap().to_vec().unwrap(), b"out\0\0\0\0");
         assert!(matches!(map.load::<u8>(8 * FRAME), Err(Error::BeyondEnd(_))));
-        file.write_at(0, &[8; 8192]).unwrap();
+        file.write_all_at(&[8; 8192], 0).unwrap();
         let zero = std::fs::File::open("/dev/zero").unwrap();
         // SAFETY: the target is the mapping, to which no reference exists.
-        let n = unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&zero), map.as_ptr().add(100).cast(), 4096) };
+        let n = unsafe {
+            libc::read(std::os::fd::AsRawFd::as_raw_fd(&zero), map.as_mut_ptr().unwrap().add(100).cast(), 4096)
+        };
         assert_eq!((n, map.load::<u8>(99).unwrap(), map.load::<u8>(100).unwrap()), (4096, 8, 0));
     });
 }
@@ -110,7 +113,7 @@ fn without_a_huge_page_left_a_private_store_is_out_of_memory_and_nothing_else_ch
         let Some(place) = skipped(Place::hugetlbfs()) else { return };
         Place::with(place, |place| {
             let file = place.file("a");
-            file.write_at(0, &vec![1; 20 * FRAME as usize]).unwrap();
+            file.write_all_at(&vec![1; 20 * FRAME as usize], 0).unwrap();
             let shown = file.map(0..20 * FRAME, &MapOptions::private()).unwrap();
             assert_eq!((shown.load::<u8>(PAGE).unwrap(), shown.load::<u8>(FRAME).unwrap()), (1, 1));
             let maps: Vec<_> = (0..20).map(|_| file.map_atomic(0..20 * FRAME).unwrap()).collect();
@@ -130,7 +133,7 @@ fn without_a_huge_page_left_a_private_store_is_out_of_memory_and_nothing_else_ch
                 assert_eq!((map.load::<u8>(at + 100).unwrap(), map.load::<u8>(at).unwrap()), (2, 1));
             }
             let mut bytes = vec![0; 20 * FRAME as usize];
-            file.read_at(0, &mut bytes).unwrap();
+            file.read_at(&mut bytes, 0).unwrap();
             assert!(bytes.iter().all(|&byte| byte == 1));
             file.map(0..FRAME, &MapOptions::shared()).unwrap().store::<u8>(7, 3).unwrap();
             holds(&file, 7, &[3]);

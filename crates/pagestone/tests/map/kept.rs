@@ -7,7 +7,8 @@
 
 use std::sync::Barrier;
 
-use pagestone::{Error, MapOptions, Mapping};
+use pagestone::Error;
+use pagestone::mmap::{MapOptions, Mapping};
 
 use crate::place::{PAGE, Place};
 
@@ -33,7 +34,7 @@ fn a_fault_leaves_the_stores_around_it_alone() {
     Place::every(|place| {
         let file = place.file("pieces");
         for page in (0..1500).step_by(2) {
-            file.write_at(page * PAGE, &[65; PAGE as usize]).unwrap();
+            file.write_all_at(&[65; PAGE as usize], page * PAGE).unwrap();
         }
         let private = file.map(0..5120 * PAGE, &MapOptions::private()).unwrap();
         faults_around_stores(place, &file, &private);
@@ -53,7 +54,7 @@ fn threads_that_fault_in_one_window_lose_no_store() {
     Place::every(|place| {
         let len = 4 * 512 * PAGE;
         let file = place.file("race");
-        file.write_at(0, &vec![65; len as usize]).unwrap();
+        file.write_all_at(&vec![65; len as usize], 0).unwrap();
         let mut map = file.map_atomic(0..len).unwrap();
         for round in 1..if place.granule == 1 { 40u64 } else { 4 } {
             map.discard().unwrap();
@@ -82,10 +83,10 @@ fn threads_that_fault_in_one_window_lose_no_store() {
 fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
     type Put = fn(&pagestone::File, &Mapping);
     let puts: [(&str, Put); 3] = [
-        ("write", |file, _| file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap()),
+        ("write", |file, _| file.write_all_at(&[121; PAGE as usize], 3 * PAGE).unwrap()),
         ("allocate and write", |file, _| {
-            file.allocate(3 * PAGE, PAGE, false).unwrap();
-            file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap();
+            file.allocate(3 * PAGE..3 * PAGE + PAGE).unwrap();
+            file.write_all_at(&[121; PAGE as usize], 3 * PAGE).unwrap();
         }),
         ("a shared mapping", |_, shared| shared.write(3 * PAGE, &[121; PAGE as usize]).unwrap()),
     ];
@@ -115,7 +116,7 @@ fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
                     assert!(matches!(refused, Err(Error::Conflict { .. })), "{context}: {refused:?}");
                 }
                 let mut byte = [0];
-                file.read_at(3 * PAGE, &mut byte).unwrap();
+                file.read_at(&mut byte, 3 * PAGE).unwrap();
                 assert_eq!(byte, [121], "the file, {context}");
             }
         }
@@ -126,16 +127,16 @@ fn what_others_put_into_a_hole_is_seen_by_private_and_atomic_mappings() {
 fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings() {
     type Put = fn(&pagestone::File, &Mapping);
     let puts: [(&str, Put); 4] = [
-        ("write", |file, _| file.write_at(3 * PAGE, &[121; PAGE as usize]).unwrap()),
-        ("write of a part", |file, _| file.write_at(3 * PAGE + 10, &[121; 20]).unwrap()),
-        ("zero", |file, _| file.zero(3 * PAGE + 10, 20, false).unwrap()),
+        ("write", |file, _| file.write_all_at(&[121; PAGE as usize], 3 * PAGE).unwrap()),
+        ("write of a part", |file, _| file.write_all_at(&[121; 20], 3 * PAGE + 10).unwrap()),
+        ("zero", |file, _| file.zero_range(3 * PAGE + 10..3 * PAGE + 10 + 20).unwrap()),
         ("a shared mapping", |_, shared| shared.write(3 * PAGE + 10, &[121; 20]).unwrap()),
     ];
     Place::every(|place| {
         for clone_first in [false, true] {
             for (how, put) in puts {
                 let file = place.file(&format!("{how} {clone_first}"));
-                file.write_at(0, &[65; 64 * PAGE as usize]).unwrap();
+                file.write_all_at(&[65; 64 * PAGE as usize], 0).unwrap();
                 let clone = || {
                     let _ = place.pool.root().unlink(b"clone");
                     place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
@@ -160,7 +161,7 @@ fn what_others_put_over_a_page_of_a_base_is_seen_by_private_and_atomic_mappings(
                 atomic.store(3 * PAGE + 100, 7u8).unwrap();
                 atomic.commit().unwrap();
                 let mut byte = [0];
-                file.read_at(3 * PAGE + 15, &mut byte).unwrap();
+                file.read_at(&mut byte, 3 * PAGE + 15).unwrap();
                 assert_eq!(byte, [wanted], "the file, {context}");
             }
         }
@@ -172,7 +173,7 @@ fn commits_of_a_file_that_is_cloned_again_and_again_do_not_fill_the_pool() {
     Place::every(|place| {
         let len = 4 * 512 * PAGE;
         let file = place.file("cloned");
-        file.write_at(0, &vec![65; len as usize]).unwrap();
+        file.write_all_at(&vec![65; len as usize], 0).unwrap();
         let ino = file.attr().unwrap().ino;
         let mut map = file.map_atomic(0..len).unwrap();
         for round in 0..40u64 {
@@ -191,7 +192,7 @@ fn a_clone_that_came_and_went_blocks_no_commit() {
     Place::every(|place| {
         let len = 8 << 20;
         let file = place.file("source");
-        file.write_at(0, &vec![65; len as usize]).unwrap();
+        file.write_all_at(&vec![65; len as usize], 0).unwrap();
         let mut map = file.map_atomic(0..len).unwrap();
         map.load::<u8>(0).unwrap();
         place.pool.root().clone_file(b"clone", file.attr().unwrap().ino).unwrap();
@@ -200,12 +201,12 @@ fn a_clone_that_came_and_went_blocks_no_commit() {
         map.store(5 * PAGE, 7u64).unwrap();
         map.commit().unwrap_or_else(|e| panic!("{}: {e}", place.name));
         let mut word = [0; 8];
-        file.read_at(5 * PAGE, &mut word).unwrap();
+        file.read_at(&mut word, 5 * PAGE).unwrap();
         assert_eq!(u64::from_le_bytes(word), 7, "{}", place.name);
         // What others give back, too, where the kernel can hold stores up meanwhile.
         if !matches!(place.name, "ordinary file") {
             map.store(700 * PAGE, 9u64).unwrap();
-            file.punch(9 * PAGE, 8 * PAGE).unwrap_or_else(|e| panic!("{}: {e}", place.name));
+            file.punch_hole(9 * PAGE..9 * PAGE + 8 * PAGE).unwrap_or_else(|e| panic!("{}: {e}", place.name));
             assert_eq!(map.load::<u64>(700 * PAGE).unwrap(), 9, "{}", place.name);
             assert!(place.granule > 1 || map.load::<u8>(20 * PAGE).unwrap() == 65, "{}", place.name);
         }
@@ -216,14 +217,14 @@ fn a_clone_that_came_and_went_blocks_no_commit() {
 fn stores_that_a_failed_punch_has_dropped_are_an_error() {
     Place::every(|place| {
         let file = place.file("pinned");
-        file.write_at(0, &vec![65; 8 << 20]).unwrap();
+        file.write_all_at(&vec![65; 8 << 20], 0).unwrap();
         let shared = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
         let _pin = shared.pin(0..8 << 20).unwrap();
         let private = file.map(0..8 << 20, &MapOptions::private()).unwrap();
         let mut atomic = file.map_atomic(0..8 << 20).unwrap();
         private.store(1030 * PAGE, 7u64).unwrap();
         atomic.store(1030 * PAGE, 7u64).unwrap();
-        let refused = file.punch(1029 * PAGE, 8 * PAGE);
+        let refused = file.punch_hole(1029 * PAGE..1029 * PAGE + 8 * PAGE);
         assert!(matches!(refused, Err(Error::Pinned)), "{}: {refused:?}", place.name);
         let there = private.load::<u64>(1030 * PAGE);
         assert!(!there.is_ok_and(|word| word != 7), "{}: the file's bytes in place of a store", place.name);

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use pagestone::{Error, MapMechanism, MapOptions};
+use pagestone::Error;
+use pagestone::mmap::{MapMechanism, MapOptions};
 
 use crate::place::{FRAME, PAGE, Place, storage};
 
@@ -48,8 +49,8 @@ fn a_sparse_tebibyte_is_read_through_in_a_few_megabytes() {
 fn without_userfaultfd_loads_and_stores_work_and_the_kernel_after_populate() {
     Place::each(|place| {
         let file = place.sparse("a", 32 << 20);
-        file.write_at(1 << 20, &[1; 8192]).unwrap();
-        let options = MapOptions { mechanism: Some(MapMechanism::Signals), ..MapOptions::shared() };
+        file.write_all_at(&[1; 8192], 1 << 20).unwrap();
+        let options = MapOptions::shared().mechanism(MapMechanism::Signals);
         let map = file.map(0..64 << 20, &options).unwrap();
         let other = file.map(0..64 << 20, &MapOptions::shared()).unwrap();
         assert_eq!(map.mechanism(), MapMechanism::Signals);
@@ -64,7 +65,9 @@ fn without_userfaultfd_loads_and_stores_work_and_the_kernel_after_populate() {
         let version = std::fs::File::open("/proc/version").unwrap();
         let kernel = |at: usize| {
             // SAFETY: the target is the mapping, to which no reference exists.
-            unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(&version), map.as_ptr().add(at).cast(), 5) }
+            unsafe {
+                libc::read(std::os::fd::AsRawFd::as_raw_fd(&version), map.as_mut_ptr().unwrap().add(at).cast(), 5)
+            }
         };
         assert_eq!((kernel(8 << 20), std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
         map.populate(8 << 20..9 << 20).unwrap();
@@ -72,7 +75,7 @@ fn without_userfaultfd_loads_and_stores_work_and_the_kernel_after_populate() {
         assert!(matches!(map.load::<u8>(40 << 20), Err(Error::BeyondEnd(_))));
         file.set_len(64 << 20).unwrap();
         map.store::<u8>(40 << 20, 5).unwrap();
-        file.punch(0, 32 << 20).unwrap();
+        file.punch_hole(0..32 << 20).unwrap();
         assert!(matches!(map.load::<u8>(20 << 20), Err(Error::Revoked(_))));
         map.refresh(0..64 << 20).unwrap();
         assert_eq!((map.load::<u8>(20 << 20).unwrap(), map.load::<u8>(40 << 20).unwrap()), (0, 5));
@@ -84,14 +87,14 @@ fn without_userfaultfd_loads_and_stores_work_and_the_kernel_after_populate() {
 fn an_atomic_write_is_seen_by_every_mapping() {
     Place::each(|place| {
         let file = place.file("a");
-        file.write_at(0, &vec![1; 16 << 20]).unwrap();
+        file.write_all_at(&vec![1; 16 << 20], 0).unwrap();
         let maps = [MapOptions::shared(), MapOptions::read_only()].map(|how| file.map(0..32 << 20, &how).unwrap());
         let private = file.map(0..32 << 20, &MapOptions::private()).unwrap();
         let long = vec![2; 12 << 20];
         file.write_atomic(&[(5000, &[3; 3]), (20_000, &[4; 9000])]).unwrap();
         file.write_atomic(&[(2 << 20, &long), (16 << 20, &[5; 100])]).unwrap();
         place.pool.sync().unwrap();
-        place.file("b").write_at(0, &vec![9; 16 << 20]).unwrap();
+        place.file("b").write_all_at(&vec![9; 16 << 20], 0).unwrap();
         for map in &maps {
             let at = |at: u64| map.load::<u8>(at).unwrap();
             assert_eq!([at(4999), at(5001), at(5003), at(28_999), at(29_000)], [1, 3, 1, 4, 1]);
@@ -102,7 +105,7 @@ fn an_atomic_write_is_seen_by_every_mapping() {
         maps[0].store::<u8>(15 << 20, 8).unwrap();
         assert_eq!((maps[1].load::<u8>(3 << 20).unwrap(), maps[1].load::<u8>(15 << 20).unwrap()), (7, 8));
         let mut byte = [0];
-        file.read_at(15 << 20, &mut byte).unwrap();
+        file.read_at(&mut byte, 15 << 20).unwrap();
         assert_eq!(byte, [8]);
         assert!([1, 2, 7].contains(&private.load::<u8>(3 << 20).unwrap()), "never another file's");
     });
@@ -113,7 +116,7 @@ fn an_atomic_write_is_seen_by_every_mapping() {
 fn a_private_mapping_pins_what_it_shows_once_however_often_its_file_is_cloned() {
     Place::each(|place| {
         let file = place.file("a");
-        file.write_at(0, &[1; 1 << 20]).unwrap();
+        file.write_all_at(&[1; 1 << 20], 0).unwrap();
         let map = file.map(0..1 << 20, &MapOptions::private()).unwrap();
         map.read(0, &mut vec![0; 1 << 20]).unwrap();
         let root = place.pool.root();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use pagestone::{CreateOptions, File, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{CreateOptions, File, FileType, Pool};
 use pmem::{MediaKind, Memory};
 
 use crate::common::{HugePages, Mounted};
@@ -80,7 +81,7 @@ impl Place {
 
     fn mounted(name: &'static str, mount: Mounted, pages: Option<HugePages>) -> Result<Place, String> {
         let path = mount.path().join("pool");
-        let options = CreateOptions { size: Some(SIZE), ..CreateOptions::default() };
+        let options = CreateOptions::new().size(SIZE);
         let pool = Pool::create(&path, &options).map_err(|e| e.to_string())?;
         let granule = if pages.is_some() { FRAME / PAGE } else { 1 };
         let mount = Some((mount, pages));
@@ -89,7 +90,7 @@ impl Place {
 
     fn on(name: &'static str, dir: tempfile::TempDir, media: Option<MediaKind>) -> Place {
         let path = dir.path().join("pool");
-        let options = CreateOptions { size: Some(SIZE), media, ..CreateOptions::default() };
+        let options = CreateOptions::new().size(SIZE).media(media);
         let pool = Pool::create(&path, &options).unwrap();
         Place { name, pool, path: Some(path), granule: 1, kind: media, memory: None, _dir: Some(dir), _mount: None }
     }
@@ -128,16 +129,16 @@ impl Place {
             // It cannot be copied by reading and writing it; what matters was compared.
             return;
         }
-        pool.clone().close().unwrap();
+        pool.checkpoint().unwrap();
         let report = match (path, memory) {
             (_, Some(memory)) => {
-                pagestone::check_on(memory.clone(), &pagestone::CheckOptions::default(), &mut |_, _| ())
+                pagestone::check::check_on(memory.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| ())
             }
             (Some(path), _) => {
                 // The pool is still open here: looked at as it lies on its file.
                 let copy = path.with_extension("copy");
                 std::fs::copy(path, &copy).unwrap();
-                pagestone::check(&copy, &pagestone::CheckOptions { media: *kind, ..Default::default() }, &mut |_, _| ())
+                pagestone::check::check(&copy, &pagestone::check::CheckOptions::new().media(*kind), &mut |_, _| ())
             }
             _ => unreachable!("a pool lies somewhere"),
         };
@@ -146,7 +147,7 @@ impl Place {
     }
 
     pub(crate) fn file(&self, name: &str) -> File {
-        let attr = self.pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o600)).unwrap();
+        let attr = self.pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o600)).unwrap();
         self.pool.node(attr.ino).unwrap().open().unwrap()
     }
 
@@ -160,5 +161,5 @@ impl Place {
 
 /// Pages of storage that a file has.
 pub(crate) fn storage(file: &File) -> u64 {
-    file.extents(0, u64::MAX / 2).unwrap().iter().map(|x| x.len / PAGE).sum()
+    file.extents(..).unwrap().iter().map(|x| x.len / PAGE).sum()
 }

@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pagestone::{Error, MapOptions};
+use pagestone::Error;
+use pagestone::mmap::MapOptions;
 
 use crate::place::{FRAME, PAGE, Place, storage};
 
@@ -16,16 +17,16 @@ use crate::place::{FRAME, PAGE, Place, storage};
 fn a_store_is_in_the_file_and_a_write_is_in_the_mapping() {
     Place::each(|place| {
         let file = place.file("a");
-        file.write_at(0, &[7; 20_000]).unwrap();
+        file.write_all_at(&[7; 20_000], 0).unwrap();
         let map = file.map(0..20_000, &MapOptions::shared()).unwrap();
         let mut buf = [0; 3];
         map.read(19_997, &mut buf).unwrap();
         assert_eq!(buf, [7; 3]);
         map.write(4090, b"across two pages").unwrap();
         let mut got = [0; 16];
-        file.read_at(4090, &mut got).unwrap();
+        file.read_at(&mut got, 4090).unwrap();
         assert_eq!(&got, b"across two pages");
-        file.write_at(10_000, b"from outside").unwrap();
+        file.write_all_at(b"from outside", 10_000).unwrap();
         assert_eq!(map.slice(10_000..10_012).unwrap().to_vec().unwrap(), b"from outside");
         assert!(matches!(map.read(19_999, &mut buf), Err(Error::Invalid(_))));
     });
@@ -37,7 +38,7 @@ fn any_offset_and_length_can_be_mapped_many_times_at_once() {
     Place::each(|place| {
         let file = place.file("a");
         let bytes: Vec<u8> = (0..50_000u32).map(|i| (i * 7 % 251) as u8).collect();
-        file.write_at(0, &bytes).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
         let maps: Vec<_> = (0..100u64)
             .map(|i| {
                 let (start, len) = (i * 397, 1 + i * 97);
@@ -59,7 +60,7 @@ fn any_offset_and_length_can_be_mapped_many_times_at_once() {
 fn holes_read_as_zeros_and_take_no_storage() {
     Place::each(|place| {
         let file = place.sparse("a", 64 << 20);
-        file.write_at(30 << 20, b"island").unwrap();
+        file.write_all_at(b"island", 30 << 20).unwrap();
         let before = storage(&file);
         for options in [MapOptions::read_only(), MapOptions::shared(), MapOptions::private()] {
             let map = file.map(0..64 << 20, &options).unwrap();
@@ -88,12 +89,12 @@ fn a_store_to_a_hole_takes_storage_that_every_mapping_and_reader_sees() {
         }
         maps[1].write(at, b"J").unwrap();
         let mut buf = [0; 7];
-        file.read_at(at - 1, &mut buf).unwrap();
+        file.read_at(&mut buf, at - 1).unwrap();
         assert_eq!(&buf, b"\0Jello\0");
         assert!((1..=16).contains(&storage(&file)), "{}", storage(&file));
         // A write through the file is seen by mappings that showed the hole.
         assert_eq!(reader.load::<u64>(40 << 20).unwrap(), 0);
-        file.write_at(40 << 20, &9u64.to_le_bytes()).unwrap();
+        file.write_all_at(&9u64.to_le_bytes(), 40 << 20).unwrap();
         assert!(maps.iter().chain([&reader]).all(|map| map.load::<u64>(40 << 20).unwrap() == 9));
     });
 }
@@ -107,13 +108,13 @@ fn going_through_a_hole_with_stores_takes_whole_frames_in_the_end() {
         for page in 0..(32 << 20) / PAGE {
             map.store(page * PAGE, page + 1).unwrap();
         }
-        let extents = file.extents(0, 32 << 20).unwrap();
+        let extents = file.extents(..32 << 20).unwrap();
         assert!(extents.len() < 24, "{}", extents.len());
         let whole = extents.iter().filter(|x| x.len >= FRAME && x.pool % FRAME == x.offset % FRAME).count();
         assert!(whole > 0, "{extents:?}");
         let mut buf = [0; 8];
         for page in 0..(32 << 20) / PAGE {
-            file.read_at(page * PAGE, &mut buf).unwrap();
+            file.read_at(&mut buf, page * PAGE).unwrap();
             assert_eq!(u64::from_le_bytes(buf), page + 1);
         }
     });
@@ -124,13 +125,13 @@ fn going_through_a_hole_with_stores_takes_whole_frames_in_the_end() {
 fn private_stores_never_reach_the_file() {
     Place::each(|place| {
         let file = place.sparse("a", 1 << 20);
-        file.write_at(0, &[1; 4096]).unwrap();
+        file.write_all_at(&[1; 4096], 0).unwrap();
         let before = storage(&file);
         let map = file.map(0..1 << 20, &MapOptions::private()).unwrap();
         map.fill(0..1 << 20, 9).unwrap();
         assert_eq!(map.load::<u8>(4096).unwrap(), 9);
         let mut buf = vec![0; 8192];
-        file.read_at(0, &mut buf).unwrap();
+        file.read_at(&mut buf, 0).unwrap();
         assert!(buf[..4096].iter().all(|&b| b == 1) && buf[4096..].iter().all(|&b| b == 0));
         assert_eq!(storage(&file), before);
     });
@@ -141,7 +142,7 @@ fn private_stores_never_reach_the_file() {
 fn the_last_page_ends_in_zeros_and_growth_zeroes_what_was_stored_there() {
     Place::each(|place| {
         let file = place.file("a");
-        file.write_at(0, &[5; 9000]).unwrap();
+        file.write_all_at(&[5; 9000], 0).unwrap();
         file.set_len(6000).unwrap();
         let map = file.map(0..1 << 20, &MapOptions::shared()).unwrap();
         assert_eq!(map.load::<u8>(5999).unwrap(), 5);
@@ -155,7 +156,7 @@ fn the_last_page_ends_in_zeros_and_growth_zeroes_what_was_stored_there() {
         file.set_len(20_000).unwrap();
         assert!(map.slice(6000..20_000).unwrap().to_vec().unwrap().iter().all(|&b| b == 0));
         map.write(19_999, b"!").unwrap();
-        file.read_at(19_999, &mut byte).unwrap();
+        file.read_at(&mut byte, 19_999).unwrap();
         assert_eq!(&byte, b"!");
         file.append(b"more").unwrap();
         assert_eq!(map.slice(20_000..20_004).unwrap().to_vec().unwrap(), b"more");
@@ -179,15 +180,17 @@ fn the_kernel_reads_and_writes_through_a_mapping_holes_included() {
             let flags = if direct { libc::O_DIRECT } else { 0 };
             let source = fs::File::options().read(true).custom_flags(flags).open(&path).unwrap();
             // SAFETY: the target is the mapping, to which no reference exists.
-            let n = unsafe { libc::pread(source.as_raw_fd(), map.as_ptr().add(at as usize).cast(), 1 << 20, 0) };
+            let n = unsafe {
+                libc::pread(source.as_raw_fd(), map.as_mut_ptr().unwrap().add(at as usize).cast(), 1 << 20, 0)
+            };
             assert_eq!(n, 1 << 20, "{}", std::io::Error::last_os_error());
             let mut got = vec![0; 1 << 20];
-            file.read_at(at, &mut got).unwrap();
+            file.read_at(&mut got, at).unwrap();
             assert!(got == bytes, "direct: {direct}");
         }
         let mut out = tempfile::tempfile().unwrap();
         // SAFETY: as above.
-        let n = unsafe { libc::write(out.as_raw_fd(), map.as_ptr().cast(), 2 << 20) };
+        let n = unsafe { libc::write(out.as_raw_fd(), map.as_mut_ptr().unwrap().cast(), 2 << 20) };
         assert_eq!(n, 2 << 20);
         let mut got = Vec::new();
         out.seek(SeekFrom::Start(0)).unwrap();
@@ -196,7 +199,7 @@ fn the_kernel_reads_and_writes_through_a_mapping_holes_included() {
         let (mut a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         a.write_all(b"from a socket").unwrap();
         // SAFETY: as above.
-        let n = unsafe { libc::recv(b.as_raw_fd(), map.as_ptr().add(7 << 20).cast(), 13, 0) };
+        let n = unsafe { libc::recv(b.as_raw_fd(), map.as_mut_ptr().unwrap().add(7 << 20).cast(), 13, 0) };
         assert_eq!(n, 13);
         assert_eq!(map.slice(7 << 20..(7 << 20) + 13).unwrap().to_vec().unwrap(), b"from a socket");
     });
@@ -208,14 +211,14 @@ fn reads_and_writes_take_buffers_that_are_mappings_of_the_same_file() {
     Place::each(|place| {
         let file = place.sparse("a", 16 << 20);
         let map = file.map(0..16 << 20, &MapOptions::shared()).unwrap();
-        file.write_at(0, &[4; 3 << 20]).unwrap();
+        file.write_all_at(&[4; 3 << 20], 0).unwrap();
         // SAFETY: nobody else touches these bytes during the call; a test of the library's inside.
-        let buf = unsafe { std::slice::from_raw_parts_mut(map.as_ptr().add(8 << 20), 3 << 20) };
-        assert_eq!(file.read_at(0, buf).unwrap(), 3 << 20);
+        let buf = unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().unwrap().add(8 << 20), 3 << 20) };
+        assert_eq!(file.read_at(buf, 0).unwrap(), 3 << 20);
         assert_eq!(map.load::<u8>((11 << 20) - 1).unwrap(), 4);
         // SAFETY: as above; this part of the file is a hole.
-        let hole = unsafe { std::slice::from_raw_parts(map.as_ptr().add(14 << 20), 1 << 20) };
-        file.write_at(1 << 20, hole).unwrap();
+        let hole = unsafe { std::slice::from_raw_parts(map.as_mut_ptr().unwrap().add(14 << 20), 1 << 20) };
+        file.write_all_at(hole, 1 << 20).unwrap();
         assert_eq!(map.load::<u8>((2 << 20) - 1).unwrap(), 0);
         assert_eq!(file.append(hole).unwrap(), 16 << 20);
     });
@@ -244,7 +247,7 @@ fn threads_that_store_to_the_same_holes_lose_nothing() {
         assert_eq!(rounds.into_inner(), 4096);
         let mut word = [0; 8];
         for page in 0..1024 {
-            file.read_at(page * PAGE, &mut word).unwrap();
+            file.read_at(&mut word, page * PAGE).unwrap();
             assert_eq!(u64::from_le_bytes(word), 4, "page {page}");
         }
     });
@@ -275,7 +278,7 @@ fn a_store_to_a_borrowed_page_is_the_files_own_and_the_clone_keeps_its_bytes() {
     Place::each(|place| {
         let root = place.pool.root();
         let file = place.file("a");
-        file.write_at(0, &[1; 6 << 20]).unwrap();
+        file.write_all_at(&[1; 6 << 20], 0).unwrap();
         file.set_len((6 << 20) - 100).unwrap();
         let shared = file.map(0..8 << 20, &MapOptions::shared()).unwrap();
         let seen = file.map(0..8 << 20, &MapOptions::read_only()).unwrap();
@@ -292,9 +295,9 @@ fn a_store_to_a_borrowed_page_is_the_files_own_and_the_clone_keeps_its_bytes() {
         of_clone.store::<u8>(5000, 9).unwrap();
         assert_eq!((seen.load::<u8>(5000).unwrap(), seen.load::<u8>(3 << 20).unwrap()), (3, 4));
         let mut byte = [0];
-        clone.read_at(5000, &mut byte).unwrap();
+        clone.read_at(&mut byte, 5000).unwrap();
         assert_eq!(byte, [9]);
-        file.read_at(5000, &mut byte).unwrap();
+        file.read_at(&mut byte, 5000).unwrap();
         assert_eq!(byte, [3]);
         // The end lies in a borrowed page.
         clone.set_len(4_000_000).unwrap();
@@ -306,7 +309,7 @@ fn a_store_to_a_borrowed_page_is_the_files_own_and_the_clone_keeps_its_bytes() {
         drop((of_clone, clone));
         root.unlink(b"clone").unwrap();
         place.pool.sync().unwrap();
-        place.file("b").write_at(0, &[9; 8 << 20]).unwrap();
+        place.file("b").write_all_at(&[9; 8 << 20], 0).unwrap();
         assert_eq!(private.load::<u8>(9000).unwrap(), 7);
         assert!([1, 2, 3].contains(&private.load::<u8>(5000).unwrap()));
         assert!([1, 4].contains(&private.load::<u8>(3 << 20).unwrap()));
@@ -322,8 +325,8 @@ fn files_in_more_pieces_than_the_kernel_has_mappings_for_are_mapped_all_the_same
     Place::with(place, |place| {
         let file = place.file("a");
         let pages = (90 << 20) / PAGE;
-        file.write_at(0, &vec![1; 90 << 20]).unwrap();
-        (0..pages / 2).for_each(|i| file.punch(i * 2 * PAGE, PAGE).unwrap());
+        file.write_all_at(&vec![1; 90 << 20], 0).unwrap();
+        (0..pages / 2).for_each(|i| file.punch_hole(i * 2 * PAGE..i * 2 * PAGE + PAGE).unwrap());
         let kernel_mappings = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
         let limit: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
         let mut maps = Vec::new();
@@ -336,7 +339,7 @@ fn files_in_more_pieces_than_the_kernel_has_mappings_for_are_mapped_all_the_same
             maps.push(map);
             // Other tests of this process have mappings too.
             assert!(kernel_mappings() < limit);
-            let own = |map: &pagestone::Mapping| map.report().unwrap().kernel_mappings as usize;
+            let own = |map: &pagestone::mmap::Mapping| map.report().unwrap().kernel_mappings as usize;
             // What is too much is taken down beside, by threads that may have to wait for a processor.
             let (begun, mut there) = (Instant::now(), usize::MAX);
             while there >= limit * 3 / 4 && begun.elapsed() < Duration::from_secs(20) {

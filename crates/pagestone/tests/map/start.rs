@@ -5,7 +5,7 @@
 use std::io;
 use std::process::Command;
 
-use pagestone::{MapMechanism, MapOptions};
+use pagestone::mmap::{MapMechanism, MapOptions};
 
 use crate::place::{PAGE, Place};
 
@@ -46,7 +46,7 @@ fn without_threads() {
     let map = file.map(0..16 * PAGE, &MapOptions::shared()).unwrap();
     // A raw store: the kernel asks the threads.
     // SAFETY: inside the mapping, which nobody else has.
-    unsafe { map.as_ptr().add(PAGE as usize).write_volatile(7) };
+    unsafe { map.as_mut_ptr().unwrap().add(PAGE as usize).write_volatile(7) };
     assert_eq!(map.load::<u8>(PAGE).unwrap(), 7);
     println!("answered");
 }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pagestone::{Dir, Error, File, Ino, Kind, NewNode, Pool, RenameMode, XattrMode};
+use pagestone::inode::{Dir, NewNode, RenameMode, XattrMode};
+use pagestone::{Error, File, FileType, Ino, Pool};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -67,21 +68,14 @@ fn dir(pool: &Pool, ino: Ino) -> Result<Dir, Error> {
 }
 
 fn new_file(dir: &Dir, name: &str) -> Result<Ino, Error> {
-    Ok(dir.create(name.as_bytes(), &NewNode::new(Kind::File, 0o644))?.ino)
+    Ok(dir.create(name.as_bytes(), &NewNode::new(FileType::File, 0o644))?.ino)
 }
 
 /// Deletes all that is below.
 fn empty(pool: &Pool, ino: Ino) {
-    let mut entries = Vec::new();
-    dir(pool, ino)
-        .unwrap()
-        .entries(0, &mut |e| {
-            entries.push(e.clone());
-            true
-        })
-        .unwrap();
-    for e in entries {
-        if e.kind == Kind::Dir {
+    for e in dir(pool, ino).unwrap().entries() {
+        let e = e.unwrap();
+        if e.kind == FileType::Dir {
             empty(pool, e.ino);
             dir(pool, ino).unwrap().rmdir(&e.name).unwrap();
         } else {
@@ -138,7 +132,7 @@ fn own_step(pool: &Pool, at: &Dir, model: &mut BTreeMap<String, Vec<u8>>, rng: &
         0..4 => {
             let len = *[10, 5000, 20_000, 200_000].choose(rng).unwrap();
             let new = vec![rng.random::<u8>(); rng.random_range(1..len)];
-            file().write_at(offset as u64, &new).unwrap();
+            file().write_all_at(&new, offset as u64).unwrap();
             bytes.resize(bytes.len().max(offset + new.len()), 0);
             bytes[offset..offset + new.len()].copy_from_slice(&new);
         }
@@ -148,11 +142,11 @@ fn own_step(pool: &Pool, at: &Dir, model: &mut BTreeMap<String, Vec<u8>>, rng: &
         }
         5 => {
             let mut got = vec![0; bytes.len()];
-            assert_eq!(file().read_at(0, &mut got).unwrap(), got.len());
+            assert_eq!(file().read_at(&mut got, 0).unwrap(), got.len());
             assert!(got == *bytes);
         }
         6 => {
-            file().punch(offset as u64, 9000).unwrap();
+            file().punch_hole(offset as u64..(offset as u64).saturating_add(9000)).unwrap();
             let end = bytes.len().min(offset + 9000);
             bytes[offset..end].fill(0);
         }
@@ -169,7 +163,7 @@ fn own_step(pool: &Pool, at: &Dir, model: &mut BTreeMap<String, Vec<u8>>, rng: &
             let kept = file();
             at.unlink(name.as_bytes()).unwrap();
             let mut got = vec![0; bytes.len()];
-            assert_eq!(kept.read_at(0, &mut got).unwrap(), got.len());
+            assert_eq!(kept.read_at(&mut got, 0).unwrap(), got.len());
             assert!(got == *bytes, "bytes of an open file without a name");
             model.remove(&name);
         }
@@ -185,9 +179,9 @@ fn things_of_their_own(on: On) {
     let (place, pool) = Place::create(on, 256 << 20);
     let free = pool.statfs().free;
     let shared = new_file(&pool.root(), "shared").unwrap();
-    pool.node(shared).unwrap().open().unwrap().write_at(0, &shared_contents()).unwrap();
+    pool.node(shared).unwrap().open().unwrap().write_all_at(&shared_contents(), 0).unwrap();
     let homes: Vec<Ino> = (0..THREADS)
-        .map(|t| pool.root().create(&[b'a' + t as u8], &NewNode::new(Kind::Dir, 0o755)).unwrap().ino)
+        .map(|t| pool.root().create(&[b'a' + t as u8], &NewNode::new(FileType::Dir, 0o755)).unwrap().ino)
         .collect();
     together(seed(), |t, rng, go_on| {
         let home = dir(&pool, homes[t as usize]).unwrap();
@@ -198,7 +192,7 @@ fn things_of_their_own(on: On) {
         for (name, bytes) in &model {
             let file = pool.node(home.lookup(name.as_bytes()).unwrap().ino).unwrap().open().unwrap();
             let mut got = vec![0; bytes.len() + 1];
-            assert_eq!(file.read_at(0, &mut got).unwrap(), bytes.len());
+            assert_eq!(file.read_at(&mut got, 0).unwrap(), bytes.len());
             assert!(got[..bytes.len()] == bytes[..]);
         }
     });
@@ -241,7 +235,7 @@ fn shared_names(pool: &Pool, dirs: &[Ino], rng: &mut StdRng) {
     let Some(at) = expected(dir(pool, from)) else { return };
     match rng.random_range(0..10) {
         0..3 => drop(expected(new_file(&at, &name))),
-        3 => drop(expected(at.create(name.as_bytes(), &NewNode::new(Kind::Dir, 0o755)))),
+        3 => drop(expected(at.create(name.as_bytes(), &NewNode::new(FileType::Dir, 0o755)))),
         4 => drop(expected(at.unlink(name.as_bytes()))),
         5 => drop(expected(at.rmdir(name.as_bytes()))),
         6 => drop(expected(at.lookup(name.as_bytes()).and_then(|a| dir(pool, to)?.link(other.as_bytes(), a.ino)))),
@@ -276,15 +270,15 @@ fn shared_bytes(pool: &Pool, dirs: &[Ino], t: u64, rng: &mut StdRng) {
             let other =
                 at.lookup(format!("n{}", rng.random_range(0..25)).as_bytes()).and_then(|a| pool.node(a.ino)?.open());
             let Some(other) = expected(other) else { return };
-            expected(file.clone_from(&other));
+            expected(file.clone_from_file(&other));
         }
-        0 | 1 => file.write_at(offset, &vec![t as u8 + 1; rng.random_range(1..30_000)]).unwrap(),
+        0 | 1 => file.write_all_at(&vec![t as u8 + 1; rng.random_range(1..30_000)], offset).unwrap(),
         2 => file.set_len(offset).unwrap(),
-        3 => file.punch(offset, 10_000).unwrap(),
+        3 => file.punch_hole(offset..offset.saturating_add(10_000)).unwrap(),
         4 => drop(at.unlink(name.as_bytes())),
         _ => {
             let mut got = vec![0; 50_000];
-            let len = file.read_at(offset, &mut got).unwrap();
+            let len = file.read_at(&mut got, offset).unwrap();
             assert!(got[..len].iter().all(|&b| u64::from(b) <= THREADS), "a byte that nobody wrote");
         }
     }
@@ -297,7 +291,7 @@ fn threads_on_the_same_things() {
     let mut dirs = vec![pool.root().ino()];
     for i in 0..5 {
         let at = dir(&pool, dirs[i / 2]).unwrap();
-        dirs.push(at.create(format!("d{i}").as_bytes(), &NewNode::new(Kind::Dir, 0o755)).unwrap().ino);
+        dirs.push(at.create(format!("d{i}").as_bytes(), &NewNode::new(FileType::Dir, 0o755)).unwrap().ino);
     }
     together(seed(), |t, rng, go_on| {
         while go_on() {
@@ -342,7 +336,7 @@ fn threads_append_to_one_file_and_list_one_directory() {
     });
     let mut next: HashMap<u8, u64> = HashMap::new();
     let mut bytes = vec![0; log.attr().unwrap().size as usize];
-    assert_eq!(log.read_at(0, &mut bytes).unwrap(), bytes.len());
+    assert_eq!(log.read_at(&mut bytes, 0).unwrap(), bytes.len());
     for record in bytes.chunks(RECORD) {
         let n = next.entry(record[8]).or_default();
         assert!(record[..8] == n.to_le_bytes() && record[8..].iter().all(|&b| b == record[8]), "a torn record");
@@ -358,15 +352,10 @@ fn threads_append_to_one_file_and_list_one_directory() {
 fn list(pool: &Pool, rng: &mut StdRng) {
     let (mut cookie, mut steady, batch) = (0, 0, rng.random_range(1..60));
     loop {
-        let mut left = batch;
-        pool.root()
-            .entries(cookie, &mut |e| {
-                (cookie, left) = (e.cookie, left - 1);
-                steady += u32::from(e.name.starts_with(b"steady"));
-                left > 0
-            })
-            .unwrap();
-        if left > 0 {
+        let found = pool.root().read_entries(cookie, batch).unwrap();
+        cookie = found.last().map_or(cookie, |e| e.cookie);
+        steady += found.iter().filter(|e| e.name.starts_with(b"steady")).count();
+        if found.len() < batch {
             break;
         }
     }
@@ -402,7 +391,7 @@ fn threads_in_a_pool_that_is_too_small() {
                 let attr = pool.root().lookup(name.as_bytes()).unwrap();
                 assert_eq!(attr.size, *len);
                 let mut got = vec![0; *len as usize];
-                pool.node(attr.ino).unwrap().open().unwrap().read_at(0, &mut got).unwrap();
+                pool.node(attr.ino).unwrap().open().unwrap().read_at(&mut got, 0).unwrap();
                 assert!(got.iter().all(|&b| b == t as u8 + 1));
             }
         });

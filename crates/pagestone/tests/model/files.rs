@@ -1,6 +1,6 @@
 //! A pool and its reference, side by side: operations on files.
 
-use pagestone::{Error, File, Kind, Piece};
+use pagestone::{Error, File, FileType, Piece};
 use proptest::sample::Index;
 
 use crate::ops::Op;
@@ -12,7 +12,7 @@ const MAX_LEN: u64 = i64::MAX as u64 - PAGE;
 impl World {
     /// A file of the reference and a handle to it; the handle is kept or closed by the caller.
     fn file(&self, index: Index) -> Option<(Id, File, bool)> {
-        let id = pick(index, &self.tree.of_kind(Kind::File))?;
+        let id = pick(index, &self.tree.of_kind(FileType::File))?;
         if let Some((_, file)) = self.handles.iter().find(|(h, _)| *h == id) {
             return Some((id, file.clone(), false));
         }
@@ -20,12 +20,12 @@ impl World {
     }
 
     pub(crate) fn open(&mut self, node: Index) {
-        let files = self.tree.of_kind(Kind::File);
+        let files = self.tree.of_kind(FileType::File);
         let all: Vec<Id> = self.tree.nodes.keys().copied().collect();
         let Some(id) = pick(node, if files.is_empty() { &all } else { &files }) else { return };
         let want: Answer = match self.tree.nodes[&id].kind {
-            Kind::File => Ok(()),
-            Kind::Dir => Err("IsDirectory"),
+            FileType::File => Ok(()),
+            FileType::Dir => Err("IsDirectory"),
             _ => Err("NotSupported"),
         };
         let got = self.pool().node(self.ino(id)).expect("live").open();
@@ -36,12 +36,12 @@ impl World {
     }
 
     pub(crate) fn clone_file(&mut self, file: Index, dir: Id, name: &[u8]) {
-        let Some(src) = pick(file, &self.tree.of_kind(Kind::File)) else { return };
-        let want = self.tree.may_create(dir, name, Kind::File, b"");
+        let Some(src) = pick(file, &self.tree.of_kind(FileType::File)) else { return };
+        let want = self.tree.may_create(dir, name, FileType::File, b"");
         let got = self.in_dir(dir, |d| d.clone_file(name, self.ino(src)));
         if let Outcome::Done(attr) = self.outcome(got, &want, Some(8)) {
             let from = &self.tree.nodes[&src];
-            let mut made = Node::new(attr.ino, Kind::File, dir);
+            let mut made = Node::new(attr.ino, FileType::File, dir);
             (made.perm, made.uid, made.gid, made.data) = (from.perm, from.uid, from.gid, from.data.cloned());
             self.tree.cloned = true;
             let id = self.tree.create(dir, name, made);
@@ -52,14 +52,14 @@ impl World {
     }
 
     pub(crate) fn clone_into(&mut self, file: Index, to: Index) {
-        let files = self.tree.of_kind(Kind::File);
+        let files = self.tree.of_kind(FileType::File);
         let (Some(src), Some((dst, handle, temporary))) = (pick(file, &files), self.file(to)) else { return };
         let data = &self.tree.nodes[&dst].data;
         // A file whose storage lies behind its end only is not empty either.
-        let empty = handle.extents(0, u64::MAX).expect("extents").is_empty() && handle.attr().expect("attr").pages == 0;
+        let empty = handle.extents(..).expect("extents").is_empty() && handle.attr().expect("attr").pages == 0;
         let want = if src != dst && data.size == 0 && empty { Ok(()) } else { Err("Invalid") };
         let from = self.pool().node(self.ino(src)).expect("live").open().expect("opens");
-        let got = handle.clone_from(&from);
+        let got = handle.clone_from_file(&from);
         drop((from, handle));
         if let Outcome::Done(()) = self.outcome(got, &want, Some(8)) {
             self.tree.cloned = true;
@@ -129,7 +129,7 @@ impl World {
 
     fn write(&mut self, id: Id, file: &File, at: u64, bytes: &[u8]) {
         let want = fits(at, bytes.len() as u64);
-        let got = file.write_at(at, bytes);
+        let got = file.write_all_at(bytes, at);
         match self.outcome(got, &want, Some(bytes.len() as u64 / PAGE + 8)) {
             Outcome::Done(()) => self.tree.node(id).data.write(at, bytes),
             Outcome::Full => self.written_in_part(id, file, at, bytes),
@@ -156,7 +156,7 @@ impl World {
     /// A write that met a full pool: what it had done before is there, from the front.
     fn written_in_part(&mut self, id: Id, file: &File, at: u64, bytes: &[u8]) {
         let mut there = vec![0; bytes.len()];
-        let read = file.read_at(at, &mut there).expect("read");
+        let read = file.read_at(&mut there, at).expect("read");
         let same = there[..read].iter().zip(bytes).take_while(|(a, b)| a == b).count();
         self.tree.node(id).data.write(at, &bytes[..same]);
     }
@@ -191,14 +191,14 @@ impl World {
     fn read(&self, id: Id, file: &File, at: u64, len: u64) {
         let want = self.tree.nodes[&id].data.read(at, len);
         let mut got = vec![0xEE; len as usize];
-        let read = file.read_at(at, &mut got).expect("read");
+        let read = file.read_at(&mut got, at).expect("read");
         assert_eq!(read, want.len());
         assert!(got[..read] == want[..], "other bytes at {at}, length {len}");
-        let pieces = file.read_pieces(at, len, |pieces| {
+        let pieces = file.pieces(at..at.saturating_add(len)).map(|pieces| {
             let mut all = Vec::new();
-            for piece in pieces {
+            for piece in &*pieces {
                 match *piece {
-                    // SAFETY: a piece is valid while the call runs, and nobody else writes.
+                    // SAFETY: a piece is valid while `pieces` exist, and nobody else writes.
                     Piece::Storage { addr, len } => all.extend(unsafe { std::slice::from_raw_parts(addr, len) }),
                     Piece::Hole { len } => all.resize(all.len() + len, 0),
                 }
@@ -220,7 +220,10 @@ impl World {
 
     fn allocate(&mut self, id: Id, file: &File, at: u64, len: u64, keep: bool) {
         let want = range(at, len);
-        let got = file.allocate(at, len, keep);
+        let got = match keep {
+            true => file.allocate_keep_size(at..at.saturating_add(len)),
+            false => file.allocate(at..at.saturating_add(len)),
+        };
         match self.outcome(got, &want, Some(len / PAGE + 8)) {
             Outcome::Done(()) => self.tree.node(id).data.allocate(at, len, keep),
             Outcome::Full => self.tree.node(id).data.allocate_perhaps(at, len),
@@ -232,7 +235,7 @@ impl World {
     fn punch(&mut self, id: Id, file: &File, at: u64, len: u64) {
         // To take a hole out of a run needs a page for the map when its node is full.
         let grows = self.tree.cloned.then_some(4);
-        if let Outcome::Done(()) = self.outcome(file.punch(at, len), &range(at, len), grows) {
+        if let Outcome::Done(()) = self.outcome(file.punch_hole(at..at.saturating_add(len)), &range(at, len), grows) {
             self.tree.node(id).data.punch(at, len);
         }
         self.tree.node(id).mtime = None;
@@ -240,14 +243,17 @@ impl World {
 
     fn zero(&mut self, id: Id, file: &File, at: u64, len: u64, keep: bool) {
         let want = range(at, len);
-        let got = file.zero(at, len, keep);
+        let got = match keep {
+            true => file.zero_range_keep_size(at..at.saturating_add(len)),
+            false => file.zero_range(at..at.saturating_add(len)),
+        };
         let done = match self.outcome(got, &want, Some(len / PAGE + 8)) {
             Outcome::Done(()) => true,
             // The zeros may be there although the storage is not.
             Outcome::Full => {
                 let size = self.tree.nodes[&id].data.size;
                 let mut there = vec![1; len.min(size.saturating_sub(at)) as usize];
-                let read = file.read_at(at, &mut there).expect("read");
+                let read = file.read_at(&mut there, at).expect("read");
                 self.tree.node(id).data.allocate_perhaps(at, len);
                 // What it had done before is there, from the front.
                 let zeros = there[..read].iter().take_while(|&&b| b == 0).count() as u64;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagestone::{CreateOptions, OpenOptions, Pool, Report};
+use pagestone::check::Report;
+use pagestone::{CreateOptions, OpenOptions, Pool};
 use pmem::{MediaKind, Memory};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +21,7 @@ pub(crate) enum Place {
 
 impl Place {
     pub(crate) fn create(on: On, size: u64) -> (Place, Pool) {
-        let options = |media| CreateOptions { size: Some(size), media, ..Default::default() };
+        let options = |media| CreateOptions::new().size(size).media(media);
         match on {
             On::Memory => {
                 let media = Arc::new(Memory::new(size).expect("memory"));
@@ -34,7 +35,7 @@ impl Place {
                 };
                 let kind = (on == On::File).then_some(MediaKind::File);
                 let place = Place::Path { dir: dir.expect("a directory"), kind };
-                let pool = Pool::create(&place.path(), &options(kind)).expect("create");
+                let pool = Pool::create(place.path(), &options(kind)).expect("create");
                 (place, pool)
             }
         }
@@ -50,7 +51,7 @@ impl Place {
     pub(crate) fn open(&self) -> Pool {
         match self {
             Place::Memory(media) => Pool::open_on(media.clone(), &OpenOptions::default()),
-            Place::Path { kind, .. } => Pool::open(&self.path(), &OpenOptions { read_only: false, media: *kind }),
+            Place::Path { kind, .. } => Pool::open(self.path(), &OpenOptions::new().media(*kind)),
         }
         .expect("the pool opens again")
     }
@@ -89,11 +90,11 @@ impl Place {
     pub(crate) fn check(&self) {
         let report: Report = match self {
             Place::Memory(media) => {
-                pagestone::check_on(media.clone(), &pagestone::CheckOptions::default(), &mut |_, _| {})
+                pagestone::check::check_on(media.clone(), &pagestone::check::CheckOptions::default(), &mut |_, _| {})
             }
-            Place::Path { kind, .. } => pagestone::check(
-                &self.path(),
-                &pagestone::CheckOptions { media: *kind, ..Default::default() },
+            Place::Path { kind, .. } => pagestone::check::check(
+                self.path(),
+                &pagestone::check::CheckOptions::new().media(*kind),
                 &mut |_, _| {},
             ),
         }

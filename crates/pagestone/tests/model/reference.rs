@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pagestone::{Ino, Kind, Time};
+use pagestone::inode::Time;
+use pagestone::{FileType, Ino};
 
 pub(crate) type Id = usize;
 pub(crate) const PAGE: u64 = 4096;
@@ -134,7 +135,7 @@ impl Bytes {
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) ino: Ino,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FileType,
     pub(crate) perm: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -152,7 +153,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(ino: Ino, kind: Kind, parent: Id) -> Node {
+    pub(crate) fn new(ino: Ino, kind: FileType, parent: Id) -> Node {
         Node {
             ino,
             kind,
@@ -160,7 +161,7 @@ impl Node {
             uid: 0,
             gid: 0,
             rdev: 0,
-            nlink: if kind == Kind::Dir { 2 } else { 1 },
+            nlink: if kind == FileType::Dir { 2 } else { 1 },
             target: Vec::new(),
             data: Bytes::default(),
             names: BTreeMap::new(),
@@ -199,10 +200,15 @@ pub(crate) fn check_name(name: &[u8]) -> Answer {
 
 impl Tree {
     pub(crate) fn new(root: Ino) -> Tree {
-        Tree { nodes: BTreeMap::from([(0, Node::new(root, Kind::Dir, 0))]), next: 1, cloned: false, dead: Vec::new() }
+        Tree {
+            nodes: BTreeMap::from([(0, Node::new(root, FileType::Dir, 0))]),
+            next: 1,
+            cloned: false,
+            dead: Vec::new(),
+        }
     }
 
-    pub(crate) fn of_kind(&self, kind: Kind) -> Vec<Id> {
+    pub(crate) fn of_kind(&self, kind: FileType) -> Vec<Id> {
         self.nodes.iter().filter(|(_, n)| n.kind == kind).map(|(&id, _)| id).collect()
     }
 
@@ -214,11 +220,11 @@ impl Tree {
         self.nodes.get_mut(&id).expect("a live node")
     }
 
-    pub(crate) fn may_create(&self, dir: Id, name: &[u8], kind: Kind, target: &[u8]) -> Answer {
+    pub(crate) fn may_create(&self, dir: Id, name: &[u8], kind: FileType, target: &[u8]) -> Answer {
         check_name(name)?;
         match (kind, target.len()) {
-            (Kind::Symlink, 0) => return Err("NotFound"),
-            (Kind::Symlink, 4096..) => return Err("NameTooLong"),
+            (FileType::Symlink, 0) => return Err("NotFound"),
+            (FileType::Symlink, 4096..) => return Err("NameTooLong"),
             _ => {}
         }
         if self.child(dir, name).is_some() { Err("Exists") } else { Ok(()) }
@@ -227,7 +233,7 @@ impl Tree {
     pub(crate) fn create(&mut self, dir: Id, name: &[u8], node: Node) -> Id {
         let id = self.next;
         self.next += 1;
-        let is_dir = node.kind == Kind::Dir;
+        let is_dir = node.kind == FileType::Dir;
         self.nodes.insert(id, node);
         let parent = self.node(dir);
         parent.names.insert(name.to_vec(), id);
@@ -242,7 +248,7 @@ impl Tree {
             return Err("Exists");
         }
         match &self.nodes[&id] {
-            n if n.kind == Kind::Dir => Err("IsDirectory"),
+            n if n.kind == FileType::Dir => Err("IsDirectory"),
             n if n.nlink == 0 => Err("NotFound"),
             _ => Ok(()),
         }
@@ -258,7 +264,7 @@ impl Tree {
         check_name(name)?;
         let id = self.child(dir, name).ok_or("NotFound")?;
         let node = &self.nodes[&id];
-        match (node.kind == Kind::Dir, is_dir) {
+        match (node.kind == FileType::Dir, is_dir) {
             (true, false) => Err("IsDirectory"),
             (false, true) => Err("NotDirectory"),
             (true, true) if !node.names.is_empty() => Err("NotEmpty"),
@@ -270,7 +276,7 @@ impl Tree {
         let parent = self.node(dir);
         let id = parent.names.remove(name).expect("the name is there");
         parent.mtime = None;
-        if self.nodes[&id].kind == Kind::Dir {
+        if self.nodes[&id].kind == FileType::Dir {
             self.node(dir).nlink -= 1;
             self.node(id).nlink = 0;
         } else {
@@ -306,7 +312,7 @@ impl Tree {
         check_name(to_name)?;
         let a = self.child(from, name).ok_or("NotFound")?;
         let b = self.child(to, to_name);
-        let is_dir = |id: Id| self.nodes[&id].kind == Kind::Dir;
+        let is_dir = |id: Id| self.nodes[&id].kind == FileType::Dir;
         if from != to {
             if is_dir(a) && self.is_ancestor(a, to) {
                 return Err("Invalid");
@@ -351,7 +357,7 @@ impl Tree {
 
     /// Lets a name that meant `old` mean `new`, or nothing.
     fn place(&mut self, dir: Id, name: &[u8], old: Id, new: Option<Id>) {
-        if self.nodes[&old].kind == Kind::Dir {
+        if self.nodes[&old].kind == FileType::Dir {
             self.node(dir).nlink -= 1;
         }
         self.node(dir).mtime = None;
@@ -366,14 +372,14 @@ impl Tree {
 
     fn settle(&mut self, dir: Id, id: Id) {
         self.node(dir).mtime = None;
-        if self.nodes[&id].kind == Kind::Dir {
+        if self.nodes[&id].kind == FileType::Dir {
             self.node(id).parent = dir;
             self.node(dir).nlink += 1;
         }
     }
 }
 
-/// [`pagestone::RenameMode`].
+/// [`pagestone::inode::RenameMode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mode {
     Replace,

@@ -1,13 +1,14 @@
 //! What the random tests have found, each in the few steps that show it.
 
-use pagestone::{Error, Ino, Kind, NewNode, Pool};
+use pagestone::inode::NewNode;
+use pagestone::{Error, FileType, Ino, Pool};
 
 use crate::place::{On, Place};
 
 const PAGE: u64 = 4096;
 
 fn create(pool: &Pool, name: &str) -> Ino {
-    pool.root().create(name.as_bytes(), &NewNode::new(Kind::File, 0o644)).unwrap().ino
+    pool.root().create(name.as_bytes(), &NewNode::new(FileType::File, 0o644)).unwrap().ino
 }
 
 /// Appends until the pool is full.
@@ -36,19 +37,19 @@ fn a_stale_number_is_stale_whatever_its_page_holds_now() {
     }
     let big = create(&pool, "big");
     let file = fill(&pool, big);
-    let extents = file.extents(0, u64::MAX).unwrap();
+    let extents = file.extents(..).unwrap();
     let mut reused = 0;
     for ino in gone {
         let at = ino.page().byte();
         if let Some(x) = extents.iter().find(|x| (x.pool..x.pool + x.len).contains(&at)) {
             assert!(matches!(pool.node(ino), Err(Error::Stale(_))));
             let mut record = [0; 256];
-            record[4] = Kind::File as u8;
+            record[4] = FileType::File as u8;
             record[8..16].copy_from_slice(&ino.place().to_le_bytes());
             record[16..20].copy_from_slice(&ino.generation().to_le_bytes());
             let crc = crc32c(&record[4..]);
             record[..4].copy_from_slice(&crc.to_le_bytes());
-            file.write_at(x.offset + (at - x.pool) + ino.slot() as u64 * 256, &record).unwrap();
+            file.write_all_at(&record, x.offset + (at - x.pool) + ino.slot() as u64 * 256).unwrap();
             assert!(matches!(pool.node(ino), Err(Error::Stale(_))), "bytes of a file were taken for an inode");
             reused += 1;
         }
@@ -104,7 +105,7 @@ fn an_atomic_write_leaves_what_lies_between_its_parts() {
     let ino = create(&pool, "a");
     let file = pool.node(ino).unwrap().open().unwrap();
     let mut want = vec![7; (2 << 20) + 40 * PAGE as usize];
-    file.write_at(0, &want).unwrap();
+    file.write_all_at(&want, 0).unwrap();
     let parts = [505, 507, 509, 511, 512, 514, 516, 518].map(|page| page * PAGE);
     let bytes = [9; PAGE as usize];
     file.write_atomic(&parts.iter().map(|&at| (at, &bytes[..])).collect::<Vec<_>>()).unwrap();
@@ -112,7 +113,7 @@ fn an_atomic_write_leaves_what_lies_between_its_parts() {
         want[at as usize..][..bytes.len()].fill(9);
     }
     let mut got = vec![0; want.len()];
-    assert_eq!(file.read_at(0, &mut got).unwrap(), want.len());
+    assert_eq!(file.read_at(&mut got, 0).unwrap(), want.len());
     let wrong = (0..want.len()).find(|&i| got[i] != want[i]);
     assert_eq!(wrong.map(|i| i / PAGE as usize), None, "the page with the first wrong byte");
     drop(file);
@@ -126,12 +127,12 @@ fn an_atomic_write_keeps_what_was_allocated_behind_the_end() {
     let (place, pool) = Place::create(On::Memory, 16 << 20);
     let ino = create(&pool, "a");
     let file = pool.node(ino).unwrap().open().unwrap();
-    file.allocate(0, 20 * PAGE, true).unwrap();
+    file.allocate_keep_size(0..20 * PAGE).unwrap();
     let parts: Vec<u64> = (0..10).map(|i| (1 + 2 * i) * PAGE).collect();
     file.write_atomic(&parts.iter().map(|&at| (at, &b"x"[..])).collect::<Vec<_>>()).unwrap();
     assert_eq!(file.attr().unwrap().pages, 20);
     let mut bytes = vec![1; 20 * PAGE as usize];
-    assert_eq!(file.read_at(0, &mut bytes).unwrap() as u64, 19 * PAGE + 1);
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap() as u64, 19 * PAGE + 1);
     let stored = |at: usize| parts.contains(&(at as u64));
     assert!((0..19 * PAGE as usize + 1).all(|at| bytes[at] == if stored(at) { b'x' } else { 0 }));
     drop(file);
@@ -147,19 +148,19 @@ fn a_write_that_finds_no_room_has_not_changed_a_byte() {
     let (a, filler) = (create(&pool, "a"), create(&pool, "filler"));
     let file = pool.node(a).unwrap().open().unwrap();
     // As many runs as the record of a file holds: the next one needs a node.
-    [1, 3, 5, 7].iter().for_each(|page| file.write_at(page * PAGE, &[1; PAGE as usize]).unwrap());
+    [1, 3, 5, 7].iter().for_each(|page| file.write_all_at(&[1; PAGE as usize], page * PAGE).unwrap());
     let filler = fill(&pool, filler);
     let mut refused = 0;
     for page in 0..100 {
-        match file.write_at(0, &[2; 2 * PAGE as usize]) {
+        match file.write_all_at(&[2; 2 * PAGE as usize], 0) {
             Ok(()) => break,
             Err(Error::NoSpace) => refused += 1,
             Err(e) => panic!("{e}"),
         }
         let mut bytes = [0; 2 * PAGE as usize];
-        file.read_at(0, &mut bytes).unwrap();
+        file.read_at(&mut bytes, 0).unwrap();
         assert!(bytes[..PAGE as usize].iter().all(|&b| b == 0) && bytes[PAGE as usize..].iter().all(|&b| b == 1));
-        filler.punch(page * PAGE, PAGE).unwrap();
+        filler.punch_hole(page * PAGE..(page * PAGE).saturating_add(PAGE)).unwrap();
         pool.sync().unwrap();
     }
     assert!((1..100).contains(&refused), "{refused} times refused");
@@ -177,8 +178,8 @@ fn a_frame_taken_ahead_leaves_room_for_the_map() {
     pool.root().unlink(b"a").unwrap();
     assert_ne!(a, b);
     let file = pool.node(b).unwrap().open().unwrap();
-    file.write_at(4_354_048, b"x").unwrap();
-    file.allocate(432, 7761, false).unwrap();
+    file.write_all_at(b"x", 4_354_048).unwrap();
+    file.allocate(432..432 + 7761).unwrap();
     while file.append(&[0x55; 200_000]).is_ok() {}
     let space = pool.statfs();
     assert!(space.available < 56 + 24, "full, with {space:?}");

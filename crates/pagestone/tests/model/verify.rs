@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pagestone::{Error, Ino, Kind};
+use pagestone::{Error, FileType, Ino};
 
 use crate::reference::{Id, PAGE};
 use crate::world::World;
@@ -13,9 +13,9 @@ impl World {
         let node = &self.tree.nodes[&id];
         let attr = self.pool().node(node.ino).expect("live").attr().expect("attr");
         let size = match node.kind {
-            Kind::File => node.data.size,
-            Kind::Dir => node.names.len() as u64 * 32,
-            Kind::Symlink => node.target.len() as u64,
+            FileType::File => node.data.size,
+            FileType::Dir => node.names.len() as u64 * 32,
+            FileType::Symlink => node.target.len() as u64,
             _ => 0,
         };
         assert_eq!((attr.ino, attr.kind, attr.rdev), (node.ino, node.kind, node.rdev));
@@ -28,7 +28,7 @@ impl World {
         if let Some(t) = node.mtime {
             assert_eq!(attr.mtime, t, "mtime of {}", node.ino);
         }
-        if node.kind == Kind::File {
+        if node.kind == FileType::File {
             let (least, most) = (node.data.pages.len(), node.data.pages.len() + node.data.maybe.len());
             assert!((least as u64..=most as u64).contains(&attr.pages), "pages of {}: {attr:?}", node.ino);
         }
@@ -50,9 +50,9 @@ impl World {
             self.same_attr(id);
             self.same_xattrs(id);
             match node.kind {
-                Kind::Dir => self.same_names(id),
-                Kind::File => self.same_bytes(id),
-                Kind::Symlink => {
+                FileType::Dir => self.same_names(id),
+                FileType::File => self.same_bytes(id),
+                FileType::Symlink => {
                     assert_eq!(self.pool().node(node.ino).expect("live").read_link().expect("target"), node.target);
                 }
                 _ => {}
@@ -70,13 +70,12 @@ impl World {
         let node = &self.tree.nodes[&id];
         let dir = self.pool().node(node.ino).expect("live").dir().expect("a directory");
         assert_eq!(dir.parent().expect("parent"), self.ino(node.parent));
-        let mut names: BTreeMap<Vec<u8>, (Ino, Kind)> = BTreeMap::new();
-        dir.entries(0, &mut |e| {
-            assert!(names.insert(e.name.clone(), (e.ino, e.kind)).is_none(), "a name stands there twice");
-            true
-        })
-        .expect("listing");
-        let want: BTreeMap<Vec<u8>, (Ino, Kind)> =
+        let mut names: BTreeMap<Vec<u8>, (Ino, FileType)> = BTreeMap::new();
+        for e in dir.entries() {
+            let e = e.expect("listing");
+            assert!(names.insert(e.name, (e.ino, e.kind)).is_none(), "a name stands there twice");
+        }
+        let want: BTreeMap<Vec<u8>, (Ino, FileType)> =
             node.names.iter().map(|(n, id)| (n.clone(), (self.ino(*id), self.tree.nodes[id].kind))).collect();
         assert_eq!(names, want);
         for (name, (ino, _)) in &want {
@@ -103,7 +102,7 @@ impl World {
         let file = handle.unwrap_or_else(|| self.pool().node(node.ino).expect("live").open().expect("opens"));
         let mut certain = 0;
         let mut end = 0;
-        for x in file.extents(0, u64::MAX).expect("extents") {
+        for x in file.extents(..).expect("extents") {
             assert!(x.offset >= end && x.len > 0, "extents in order");
             end = x.offset + x.len;
             for page in x.offset / PAGE..end.div_ceil(PAGE) {
@@ -112,7 +111,7 @@ impl World {
                 assert!(known || data.maybe.contains(&page), "page {page} has storage");
             }
             let mut got = vec![0xEE; x.len as usize];
-            assert_eq!(file.read_at(x.offset, &mut got).expect("read"), got.len());
+            assert_eq!(file.read_at(&mut got, x.offset).expect("read"), got.len());
             assert!(got == data.read(x.offset, x.len), "other bytes in {x:?} of {}", node.ino);
         }
         let inside = data.pages.range(..data.size.div_ceil(PAGE)).count() as u64;
@@ -147,7 +146,7 @@ impl World {
     fn empty(&mut self, dir: Id) {
         let names: Vec<(Vec<u8>, Id)> = self.tree.nodes[&dir].names.iter().map(|(n, &id)| (n.clone(), id)).collect();
         for (name, id) in names {
-            let is_dir = self.tree.nodes[&id].kind == Kind::Dir;
+            let is_dir = self.tree.nodes[&id].kind == FileType::Dir;
             if is_dir {
                 self.empty(id);
             }

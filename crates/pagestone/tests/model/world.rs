@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use pagestone::{Error, File, Ino, Kind, NewNode, Pool, RenameMode, SetAttr, Time, XattrMode};
+use pagestone::inode::{NewNode, RenameMode, SetAttr, Time, XattrMode};
+use pagestone::{Error, File, FileType, Ino, Pool};
 use proptest::sample::Index;
 
 use crate::ops::{Name, Op};
@@ -132,7 +133,7 @@ impl World {
     // ---- choosing ----------------------------------------------------------------------------
 
     fn dir(&self, index: Index) -> Id {
-        pick(index, &self.tree.of_kind(Kind::Dir)).expect("the root is a directory")
+        pick(index, &self.tree.of_kind(FileType::Dir)).expect("the root is a directory")
     }
 
     fn any_node(&self, index: Index) -> Id {
@@ -149,17 +150,21 @@ impl World {
         self.tree.nodes[&id].ino
     }
 
-    pub(crate) fn in_dir<T>(&self, id: Id, f: impl FnOnce(pagestone::Dir) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn in_dir<T>(
+        &self,
+        id: Id,
+        f: impl FnOnce(pagestone::inode::Dir) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         f(self.pool().node(self.ino(id)).expect("a live node").dir().expect("a directory"))
     }
 
     // ---- names -------------------------------------------------------------------------------
 
     fn create(&mut self, dir: Index, name: Name, kind: u8, target: u16) {
-        let (dir, name, kind) = (self.dir(dir), name.bytes(), Kind::from_u8(kind).expect("a kind"));
-        let target = if kind == Kind::Symlink { pattern(3, target.into()) } else { Vec::new() };
+        let (dir, name, kind) = (self.dir(dir), name.bytes(), FileType::from_u8(kind).expect("a kind"));
+        let target = if kind == FileType::Symlink { pattern(3, target.into()) } else { Vec::new() };
         let want = self.tree.may_create(dir, &name, kind, &target);
-        let rdev = if matches!(kind, Kind::CharDevice | Kind::BlockDevice) { 0x1234_5678 } else { 0 };
+        let rdev = if matches!(kind, FileType::CharDevice | FileType::BlockDevice) { 0x1234_5678 } else { 0 };
         let node = NewNode { kind, perm: 0o640, uid: 7, gid: 8, rdev, target: &target };
         let got = self.in_dir(dir, |d| d.create(&name, &node));
         if let Outcome::Done(attr) = self.outcome(got, &want, Some(8)) {
@@ -184,7 +189,7 @@ impl World {
     fn remove_some(&mut self, dir: Index, name: Index) {
         let dir = self.dir(dir);
         let name = self.some_name(dir, name);
-        let is_dir = self.tree.child(dir, &name).is_some_and(|id| self.tree.nodes[&id].kind == Kind::Dir);
+        let is_dir = self.tree.child(dir, &name).is_some_and(|id| self.tree.nodes[&id].kind == FileType::Dir);
         self.remove(dir, &name, is_dir);
     }
 
@@ -219,24 +224,20 @@ impl World {
         let mut seen = Vec::new();
         let (mut cookie, mut changes) = (0, changes.iter());
         loop {
-            let mut left = batch;
-            let got = self.in_dir(dir, |d| {
-                d.entries(cookie, &mut |e| {
-                    assert!(e.cookie > cookie && e.cookie >= 3);
-                    (cookie, left) = (e.cookie, left - 1);
-                    seen.push(e.name.clone());
-                    left > 0
-                })
-            });
-            got.expect("listing");
-            if left > 0 {
+            let found = self.in_dir(dir, |d| d.read_entries(cookie, batch.into())).expect("listing");
+            for e in &found {
+                assert!(e.cookie > cookie && e.cookie >= 3);
+                cookie = e.cookie;
+                seen.push(e.name.clone());
+            }
+            if found.len() < usize::from(batch) {
                 break;
             }
             if let Some(&(name, add)) = changes.next() {
                 let name = name.bytes();
                 match self.tree.child(dir, &name) {
                     None if add => self.create_named(dir, &name),
-                    Some(id) if !add && self.tree.nodes[&id].kind != Kind::Dir => {
+                    Some(id) if !add && self.tree.nodes[&id].kind != FileType::Dir => {
                         steady.remove(&name);
                         self.remove(dir, &name, false);
                     }
@@ -250,10 +251,10 @@ impl World {
     }
 
     fn create_named(&mut self, dir: Id, name: &[u8]) {
-        let want = self.tree.may_create(dir, name, Kind::Fifo, b"");
-        let got = self.in_dir(dir, |d| d.create(name, &NewNode::new(Kind::Fifo, 0o755)));
+        let want = self.tree.may_create(dir, name, FileType::Fifo, b"");
+        let got = self.in_dir(dir, |d| d.create(name, &NewNode::new(FileType::Fifo, 0o755)));
         if let Outcome::Done(attr) = self.outcome(got, &want, Some(8)) {
-            self.tree.create(dir, name, Node::new(attr.ino, Kind::Fifo, dir));
+            self.tree.create(dir, name, Node::new(attr.ino, FileType::Fifo, dir));
         }
     }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::{Attr, Error, Ino, Kind, Node, Pool};
+use pagestone::inode::{Attr, Node};
+use pagestone::{Error, FileType, Ino, Pool};
 
 use super::local::{self, Way};
 use super::{Copied, How, STEP, copy_out, report};
@@ -73,7 +74,7 @@ impl Copier<'_> {
             Some(name) if args.to.is_dir() => local::below(&args.to, name),
             _ => args.to.clone(),
         };
-        if kind == Kind::Dir && !args.how.recursive && !args.how.archive {
+        if kind == FileType::Dir && !args.how.recursive && !args.how.archive {
             bail!("{}: is a directory (copy it with -r or -a)", args.from.show());
         }
         // The root has no name of its own: its contents go into a directory that may be there.
@@ -90,9 +91,9 @@ impl Copier<'_> {
         while let Some((from, to_path)) = stack.pop() {
             let node = from.resolve(self.pool)?;
             let attr = node.attr().with_context(|| from.show())?;
-            if attr.kind != Kind::Dir {
+            if attr.kind != FileType::Dir {
                 // Only what the user has named is written to as it stands.
-                if local::way(&to_path)? == Way::Direct && to_path == to && attr.kind == Kind::File {
+                if local::way(&to_path)? == Way::Direct && to_path == to && attr.kind == FileType::File {
                     self.stream(&node, &from, to)?;
                 } else {
                     self.one(&node, &attr, &from, &to_path)?;
@@ -115,7 +116,7 @@ impl Copier<'_> {
     /// Anything but a directory.
     fn one(&mut self, node: &Node, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
-        let special = !matches!(attr.kind, Kind::File | Kind::Symlink);
+        let special = !matches!(attr.kind, FileType::File | FileType::Symlink);
         if special && !self.archive {
             eprintln!("pagestone: {}: not a file, directory or symbolic link, left out (-a copies it)", from.show());
             self.copied.left_out.whole += 1;
@@ -131,8 +132,8 @@ impl Copier<'_> {
         }
         let made = local::replace(to, |path| {
             match attr.kind {
-                Kind::File => self.file(node, attr, from, path)?,
-                Kind::Symlink => {
+                FileType::File => self.file(node, attr, from, path)?,
+                FileType::Symlink => {
                     let target = node.read_link().with_context(|| from.show())?;
                     symlink(to_os(&target), path).with_context(shown)?;
                 }
@@ -182,7 +183,7 @@ impl Copier<'_> {
             };
             bar.add(data - at);
             at = data;
-            let got = file.read_at(at, &mut buffer).with_context(|| from.show())?;
+            let got = file.read_at(&mut buffer, at).with_context(|| from.show())?;
             if got == 0 {
                 break;
             }
@@ -199,7 +200,7 @@ impl Copier<'_> {
         let left = &mut self.copied.left_out;
         left.xattrs += u64::from(!node.xattrs()?.is_empty());
         left.owners += u64::from((attr.uid, attr.gid) != local::us());
-        left.set_id += u64::from(attr.kind == Kind::File && attr.perm & 0o6000 != 0);
+        left.set_id += u64::from(attr.kind == FileType::File && attr.perm & 0o6000 != 0);
         Ok(())
     }
 
@@ -208,7 +209,7 @@ impl Copier<'_> {
         let shown = || to.display().to_string();
         if !self.archive {
             self.note(node, attr)?;
-            if attr.kind == Kind::File {
+            if attr.kind == FileType::File {
                 local::Made::open(to, attr.kind)?.set_times(None, attr.mtime).with_context(shown)?;
             }
             return Ok(());
@@ -216,7 +217,7 @@ impl Copier<'_> {
         let made = local::Made::open(to, attr.kind)?;
         let owned = made.set_owner(attr.uid, attr.gid).is_ok();
         self.copied.left_out.owners += u64::from(!owned);
-        if attr.kind != Kind::Symlink {
+        if attr.kind != FileType::Symlink {
             // Set-id bits of a file that now is somebody else's would be a gift.
             let perm = if owned { attr.perm } else { attr.perm & 0o777 };
             made.set_mode(perm).with_context(shown)?;

@@ -15,8 +15,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use pagestone::{Attr, Kind, Time};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use pagestone::FileType;
+use pagestone::inode::{Attr, Time};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 
 /// How a path takes a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,11 +76,11 @@ pub(super) fn replace<T>(to: &Path, make: impl FnOnce(&Path) -> Result<T>) -> Re
 /// Makes a pipe, a socket or a device.
 pub(super) fn make_special(path: &Path, attr: &Attr) -> Result<()> {
     let kind = match attr.kind {
-        Kind::Fifo => FileType::Fifo,
-        Kind::Socket => FileType::Socket,
-        Kind::CharDevice => FileType::CharacterDevice,
-        Kind::BlockDevice => FileType::BlockDevice,
-        Kind::File | Kind::Dir | Kind::Symlink => bail!("{}: not a special file", path.display()),
+        FileType::Fifo => rustix::fs::FileType::Fifo,
+        FileType::Socket => rustix::fs::FileType::Socket,
+        FileType::CharDevice => rustix::fs::FileType::CharacterDevice,
+        FileType::BlockDevice => rustix::fs::FileType::BlockDevice,
+        _ => bail!("{}: not a special file", path.display()),
     };
     Ok(rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), attr.rdev)?)
 }
@@ -113,22 +114,23 @@ pub(super) struct Made {
 
 impl Made {
     /// What lies at `path`, which is of this kind and has no other name, nor is somebody else's.
-    pub(super) fn open(path: &Path, kind: Kind) -> Result<Made> {
+    pub(super) fn open(path: &Path, kind: FileType) -> Result<Made> {
         let shown = || path.display().to_string();
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).with_context(shown)?;
         let stat = rustix::fs::fstat(&fd).map_err(io::Error::from).with_context(shown)?;
         let expected = match kind {
-            Kind::File => FileType::RegularFile,
-            Kind::Dir => FileType::Directory,
-            Kind::Symlink => FileType::Symlink,
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-            Kind::CharDevice => FileType::CharacterDevice,
-            Kind::BlockDevice => FileType::BlockDevice,
+            FileType::File => rustix::fs::FileType::RegularFile,
+            FileType::Dir => rustix::fs::FileType::Directory,
+            FileType::Symlink => rustix::fs::FileType::Symlink,
+            FileType::Fifo => rustix::fs::FileType::Fifo,
+            FileType::Socket => rustix::fs::FileType::Socket,
+            FileType::CharDevice => rustix::fs::FileType::CharacterDevice,
+            FileType::BlockDevice => rustix::fs::FileType::BlockDevice,
+            _ => bail!("{}: a kind of file that the system does not have", path.display()),
         };
-        let found = FileType::from_raw_mode(stat.st_mode);
-        if found != expected || kind != Kind::Dir && stat.st_nlink != 1 {
+        let found = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+        if found != expected || kind != FileType::Dir && stat.st_nlink != 1 {
             bail!("{}: somebody else has put something there meanwhile", path.display());
         }
         let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
@@ -178,14 +180,14 @@ mod tests {
         fs::write(&other, "").unwrap();
         fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&other, &made).unwrap();
-        assert!(Made::open(&made, Kind::File).is_err());
-        Made::open(&made, Kind::Symlink).unwrap().set_times(None, Time { sec: 5, nsec: 0 }).unwrap();
+        assert!(Made::open(&made, FileType::File).is_err());
+        Made::open(&made, FileType::Symlink).unwrap().set_times(None, Time { sec: 5, nsec: 0 }).unwrap();
         fs::remove_file(&made).unwrap();
         fs::hard_link(&other, &made).unwrap();
-        assert!(Made::open(&made, Kind::File).is_err());
+        assert!(Made::open(&made, FileType::File).is_err());
         fs::remove_file(&made).unwrap();
         fs::write(&made, "").unwrap();
-        let open = Made::open(&made, Kind::File).unwrap();
+        let open = Made::open(&made, FileType::File).unwrap();
         // Replaced after it was opened.
         fs::rename(&made, dir.path().join("away")).unwrap();
         std::os::unix::fs::symlink(&other, &made).unwrap();

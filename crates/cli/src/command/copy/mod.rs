@@ -124,7 +124,7 @@ fn copy_out(file: &File, out: &mut dyn Write, from: &Target, to: &str) -> Result
     let mut buffer = vec![0; STEP];
     let mut at = 0;
     loop {
-        let got = file.read_at(at, &mut buffer).with_context(|| from.show())?;
+        let got = file.read_at(&mut buffer, at).with_context(|| from.show())?;
         if got == 0 {
             out.flush().with_context(|| to.to_owned())?;
             return Ok(at);

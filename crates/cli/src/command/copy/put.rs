@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::{Dir, Error, File, Ino, Kind, NewNode, Pool, RenameMode, SetAttr, Time, XattrMode};
+use pagestone::inode::{Dir, NewNode, RenameMode, SetAttr, Time, XattrMode};
+use pagestone::{Error, File, FileType, Ino, Pool};
 
 use super::{Copied, How, STEP, local, report};
 use crate::command::files::{into_directory, make_all, owned, umask};
@@ -103,7 +104,7 @@ impl Copier<'_> {
                 self.one(&from, &meta, &to)?;
                 continue;
             }
-            make_all(self.pool, &to, &owned(Kind::Dir, meta.permissions().mode() & 0o777))?;
+            make_all(self.pool, &to, &owned(FileType::Dir, meta.permissions().mode() & 0o777))?;
             let ino = to.resolve(self.pool)?.ino();
             self.attributes(&from, &meta, ino, &to)?;
             for entry in fs::read_dir(&from).with_context(shown)? {
@@ -141,12 +142,12 @@ impl Copier<'_> {
     }
 
     fn make(&mut self, from: &Path, meta: &Metadata, to: &Target) -> Result<Option<Ino>> {
-        let kind = Kind::from_mode(meta.mode()).with_context(|| format!("{}: of unknown kind", from.display()))?;
+        let kind = FileType::from_mode(meta.mode()).with_context(|| format!("{}: of unknown kind", from.display()))?;
         match kind {
-            Kind::File => return self.file(from, to).map(Some),
-            Kind::Symlink => {
+            FileType::File => return self.file(from, to).map(Some),
+            FileType::Symlink => {
                 let target = fs::read_link(from).with_context(|| from.display().to_string())?;
-                let new = NewNode { target: target.as_os_str().as_bytes(), ..owned(Kind::Symlink, 0o777) };
+                let new = NewNode { target: target.as_os_str().as_bytes(), ..owned(FileType::Symlink, 0o777) };
                 return self.node(from, meta, to, &new).map(Some);
             }
             _ if self.archive => {
@@ -169,7 +170,7 @@ impl Copier<'_> {
     /// Lets `make` make something under a name beside `to`, which then takes its place.
     fn replace(&self, to: &Target, make: impl FnOnce(&Dir, &[u8]) -> Result<Ino>) -> Result<Ino> {
         let (dir, name) = to.place(self.pool)?;
-        if dir.lookup(name).is_ok_and(|attr| attr.kind == Kind::Dir) {
+        if dir.lookup(name).is_ok_and(|attr| attr.kind == FileType::Dir) {
             return Err(Error::IsDirectory).with_context(|| to.show());
         }
         let temporary = format!(".pagestone-put-{}", std::process::id()).into_bytes();
@@ -188,10 +189,10 @@ impl Copier<'_> {
     /// is to be as at the source.
     fn fill(&self, to: &Target, perm: u32, fill: impl FnOnce(&File) -> Result<()>) -> Result<Ino> {
         let old = to.resolve(self.pool).ok().and_then(|node| node.attr().ok());
-        let old = old.filter(|attr| attr.kind == Kind::File && !self.archive);
+        let old = old.filter(|attr| attr.kind == FileType::File && !self.archive);
         let new = match old {
-            Some(old) => NewNode { uid: old.uid, gid: old.gid, ..NewNode::new(Kind::File, old.perm & 0o777) },
-            None => owned(Kind::File, perm),
+            Some(old) => NewNode { uid: old.uid, gid: old.gid, ..NewNode::new(FileType::File, old.perm & 0o777) },
+            None => owned(FileType::File, perm),
         };
         self.replace(to, |dir, name| {
             let ino = dir.create(name, &new)?.ino;
@@ -211,7 +212,7 @@ impl Copier<'_> {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     Err(e) => return Err(e).context("standard input"),
                 };
-                file.write_at(at, &buffer[..got])?;
+                file.write_all_at(&buffer[..got], at)?;
                 at += got as u64;
             }
         })?;
@@ -235,7 +236,7 @@ impl Copier<'_> {
                 }
                 // What is all zeros stays a hole.
                 if buffer[..got].iter().any(|byte| *byte != 0) {
-                    file.write_at(at, &buffer[..got])?;
+                    file.write_all_at(&buffer[..got], at)?;
                 }
                 at += got as u64;
                 bar.add(got as u64);

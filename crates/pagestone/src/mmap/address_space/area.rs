@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pmem::{MapMode, MediaKind};
 
 use crate::alloc::Run;
-use crate::data::File;
+use crate::data::FileHandle;
 use crate::engine::{Engine, InodeWrite, WeakEngine};
 use crate::error::{Error, Result};
 use crate::extent::resolve::Span;
@@ -138,7 +138,7 @@ pub(in crate::mmap) struct State {
 
 impl Area {
     /// Address space at `base` for these pages of `file`.
-    pub(in crate::mmap) fn new(file: &File, base: usize, pages: Range<u64>, how: How) -> Area {
+    pub(in crate::mmap) fn new(file: &FileHandle, base: usize, pages: Range<u64>, how: How) -> Area {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let count = pages.end - pages.start;
         let region = &file.engine().alloc.region;
@@ -432,7 +432,7 @@ impl Area {
             let _ = self.map_lazy(&mut state, page..page + 1);
             return Some(match failure {
                 Failure::NoSpace => Error::NoSpace,
-                Failure::Other(what) => Error::Media(io::Error::other(what)),
+                Failure::Other(what) => Error::mapping(io::Error::other(what)),
             });
         }
         match () {
@@ -450,7 +450,7 @@ impl Area {
         let failed: Vec<u64> = state.failed.range(pages.clone()).map(|(&page, _)| page).collect();
         failed.iter().for_each(|page| drop(state.failed.remove(page)));
         for part in state.nothing.within(pages) {
-            self.map_lazy(&mut state, part)?;
+            self.map_lazy(&mut state, part).map_err(Error::mapping)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::ops::Range;
 use pmem::MapMode;
 
 use crate::engine::{Engine, InodeRead, InodeWrite, MappingObserver};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::InodeRec;
 use crate::mmap::address_space::area::Area;
 use crate::mmap::address_space::page_ranges::Ranges;
@@ -58,7 +58,7 @@ impl MappingObserver for Area {
             }
             Some(mut state) => {
                 let parts = Area::data(&state, pages.clone());
-                parts.into_iter().try_for_each(|part| self.map_lazy(&mut state, part))?;
+                parts.into_iter().try_for_each(|part| self.map_lazy(&mut state, part)).map_err(Error::mapping)?;
             }
             None => {}
         }
@@ -129,7 +129,7 @@ impl Area {
     fn unresolve_in_children(&self, pages: &Range<u64>) -> Result<()> {
         match pages.is_empty() || self.invalidate_in_children(Invalidation::Unresolve, pages) {
             true => Ok(()),
-            false => Err(io::Error::other("a child process that has the file mapped does not answer").into()),
+            false => Err(Error::mapping(io::Error::other("a child process that has the file mapped does not answer"))),
         }
     }
 }

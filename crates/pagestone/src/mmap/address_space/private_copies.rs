@@ -191,7 +191,10 @@ mod tests {
     #[test]
     fn stores_beside_pages_that_others_fill_are_kept() -> Result<()> {
         const PAGES: u64 = 512;
-        let pool = Pool::create_on(Arc::new(Memory::new(64 << 20)?), &CreateOptions::default())?;
+        let pool = Pool::create_on(
+            Arc::new(Memory::new(64 << 20).map_err(crate::error::Error::Media)?),
+            &CreateOptions::default(),
+        )?;
         let sparse = |name: &[u8]| {
             let file = pool.node(pool.root().create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
             file.set_len(PAGES * PAGE_SIZE).map(|()| file)

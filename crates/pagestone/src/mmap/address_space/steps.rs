@@ -32,17 +32,19 @@ impl Area {
         let region = &engine.alloc.region;
         let inside = pages.start..pages.end.min(end).max(pages.start);
         let mut put = || -> Result<()> {
-            self.map_poison(state, inside.end..pages.end)?;
+            self.map_poison(state, inside.end..pages.end).map_err(Error::mapping)?;
             for part in state.cut.within(inside.clone()) {
-                self.map_poison(state, part)?;
+                self.map_poison(state, part).map_err(Error::mapping)?;
             }
             for part in state.cut.without(inside.clone()) {
                 for (pages, span) in spans(engine, rec, part, usize::MAX)? {
                     match span {
-                        Span::Hole(_) => self.map_zero_page(state, pages)?,
+                        Span::Hole(_) => self.map_zero_page(state, pages).map_err(Error::mapping)?,
                         // A store would change what others have borrowed too, so the first touch
                         // makes the pages the file's own.
-                        Span::Shared(_) if self.lend == MapMode::Write => self.map_lazy(state, pages)?,
+                        Span::Shared(_) if self.lend == MapMode::Write => {
+                            self.map_lazy(state, pages).map_err(Error::mapping)?
+                        }
                         Span::Shared(run) if self.lend == MapMode::Private => {
                             Area::pin(state, engine, run);
                             self.put_data(state, region, pages, run)?;

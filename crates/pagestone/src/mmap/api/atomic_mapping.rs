@@ -14,7 +14,7 @@ use std::ops::{Deref, Range};
 
 use pmem::{Durability, fault_tolerant};
 
-use crate::data::{File, Reach};
+use crate::data::{FileHandle, Reach};
 use crate::error::{Error, Result};
 use crate::mmap::MapOptions;
 use crate::mmap::Mapping;
@@ -38,12 +38,9 @@ const MOST_PIECES: usize = 1000;
 /// Pages that are pinned for a mapping, before everything is taken down.
 const MOST_PINNED: u64 = 256;
 
-impl File {
-    /// Maps a range so that stores to it become the file's all at once, at a commit.
-    ///
-    /// # Errors
-    /// As [`File::map`]; [`Error::ReadOnly`] for a pool that takes no changes.
-    pub fn map_atomic(&self, range: Range<u64>) -> Result<AtomicMapping> {
+impl FileHandle {
+    /// See [`File::map_atomic`](crate::File::map_atomic).
+    pub(crate) fn map_atomic(&self, range: Range<u64>) -> Result<AtomicMapping> {
         if self.engine().alloc.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
@@ -137,7 +134,7 @@ impl AtomicMapping {
     /// Forgets all stores since the last commit: the mapping shows the file as it is.
     pub fn discard(&mut self) -> Result<()> {
         let lock = self.mapping.lock();
-        self.mapping.area.take_down(self.mapping.area.range(), true)?;
+        self.mapping.area.take_down(self.mapping.area.range(), true).map_err(Error::mapping)?;
         self.mapping.area.forget_changes();
         // In a child nothing is pinned, and locks may be held by threads that it does not have.
         if lock.is_some() && self.can_unpin() {
@@ -166,11 +163,11 @@ impl AtomicMapping {
             let pages = |range: Range<usize>| (area.page_at(range.start), range.len() as u64 / PAGE_SIZE);
             found.into_iter().map(pages).map(|(first, count)| first..first + count).collect()
         };
-        if let Some(found) = pagemap::private_copies(here.clone(), area.dax)? {
+        if let Some(found) = pagemap::private_copies(here.clone(), area.dax).map_err(Error::mapping)? {
             return Ok(pages_of(found));
         }
         // The kernel does not distinguish copies from pages that were only read.
-        let perhaps: Vec<Range<u64>> = pages_of(pagemap::perhaps_private(here)?);
+        let perhaps: Vec<Range<u64>> = pages_of(pagemap::perhaps_private(here).map_err(Error::mapping)?);
         let differs = |page| self.differs(page).map(|differs| differs.then_some(page..page + 1)).transpose();
         perhaps.into_iter().flatten().filter_map(differs).collect()
     }
@@ -178,7 +175,7 @@ impl AtomicMapping {
     /// Whether a page is other here than in the file.
     fn differs(&self, page: u64) -> Result<bool> {
         let mut there = vec![0; PAGE_SIZE as usize];
-        let len = self.mapping.file.read_at(page * PAGE_SIZE, &mut there)?;
+        let len = self.mapping.file.read_at(&mut there, page * PAGE_SIZE)?;
         Ok(self.copy(page, len)? != there[..len])
     }
 

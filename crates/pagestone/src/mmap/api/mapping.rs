@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pmem::{Durability, MapMode};
 
 use crate::alloc::Run;
-use crate::data::{File, bounce_buffer};
+use crate::data::{FileHandle, bounce_buffer};
 use crate::engine::{Engine, MappingObserver, WriteGuards};
 use crate::error::{Error, Result};
 use crate::mmap::address_space::area::{self, Area};
@@ -21,14 +21,18 @@ use crate::units::{FRAME_SIZE, PAGE_SIZE};
 const AT_ONCE: usize = 1000;
 
 /// How a range is mapped.
+///
+/// ```
+/// use pagestone::mmap::{MapMechanism, MapOptions};
+/// let options = MapOptions::shared().mechanism(MapMechanism::Signals);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct MapOptions {
-    /// Stores are allowed.
-    pub write: bool,
-    /// Stores stay with this mapping and never reach the file.
-    pub private: bool,
-    /// Answer faults this way; `None` takes the best that the system allows.
-    pub mechanism: Option<MapMechanism>,
+    write: bool,
+    private: bool,
+    mechanism: Option<MapMechanism>,
 }
 
 impl MapOptions {
@@ -43,6 +47,18 @@ impl MapOptions {
     /// Loads and stores; stores never reach the file.
     pub fn private() -> MapOptions {
         MapOptions { write: true, private: true, ..MapOptions::default() }
+    }
+
+    /// Answers faults this way. Without it the mapping takes the best that the system allows.
+    #[must_use]
+    pub fn mechanism(mut self, mechanism: MapMechanism) -> MapOptions {
+        self.mechanism = Some(mechanism);
+        self
+    }
+
+    /// Whether stores reach the file.
+    pub(crate) fn stores_reach_file(&self) -> bool {
+        self.write && !self.private
     }
 
     fn lend(&self) -> MapMode {
@@ -67,7 +83,7 @@ impl MapOptions {
 #[derive(Debug)]
 pub struct Mapping {
     pub(in crate::mmap) area: Arc<Area>,
-    pub(in crate::mmap) file: File,
+    pub(in crate::mmap) file: FileHandle,
     pub(in crate::mmap) service: &'static Service,
     /// All address space that was taken.
     taken: Range<usize>,
@@ -77,19 +93,13 @@ pub struct Mapping {
     _bounce: bounce_buffer::Guard,
 }
 
-impl File {
-    /// Maps the bytes `range` of the file, which may be holes, or lie behind its end: they can be
-    /// reached once the file has grown over them.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an empty range or one that no file can have; [`Error::ReadOnly`] for
-    /// shared stores to a pool that takes none; [`Error::NotSupported`] on media that cannot be
-    /// mapped (the simulator), or for a mechanism that the system does not allow.
-    pub fn map(&self, range: Range<u64>, options: &MapOptions) -> Result<Mapping> {
+impl FileHandle {
+    /// See [`File::map`](crate::File::map).
+    pub(crate) fn map(&self, range: Range<u64>, options: &MapOptions) -> Result<Mapping> {
         self.map_as(range, options, false)
     }
 
-    /// As [`File::map`]; `atomic`: what is stored there is committed or forgotten, not kept.
+    /// As [`FileHandle::map`]; `atomic`: what is stored there is committed or forgotten, not kept.
     pub(in crate::mmap) fn map_as(&self, range: Range<u64>, options: &MapOptions, atomic: bool) -> Result<Mapping> {
         let engine = self.engine();
         engine.alloc.check_process()?;
@@ -104,7 +114,7 @@ impl File {
         if lend == MapMode::Write && engine.alloc.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
-        let service = Service::get()?;
+        let service = Service::get().map_err(Error::mapping)?;
         let mechanism = service.mechanism(options.mechanism)?;
         let map_alignment = engine.alloc.region.map_alignment().unwrap_or(PAGE_SIZE);
         let pages =
@@ -112,7 +122,7 @@ impl File {
         let within = (pages.start * PAGE_SIZE % FRAME_SIZE) as usize;
         let bytes = usize::try_from((pages.end - pages.start) * PAGE_SIZE)
             .map_err(|_| Error::Invalid("longer than an address space"))?;
-        let (shown, taken) = userfault::reserve(bytes, within)?;
+        let (shown, taken) = userfault::reserve(bytes, within).map_err(Error::mapping)?;
         let bounce = bounce_buffer::Guard::new(shown.clone());
         let area = Arc::new(Area::new(self, shown.start, pages, area::How { lend, atomic, mechanism }));
         let (offset, len) = (range.start, range.end - range.start);
@@ -128,7 +138,7 @@ impl Mapping {
         self.service.add(Entry { area: self.area.clone(), file: self.file.clone() });
         let lock = engine.locks.write(&[self.area.ino]);
         let held = lock.of(self.area.ino);
-        self.area.start()?;
+        self.area.start().map_err(Error::mapping)?;
         engine.zero_tail(held)?;
         let rec = engine.alloc.inode(self.area.ino)?;
         let observer: Arc<dyn MappingObserver> = self.area.clone();
@@ -159,15 +169,30 @@ impl Mapping {
         self.offset
     }
 
-    /// The file.
-    pub fn file(&self) -> &File {
+    /// The file that is mapped.
+    pub(crate) fn handle(&self) -> &FileHandle {
         &self.file
     }
 
-    /// Address of the first byte, for system calls and foreign code; valid while the mapping is.
+    /// Address of the first byte, for system calls and foreign code that load; valid while the mapping is.
     ///
     /// Others may store to the bytes, and pages may go away (SIGBUS, EFAULT): make no references.
-    pub fn as_ptr(&self) -> *mut u8 {
+    pub fn as_ptr(&self) -> *const u8 {
+        self.first_byte().cast_const()
+    }
+
+    /// As [`Mapping::as_ptr`], for stores, which have to be [flushed](Mapping::flush) like those of the methods.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] for a mapping without stores: one to this address would end the process (SIGSEGV).
+    pub fn as_mut_ptr(&self) -> Result<*mut u8> {
+        match self.area.lend {
+            MapMode::Read => Err(Error::ReadOnly),
+            MapMode::Write | MapMode::Private => Ok(self.first_byte()),
+        }
+    }
+
+    pub(in crate::mmap) fn first_byte(&self) -> *mut u8 {
         (self.area.base + (self.offset - self.area.first * PAGE_SIZE) as usize) as *mut u8
     }
 
@@ -261,7 +286,8 @@ impl Mapping {
                 engine.alloc.region.fence();
                 Ok(())
             }
-            Durability::AtSync => self.file.sync(),
+            // Whatever else there may be is durable at a sync.
+            _ => self.file.sync(),
         }
     }
 
@@ -274,7 +300,7 @@ impl Mapping {
     /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.
     pub(in crate::mmap) fn recover(&self, addr: usize, write: bool, tries: u32) -> Result<()> {
         let engine = self.file.engine();
-        let error = |code| Err(std::io::Error::from_raw_os_error(code).into());
+        let error = |code| Err(Error::system("reaching memory")(std::io::Error::from_raw_os_error(code)));
         if !self.area.addr(&self.area.range()).contains(&addr) {
             // The caller's own side of the copy.
             return error(libc::EFAULT);
@@ -282,7 +308,7 @@ impl Mapping {
         let page = self.area.page_at(addr);
         if tries > 100 {
             // Nothing of ours is wrong there: the memory itself is, as the file will say.
-            self.file.read_at(page * PAGE_SIZE, &mut [0; PAGE_SIZE as usize])?;
+            self.file.read_at(&mut [0; PAGE_SIZE as usize], page * PAGE_SIZE)?;
             // Unless the kernel had no huge page for a private copy: it has no other way to say so.
             let copy = write && self.area.lend == MapMode::Private && self.area.map_alignment > 1;
             return error(if copy { libc::ENOMEM } else { libc::EFAULT });
@@ -302,7 +328,7 @@ impl Mapping {
 /// Keeps pages of a mapping from reuse; see [`Mapping::pin`]. Outlives the mapping if need be.
 #[derive(Debug)]
 pub struct Pin {
-    file: File,
+    file: FileHandle,
     runs: Vec<Run>,
 }
 

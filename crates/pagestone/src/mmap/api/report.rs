@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mmap::MapMechanism;
 use crate::mmap::Mapping;
 use crate::mmap::kernel::pagemap;
@@ -18,6 +18,7 @@ use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
 /// What [`Mapping::report`] answers; all sizes in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct MapReport {
     /// Mapped.
     pub bytes: u64,
@@ -61,9 +62,9 @@ impl Mapping {
             kernel_mappings: 0,
             mechanism: self.mechanism(),
         };
-        let text = std::fs::read_to_string("/proc/self/smaps")?;
+        let text = std::fs::read_to_string("/proc/self/smaps").map_err(Error::system("reading /proc/self/smaps"))?;
         add(&mut report, &text, self.area.addr(&self.area.range()))
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            .ok_or_else(|| Error::system("reading /proc/self/smaps")(io::ErrorKind::InvalidData.into()))?;
         Ok(report)
     }
 }

@@ -50,7 +50,7 @@ impl Mapping {
             return Err(Error::ReadOnly);
         }
         match at.checked_add(len) {
-            Some(end) if end <= self.len => Ok(self.as_ptr().wrapping_add(at as usize)),
+            Some(end) if end <= self.len => Ok(self.first_byte().wrapping_add(at as usize)),
             _ => Err(Error::Invalid("a range outside the mapping")),
         }
     }

@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 use pmem::{MapMode, fault_tolerant};
 use serde::Serialize;
 
-use crate::data::File;
+use crate::data::FileHandle;
 use crate::engine::MappingObserver;
 use crate::error::{Error, Result};
 use crate::lock::{StdReadGuard, StdRwLock, StdWriteGuard, rank};
@@ -52,12 +52,13 @@ pub(in crate::mmap) enum Mechanism {
 /// How faults in mappings are answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum MapMechanism {
     /// userfaultfd: everything in the table of `docs/mappings.md` holds, the kernel's own stores
     /// to holes included.
     Userfaultfd,
     /// Signals only: the methods of a mapping work; a raw pointer, or the kernel, that stores to a
-    /// hole needs [`Mapping::populate`](crate::Mapping::populate) first.
+    /// hole needs [`Mapping::populate`](crate::mmap::Mapping::populate) first.
     Signals,
 }
 
@@ -93,7 +94,7 @@ impl Mechanism {
 #[derive(Clone, Debug)]
 pub(in crate::mmap) struct Entry {
     pub(in crate::mmap) area: Arc<Area>,
-    pub(in crate::mmap) file: File,
+    pub(in crate::mmap) file: FileHandle,
 }
 
 impl Entry {

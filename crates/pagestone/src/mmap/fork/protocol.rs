@@ -178,9 +178,9 @@ impl Area {
         shown: Shown,
     ) -> Result<()> {
         match shown {
-            Shown::Nothing => self.map_poison(state, part)?,
-            Shown::Hole => self.map_zero_page(state, part)?,
-            Shown::Unresolved => self.map_lazy(state, part)?,
+            Shown::Nothing => self.map_poison(state, part).map_err(Error::mapping)?,
+            Shown::Hole => self.map_zero_page(state, part).map_err(Error::mapping)?,
+            Shown::Unresolved => self.map_lazy(state, part).map_err(Error::mapping)?,
             Shown::Data(page) => {
                 let run = Run { page: page.plus(part.start - first), pages: part.end - part.start };
                 self.put_data(state, region, part, run)?;
@@ -193,7 +193,7 @@ impl Area {
     pub(in crate::mmap) fn take_failure(&self, changes: u64, page: u64, failure: Failure) -> bool {
         let error = match failure {
             Failure::NoSpace => Error::NoSpace,
-            Failure::Other(what) => io::Error::other(what).into(),
+            Failure::Other(what) => Error::mapping(io::Error::other(what)),
         };
         self.unless_changed(changes, |area, state| area.fail_locked(state, page, &error))
     }
