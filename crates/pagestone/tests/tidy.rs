@@ -230,7 +230,7 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
 }
 
 /// The layers of the library from below; the modules before `layout` belong to none.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "units",
     "error",
     "lock",
@@ -242,6 +242,7 @@ const LAYERS: [&str; 18] = [
     "txn",
     "btree",
     "engine",
+    "backing",
     "extent",
     "data",
     "dir",

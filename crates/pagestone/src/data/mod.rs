@@ -5,6 +5,7 @@
 //!   space.rs     length, allocation, holes       shadow_commit.rs many pages at once, or none
 //!   attributes.rs owner, mode, times             xattr.rs         extended attributes
 //!   handle.rs    an open file                    sync.rs          durable, and closed
+//!   backed.rs    a file with another backing
 //!   stored.rs    stores through mappings, made durable
 //!   notify.rs    mappings are notified of what changes below them
 //!   relocate.rs  a chunk of a file into one frame
@@ -13,6 +14,7 @@
 //! ```
 
 mod attributes;
+mod backed;
 pub(crate) mod bounce_buffer;
 mod compare;
 mod handle;

@@ -2,7 +2,7 @@
 //! smaller can be mapped.
 //!
 //! ```text
-//!   chunk   [data][hole][borrowed][data]            in pages, anywhere
+//!   chunk   [data][hole][ shared ][data]            in pages, anywhere
 //!              |     |       |      |   copied, one fence
 //!   frame   [data][0000][   data  ][data]           one record: the new frame in, the pages out
 //! ```
@@ -23,7 +23,7 @@ use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 impl Engine {
     /// Makes the chunk that begins at the file page `first` one whole frame, unless it is that, or
-    /// (without `holes`) is all hole. Mappings are kept from its pages first.
+    /// (without `holes`) is all hole, which a mapping can show without storage. Mappings are kept from its pages first.
     ///
     /// # Errors
     /// [`Error::NoSpace`] without a free frame; [`Error::NotSupported`] for a chunk that lies in so
@@ -110,7 +110,7 @@ fn look(alloc: &Allocator, chain: &ChainRead<'_>, rec: &InodeRec, first: u64) ->
                 let aligned = run.page.0.is_multiple_of(PAGES_PER_FRAME) && run.pages >= PAGES_PER_FRAME;
                 return Ok(if aligned { Chunk::Whole } else { Chunk::Pieces });
             }
-            Span::Hole(pages) => page = page.saturating_add(pages),
+            span if span.is_hole() => page = page.saturating_add(span.pages()),
             _ => return Ok(Chunk::Pieces),
         }
         if page >= first + PAGES_PER_FRAME {
@@ -133,11 +133,11 @@ pub(crate) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u6
     while page < end {
         let span = in_tx(tx, rec).span(page)?;
         let pages = span.pages().min(end - page);
-        if let Span::Own(run) | Span::Shared(run) = span {
+        if !span.is_hole() {
             // Behind the end of the file nothing counts.
             let seen = rec.size.saturating_sub(page * PAGE_SIZE).min(pages * PAGE_SIZE) as usize;
             let at = ((page - first) * PAGE_SIZE) as usize;
-            tx.alloc().region.read_data(run.page.byte(), &mut bytes[at..at + seen])?;
+            span.read(tx.alloc(), page, &mut bytes[at..at + seen])?;
         }
         page += pages;
     }

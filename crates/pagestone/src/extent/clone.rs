@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::alloc::TxResult;
 use crate::attr::{Kind, Time};
+use crate::backing::{has_below, take_over};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::extent::extent_map::{self, Map, Mapped, in_tx};
@@ -161,7 +162,9 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
 /// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
 pub(crate) fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
-    if in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
+    // A backing is shared by way of a base as well: one inode has it, and not two.
+    let backed = src.base == 0 && src.base_pages > 0 && has_below(tx.alloc(), src);
+    if backed || in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
         let from = end.next_multiple_of(tx.map_alignment());
         let behind = take_extents_behind(tx, src, from)?;
         freeze_as_base(tx, src)?;
@@ -216,6 +219,7 @@ pub(crate) fn freeze_as_base(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()
     extent_map::remove(tx, src, end.next_multiple_of(tx.map_alignment()), u64::MAX)?;
     let behind = pages_from(&in_tx(tx, src), end)?;
     let mut base = InodeRec::base_of(tx.new_ino()?, src);
+    take_over(tx.alloc(), src, &base);
     if src.base != 0 {
         let mut older = tx.inode(Ino(src.base))?;
         older.parent ^= src.ino().0 ^ base.ino().0;

@@ -19,6 +19,7 @@
 use pmem::Durability;
 
 use crate::alloc::{Stop, TxResult};
+use crate::backing::take_over;
 use crate::engine::{Engine, OrphansWrite, WriteGuards};
 use crate::error::{Error, Result};
 use crate::extent::clone::{put_extents_back, take_extents_behind};
@@ -289,6 +290,7 @@ fn replace_base(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mu
     }
     let seen = d.borrowed();
     d.adopt_map(x);
+    take_over(tx.alloc(), x, d);
     d.set_borrowed(seen.saturating_sub(d.pages));
     put_extents_back(tx, d, behind)?;
     (d.base, d.base_pages, d.height) = (x.base, x.base_pages, x.height);
