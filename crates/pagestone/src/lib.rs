@@ -32,6 +32,7 @@
 //!   dir       names
 //!   data      the bytes and attributes of files
 //!   extent    the extents of files: resolve, clone, merge
+//!   backing   the contents of a page that no extent covers
 //!   engine    what the layers above share: inode locks, open inodes, lock witnesses
 //!   btree     the one persistent B+tree
 //!   txn       transactions: stage, reserve, fill, commit
@@ -44,6 +45,7 @@
 mod address_hash;
 mod alloc;
 mod attr;
+mod backing;
 mod btree;
 pub mod check;
 mod data;

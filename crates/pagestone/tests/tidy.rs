@@ -4,6 +4,7 @@
 //!   every .rs file    opens with `//!`, has at most 600 lines, leaves nothing to do later
 //!   layers            use only what lies below them, in the order of `docs/architecture.md`
 //!   unsafe            in `pmem`, in `mmap` and at the C boundary only, each with its SAFETY line
+//!   holes             only the backing knows that they are zeros
 //!   documents         their links lead somewhere; the format's sizes are those of the code
 //! ```
 
@@ -231,7 +232,7 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
 }
 
 /// The layers of the library from below; the modules before `layout` belong to none.
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "units",
     "error",
     "lock",
@@ -243,6 +244,7 @@ const LAYERS: [&str; 19] = [
     "txn",
     "btree",
     "engine",
+    "backing",
     "extent",
     "data",
     "dir",
@@ -301,4 +303,54 @@ fn each_layer_uses_only_what_lies_below_it() {
         picture.lines().filter_map(|line| line.trim().strip_prefix("| ")?.split(' ').next()).collect();
     let layers: Vec<&str> = LAYERS.iter().rev().copied().take_while(|&layer| layer != "address_hash").collect();
     assert_eq!(drawn, layers, "the picture in docs/architecture.md");
+}
+
+/// Where code of the library takes it for granted that a hole is zeros, and does not ask who answers.
+fn takes_absent_for_zeros(name: &str, text: &str) -> Vec<String> {
+    let above = ["backing/", "extent/", "data/", "mmap/"];
+    if !above.iter().any(|layer| name.starts_with(layer)) || name.starts_with("backing/") {
+        return Vec::new();
+    }
+    // They define zeros: behind the end of a file, or because somebody asked for zeros.
+    let defines = ["data/write.rs", "data/space.rs", "data/notify.rs"];
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut wrong = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        let line = code(line);
+        let asked = line.contains("is_zeros()") || line.contains("Shown::Hole =>") || line.trim().starts_with("1 =>");
+        let why = match () {
+            () if line.contains("Answer::Zeros") && !name.starts_with("extent/") => "names the answer",
+            () if line.contains("fill(0)") => "fills with zeros",
+            () if line.contains("Part::Zero") && !defines.contains(&name) => "stores zeros",
+            () if ["=> Piece::Hole", "=> Shown::Hole", "self.map_zero_page("]
+                .iter()
+                .any(|hole| line.contains(hole))
+                && !asked =>
+            {
+                "shows a hole without asking who answers"
+            }
+            () => continue,
+        };
+        wrong.push(format!("src/{name}:{}: {why}: {}", i + 1, line.trim()));
+    }
+    wrong
+}
+
+#[test]
+fn only_the_backing_knows_that_holes_are_zeros() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".rs") {
+        let Some(name) = name.strip_prefix("crates/pagestone/src/") else { continue };
+        wrong.extend(takes_absent_for_zeros(name, &text));
+    }
+    report(&wrong);
+    // The check itself.
+    let found = |name: &str, line: &str| takes_absent_for_zeros(name, line).len();
+    assert_eq!(found("data/read.rs", "Place::Absent(_) => part.fill(0),"), 1);
+    assert_eq!(found("backing/instant.rs", "buf.fill(0);"), 0);
+    assert_eq!(found("data/read.rs", "Place::Absent(_) => Piece::Hole { len },"), 1);
+    assert_eq!(found("data/read.rs", "Place::Absent(answer) if answer.is_zeros() => Piece::Hole { len },"), 0);
+    assert_eq!(found("mmap/address_space/steps.rs", "Span::Absent { .. } => self.map_zero_page(state, pages)?,"), 1);
+    assert_eq!(found("data/compare.rs", "Span::Absent { answer: Answer::Zeros, .. } => 0,"), 1);
+    assert_eq!(found("data/relocate.rs", "parts.push(Part::Zero { at, len });"), 1);
 }

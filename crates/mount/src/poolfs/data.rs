@@ -1,7 +1,8 @@
 //! Bytes: read straight out of the pool where they lie in one piece, gathered where they do not.
 //!
 //! ```text
-//!   one piece of storage     send(the storage itself)           no copy in this process
+//!   one piece of storage     send(the storage itself)           no copy in this process; one of the library, if it is
+//!                                                               what a backing has there
 //!   several, or holes        buffer of this thread -> send      one copy
 //! ```
 

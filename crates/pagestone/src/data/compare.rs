@@ -1,4 +1,6 @@
-//! Comparing two files; what they share is not read.
+//! Comparing two files; what they share is not read, nor what the same backing answers.
+
+use std::ops::Range;
 
 use crate::engine::Engine;
 use crate::error::Result;
@@ -20,9 +22,9 @@ impl Engine {
             let (x, y) = (self.span_of(&chain, &a, page)?, self.span_of(&chain, &b, page)?);
             let pages = x.pages().min(y.pages()).min(last - page);
             unlike += match (x, y) {
-                (Span::Hole(_), Span::Hole(_)) => 0,
+                (Span::Absent { answer: x, .. }, Span::Absent { answer: y, .. }) if x == y => 0,
                 (Span::Own(x) | Span::Shared(x), Span::Own(y) | Span::Shared(y)) if x.page == y.page => 0,
-                _ => self.pages_unlike(&x, &y, pages, end - page * PAGE_SIZE)?,
+                _ => self.pages_unlike([x, y], page..page + pages, end)?,
             };
             page += pages;
         }
@@ -34,19 +36,14 @@ impl Engine {
         Map { nodes: &self.alloc, alloc: &self.alloc, rec }.span(page)
     }
 
-    /// Compares two spans, of which `len` bytes count.
-    fn pages_unlike(&self, x: &Span, y: &Span, pages: u64, len: u64) -> Result<u64> {
+    /// Compares what two spans have in these pages, with which both begin; bytes from `end` on do not count.
+    fn pages_unlike(&self, spans: [Span; 2], pages: Range<u64>, end: u64) -> Result<u64> {
         let mut bytes = [[0u8; PAGE_SIZE as usize]; 2];
         let mut unlike = 0;
-        for i in 0..pages {
-            let count = (len - i * PAGE_SIZE).min(PAGE_SIZE);
-            for (span, buf) in [x, y].into_iter().zip(&mut bytes) {
-                match span {
-                    Span::Hole(_) => buf.fill(0),
-                    Span::Own(run) | Span::Shared(run) => {
-                        self.alloc.region.read_data(run.page.plus(i).byte(), buf)?;
-                    }
-                }
+        for page in pages.clone() {
+            let count = (end - page * PAGE_SIZE).min(PAGE_SIZE);
+            for (span, buf) in spans.iter().zip(&mut bytes) {
+                span.without_first(page - pages.start).read(&self.alloc, page, buf)?;
             }
             let [a, b] = &bytes;
             unlike += if a[..count as usize] == b[..count as usize] { 0 } else { count };

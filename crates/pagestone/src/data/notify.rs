@@ -18,7 +18,8 @@ use smallvec::SmallVec;
 
 use crate::alloc::TxResult;
 use crate::attr::Time;
-use crate::data::space::regular;
+use crate::backing::Contents;
+use crate::data::space::{MEMORY, regular};
 use crate::data::write::Parts;
 use crate::engine::{Engine, InodeWrite, MappingObservers};
 use crate::error::Result;
@@ -26,12 +27,21 @@ use crate::extent::extent_map::{self, Map, in_tx};
 use crate::extent::resolve::Span;
 use crate::layout::InodeRec;
 use crate::txn::{Fresh, Tx};
-use crate::units::{FRAME_SIZE, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::units::{PAGE_SIZE, PAGES_PER_FRAME};
+
+/// Whether pages get storage because somebody stores there: the file's time changes then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stores {
+    /// The stores follow, or may follow at any moment.
+    Follow,
+    /// They are only read.
+    No,
+}
 
 impl Engine {
-    /// Storage of the file's own for these pages: zeros for holes, copies for what is borrowed.
-    /// Every mapping sees it on return. The length stays.
-    pub(crate) fn materialize(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()> {
+    /// Storage of the file for these pages: what the backing answers for absent ones, copies of shared ones.
+    /// Every mapping sees it on return. The pages read as before, and the length stays.
+    pub(crate) fn materialize(&self, held: InodeWrite<'_>, pages: Range<u64>, stores: Stores) -> Result<()> {
         let ino = held.ino();
         let observers = self.opens.observers(ino);
         let mut page = pages.start;
@@ -41,7 +51,9 @@ impl Engine {
                 self.alloc.transact(false, |tx| {
                     let mut rec = regular(tx, ino)?;
                     let reached = own_pages(tx, &mut rec, page, pages.end)?;
-                    rec.touch(Time::now());
+                    if stores == Stores::Follow {
+                        rec.touch(Time::now());
+                    }
                     tx.put_inode(&rec)?;
                     Ok(reached)
                 })?
@@ -126,8 +138,9 @@ impl Engine {
                 Ok(())
             }
             // What lies behind the end there is inside another file.
-            Span::Shared(_) => self.materialize(held, last..last + 1),
-            Span::Hole(_) => Ok(()),
+            Span::Shared(_) => self.materialize(held, last..last + 1, Stores::Follow),
+            // No mapping shows it before it has storage, zeros aside.
+            Span::Absent { .. } => Ok(()),
         }
     }
 }
@@ -135,10 +148,9 @@ impl Engine {
 /// Pages of the file's own in `[page, stop)`, as many as one record takes; returns how far.
 fn own_pages(tx: &mut Tx<'_>, rec: &mut InodeRec, mut page: u64, stop: u64) -> TxResult<u64> {
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
-    // What was borrowed, in the order of `fresh`; nothing for a hole.
-    let mut copies: SmallVec<[Option<Vec<u8>>; 4]> = SmallVec::new();
-    let mut copied = 0;
-    while page < stop && tx.has_room(16 << 10) && copied < 4 * FRAME_SIZE {
+    // In the order of `fresh`.
+    let (mut contents, mut memory): (SmallVec<[Contents; 4]>, u64) = (SmallVec::new(), 0);
+    while page < stop && tx.has_room(16 << 10) && memory < MEMORY {
         let span = in_tx(tx, rec).span(page)?;
         let want = span.pages().min(stop - page);
         if matches!(span, Span::Own(_)) {
@@ -147,28 +159,14 @@ fn own_pages(tx: &mut Tx<'_>, rec: &mut InodeRec, mut page: u64, stop: u64) -> T
         }
         let whole = want >= PAGES_PER_FRAME && page.is_multiple_of(PAGES_PER_FRAME);
         let f = tx.reserve_data(rec.owner(), page, want.min(PAGES_PER_FRAME), whole)?;
-        let copy = match span {
-            Span::Shared(run) => {
-                let mut bytes = vec![0; (f.run.pages * PAGE_SIZE) as usize];
-                let seen = rec.size.saturating_sub(page * PAGE_SIZE).min(bytes.len() as u64) as usize;
-                tx.alloc().region.read_data(run.page.byte(), &mut bytes[..seen])?;
-                copied += bytes.len() as u64;
-                Some(bytes)
-            }
-            _ => None,
-        };
-        copies.push(copy);
+        let begins = span.contents(tx.alloc(), page, f.run.pages, rec.size)?;
+        memory += begins.memory();
+        contents.push(begins);
         page += f.run.pages;
         fresh.push(f);
     }
-    let define = |(f, copy): (&Fresh, &'_ Option<Vec<u8>>)| match copy {
-        Some(_) => None,
-        None => Some(Part::Zero { at: f.run.page.byte(), len: f.run.pages * PAGE_SIZE }),
-    };
-    let mut parts: Parts<'_> = fresh.iter().zip(&copies).filter_map(define).collect();
-    for (f, copy) in fresh.iter().zip(&copies) {
-        parts.extend(copy.as_ref().map(|bytes| Part::Bytes { at: f.run.page.byte(), bytes }));
-    }
+    let mut parts = Parts::new();
+    parts.extend(fresh.iter().zip(&contents).map(|(f, c)| c.part(f.run.page.byte(), 0..f.run.pages * PAGE_SIZE)));
     for durable in tx.fill(fresh, &parts)? {
         extent_map::insert(tx, rec, durable)?;
     }

@@ -6,6 +6,7 @@ use std::ops::Deref;
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
+use crate::backing::{Answer, answer_absent};
 use crate::engine::{Engine, OpenInode, ReadGuard};
 use crate::error::{Error, Result};
 use crate::extent::extent_map::{Map, Mapped};
@@ -16,8 +17,9 @@ use crate::units::{Ino, PAGE_SIZE};
 /// One piece of a file's range as it lies in this process.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece {
-    /// Storage: valid, and not reused, while the [`Pieces`] that it came with exist. Another writer may
-    /// be storing to it, so it is an address and not a slice. A byte of each page was there to be read just now;
+    /// Storage, or a copy of what the file's backing has there: valid, and not reused, while the [`Pieces`] that it came
+    /// with exist. Another writer may be storing to it, so it is an address and not a slice. A byte of each page was there to
+    /// be read just now;
     /// others may be lost, so it is for system calls, which answer that with an error. Who wants a copy of bytes
     /// that may be lost asks [`File::read_at`](crate::File::read_at).
     Storage {
@@ -26,7 +28,7 @@ pub enum Piece {
         /// Bytes.
         len: usize,
     },
-    /// This many zero bytes.
+    /// This many zero bytes: no extent covers them, and the file's backing answers zeros.
     Hole {
         /// Bytes.
         len: usize,
@@ -55,6 +57,8 @@ impl Piece {
 #[must_use = "the storage is valid only while this exists"]
 pub struct Pieces<'f> {
     pieces: SmallVec<[Piece; 4]>,
+    /// Copies of what a backing answered, which pieces point to.
+    _answers: Vec<Box<[u8]>>,
     _lock: ReadGuard<'f>,
 }
 
@@ -71,20 +75,37 @@ impl Deref for Pieces<'_> {
     }
 }
 
-/// A stretch of a range: where it lies in the pool, or that it is a hole.
+/// A stretch of a range, and where it lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    pub(crate) pool: Option<u64>,
-    /// It lies in the storage of a base.
-    pub(crate) borrowed: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a stretch lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// In storage of the file, from this pool byte on.
+    Own(u64),
+    /// In storage of a base, from this pool byte on.
+    Shared(u64),
+    /// Nowhere: the backing answers.
+    Absent(Answer),
 }
 
 impl Stretch {
+    /// Its first pool byte, if it lies in the pool.
+    pub(crate) fn pool(&self) -> Option<u64> {
+        match self.place {
+            Place::Own(at) | Place::Shared(at) => Some(at),
+            Place::Absent(_) => None,
+        }
+    }
+
     /// Says of an error of the media which part of the file it met.
     pub(crate) fn lost(&self, error: Error) -> Error {
-        match (error, self.pool) {
+        match (error, self.pool()) {
             (Error::Lost(page), Some(at)) => Error::DataLost(self.offset + page.saturating_sub(at)),
             (other, _) => other,
         }
@@ -110,16 +131,17 @@ pub(crate) fn stretches(
                 last = Some(m);
                 Span::Own(m.part(page, m.end()).run)
             }
-            _ if rec.base != 0 => map.span(page)?,
-            next => Span::Hole(next.map_or(u64::MAX, |m| m.file_page) - page),
+            Some(m) if m.file_page <= page => map.span(page)?,
+            next => map.below(page, next.map_or(u64::MAX, |m| m.file_page) - page)?,
         };
         let within = offset % PAGE_SIZE;
-        let pool = match span {
-            Span::Own(run) | Span::Shared(run) => Some(run.page.byte() + within),
-            Span::Hole(_) => None,
+        let place = match span {
+            Span::Own(run) => Place::Own(run.page.byte() + within),
+            Span::Shared(run) => Place::Shared(run.page.byte() + within),
+            Span::Absent { answer, .. } => Place::Absent(answer),
         };
         let len = (span.pages().saturating_mul(PAGE_SIZE)).saturating_sub(within).min(end - offset);
-        each(Stretch { offset, len, pool, borrowed: matches!(span, Span::Shared(_)) })?;
+        each(Stretch { offset, len, place })?;
         offset += len;
     }
     Ok(last)
@@ -140,12 +162,9 @@ pub(crate) fn read(
 
 fn copy_out(alloc: &Allocator, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result<()> {
     let part = &mut buf[(s.offset - offset) as usize..][..s.len as usize];
-    match s.pool {
-        Some(at) => alloc.region.read_data(at, part).map_err(|e| s.lost(e.into())),
-        None => {
-            part.fill(0);
-            Ok(())
-        }
+    match s.place {
+        Place::Own(at) | Place::Shared(at) => alloc.region.read_data(at, part).map_err(|e| s.lost(e.into())),
+        Place::Absent(answer) => answer_absent(answer, s.offset, part),
     }
 }
 
@@ -163,7 +182,7 @@ impl Engine {
         if let Some(known) = open.hint.known(lock) {
             let end = wanted.min(known.size);
             if let Some(at) = known.at(offset, end) {
-                each(Stretch { offset, len: end - offset, pool: Some(at), borrowed: false })?;
+                each(Stretch { offset, len: end - offset, place: Place::Own(at) })?;
                 return Ok(end);
             }
         }
@@ -184,21 +203,30 @@ impl Engine {
         Ok(end.saturating_sub(offset) as usize)
     }
 
-    /// The pieces of an open file's range, up to its end.
+    /// The pieces of an open file's range, up to its end. What a backing answers is copied for it, unless it is zeros.
     pub(crate) fn pieces_open(&self, file: (Ino, &OpenInode), range: (u64, u64)) -> Result<Pieces<'_>> {
         let lock = self.locks.read(file.0);
         let mut pieces: SmallVec<[Piece; 4]> = SmallVec::new();
+        // They stay where they are while the list grows.
+        let mut answers: Vec<Box<[u8]>> = Vec::new();
         self.open_stretches(&lock, file.1, range, |s| {
             let len = s.len as usize;
-            pieces.push(match s.pool {
-                Some(at) => {
+            pieces.push(match s.place {
+                Place::Own(at) | Place::Shared(at) => {
                     let addr = self.alloc.region.data_addr(at, s.len).map_err(|e| s.lost(e.into()))?;
                     Piece::Storage { addr, len }
                 }
-                None => Piece::Hole { len },
+                Place::Absent(answer) if answer.is_zeros() => Piece::Hole { len },
+                Place::Absent(answer) => {
+                    let mut bytes = vec![0; len].into_boxed_slice();
+                    answer_absent(answer, s.offset, &mut bytes)?;
+                    let addr = bytes.as_ptr();
+                    answers.push(bytes);
+                    Piece::Storage { addr, len }
+                }
             });
             Ok(())
         })?;
-        Ok(Pieces { pieces, _lock: lock })
+        Ok(Pieces { pieces, _answers: answers, _lock: lock })
     }
 }

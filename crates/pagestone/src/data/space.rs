@@ -5,21 +5,24 @@ use smallvec::SmallVec;
 
 use crate::alloc::{Allocator, TxResult};
 use crate::attr::{Extent, Kind, Time};
-use crate::data::read::stretches;
+use crate::backing::Contents;
+use crate::data::read::{Place, stretches};
 use crate::data::write::{Parts, zero_owned};
 use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
 use crate::extent::MAX_LEN;
 use crate::extent::extent_map::{self, Map, in_tx};
-use crate::extent::resolve::{Span, borrowed_page, cover_with_void};
+use crate::extent::resolve::{Span, cover_with_void, page_below};
 use crate::layout::InodeRec;
 use crate::txn::{Fresh, Tx};
-use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::units::{FRAME_SIZE, Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
 /// Bytes behind the end that one transaction zeros at most.
 const ZEROED: u64 = 8 << 20;
 /// Pages that one transaction allocates at most.
 const STEP: u64 = 16 * PAGES_PER_FRAME;
+/// Bytes of contents that one transaction copies or reads at most, besides the last run.
+pub(crate) const MEMORY: u64 = 4 * FRAME_SIZE;
 
 impl Engine {
     /// Sets the length.
@@ -250,7 +253,7 @@ impl Engine {
         while at < rec.size {
             let page = at / PAGE_SIZE;
             let span = map.span(page)?;
-            if data != matches!(span, Span::Hole(_)) {
+            if data != span.is_hole() {
                 return Ok(at);
             }
             at = page.saturating_add(span.pages()).saturating_mul(PAGE_SIZE);
@@ -266,7 +269,8 @@ impl Engine {
         let end = offset.saturating_add(len).min(rec.size);
         let mut out = Vec::new();
         stretches(&self.alloc, &chain, &rec, offset, end, |s| {
-            out.extend(s.pool.map(|pool| Extent { offset: s.offset, pool, len: s.len, shared: s.borrowed }));
+            let shared = matches!(s.place, Place::Shared(_));
+            out.extend(s.pool().map(|pool| Extent { offset: s.offset, pool, len: s.len, shared }));
             Ok(())
         })?;
         Ok(out)
@@ -321,15 +325,19 @@ fn zero(tx: &mut Tx<'_>, rec: &InodeRec, from: u64, to: u64) -> TxResult<()> {
     tx.fill(SmallVec::new(), &parts).map(drop)
 }
 
-/// Makes the borrowed pages the file's own in which `[from, to)` begins or ends in the middle.
+/// Gives storage to the pages in which `[from, to)` begins or ends in the middle, where a base or a backing has bytes
+/// of them.
 fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     for at in [from, to] {
         if from >= to || at.is_multiple_of(PAGE_SIZE) {
             continue;
         }
-        let Some(bytes) = borrowed_page(tx, rec, at / PAGE_SIZE)? else { continue };
+        let contents = page_below(tx, rec, at / PAGE_SIZE)?;
+        if contents.is_zeros() {
+            continue;
+        }
         let f = tx.reserve_data(rec.owner(), at / PAGE_SIZE, 1, false)?;
-        let part = Part::Bytes { at: f.run.page.byte(), bytes: &bytes };
+        let part = contents.part(f.run.page.byte(), 0..PAGE_SIZE);
         for durable in tx.fill(smallvec::smallvec![f], &[part])? {
             extent_map::insert(tx, rec, durable)?;
         }
@@ -337,7 +345,7 @@ fn copy_up(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<
     Ok(())
 }
 
-/// From `first` on the base has nothing to say any more.
+/// From `first` on neither the base nor the backing answers any more.
 fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> TxResult<()> {
     if first < rec.base_pages {
         let gone = if first == 0 { rec.borrowed() } else { in_tx(tx, rec).borrowed_in(first, rec.base_pages)? };
@@ -358,8 +366,8 @@ pub(crate) fn free_pages_in(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64, sto
     Ok(rest)
 }
 
-/// Zeroed pages for the holes in `[page, stop)`, as many as one record takes; returns how far. With `zeros`
-/// also for what is borrowed, and what is there reads as zeros in that range of bytes.
+/// Storage for what is absent in `[page, stop)`, as many pages as one record takes; returns how far. They read as before.
+/// With `zeros` also for what is shared, and all of it reads as zeros in that range of bytes.
 fn allocate_pages(
     tx: &mut Tx<'_>,
     rec: &mut InodeRec,
@@ -368,8 +376,9 @@ fn allocate_pages(
     zeros: Option<(u64, u64)>,
 ) -> TxResult<u64> {
     let mut fresh: SmallVec<[Fresh; 4]> = SmallVec::new();
+    let (mut contents, mut memory): (SmallVec<[Contents; 4]>, u64) = (SmallVec::new(), 0);
     let mut parts = Parts::new();
-    while page < stop && tx.has_room(16 << 10) {
+    while page < stop && tx.has_room(16 << 10) && memory < MEMORY {
         match in_tx(tx, rec).span(page)? {
             Span::Own(run) => {
                 let behind = page + run.pages.min(stop - page);
@@ -382,15 +391,22 @@ fn allocate_pages(
             }
             Span::Shared(run) if zeros.is_none() => page += run.pages.min(stop - page),
             span => {
-                let want = span.pages().min(stop - page);
+                let most = if zeros.is_none() && span.needs_storage() { PAGES_PER_FRAME } else { u64::MAX };
+                let want = span.pages().min(stop - page).min(most);
                 let whole = want >= PAGES_PER_FRAME && page.is_multiple_of(PAGES_PER_FRAME);
                 let f = tx.reserve_data(rec.owner(), page, want, whole)?;
-                parts.push(Part::Zero { at: f.run.page.byte(), len: f.run.pages * PAGE_SIZE });
+                let begins = match zeros {
+                    None => span.contents(tx.alloc(), page, f.run.pages, rec.size)?,
+                    Some(_) => Contents::default(),
+                };
+                memory += begins.memory();
+                contents.push(begins);
                 page += f.run.pages;
                 fresh.push(f);
             }
         }
     }
+    parts.extend(fresh.iter().zip(&contents).map(|(f, c)| c.part(f.run.page.byte(), 0..f.run.pages * PAGE_SIZE)));
     for durable in tx.fill(fresh, &parts)? {
         extent_map::insert(tx, rec, durable)?;
     }

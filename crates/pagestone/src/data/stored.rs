@@ -59,7 +59,7 @@ impl Engine {
     fn flush_range(&self, held: InodeRead<'_>, rec: &InodeRec, from: u64, end: u64) -> Result<()> {
         debug_assert_eq!(held.ino(), rec.ino());
         let chain = self.chain(rec);
-        stretches(&self.alloc, &chain, rec, from, end, |s| match s.pool {
+        stretches(&self.alloc, &chain, rec, from, end, |s| match s.pool() {
             Some(at) => Ok(self.alloc.region.flush(at, s.len)?),
             None => Ok(()),
         })

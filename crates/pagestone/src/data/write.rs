@@ -3,9 +3,9 @@
 //! ```text
 //!   all of it over storage, inside the file      shared lock, stream, one fence: no transaction
 //!   otherwise                                    exclusive lock:
-//!       holes         fresh pages                                                       \
-//!       borrowed      fresh pages, filled from the base where the write does not reach   |  one fence
-//!       behind the end   in place                                                       /
+//!       absent, shared   fresh pages, filled from the backing or the base where the        \
+//!                        write does not reach                                              |  one fence
+//!       behind the end   in place                                                         /
 //!       old pages     stream in place, and a fence, once it is sure that the rest has room
 //!       then one record: new runs, length, times
 //! ```
@@ -20,13 +20,14 @@ use smallvec::SmallVec;
 
 use crate::alloc::{Run, TxResult};
 use crate::attr::Time;
-use crate::data::read::Stretch;
+use crate::backing::Contents;
+use crate::data::read::{Place, Stretch};
 use crate::data::space::free_pages_in;
 use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
 use crate::extent::MAX_LEN;
 use crate::extent::extent_map::{self, in_tx};
-use crate::extent::resolve::{Span, borrowed_page};
+use crate::extent::resolve::{Span, page_below};
 use crate::layout::InodeRec;
 use crate::txn::{Fresh, Tx};
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
@@ -109,17 +110,17 @@ impl Engine {
         let len = bytes.len() as u64;
         let lock = self.locks.read(ino);
         let mut parts = Parts::new();
-        let mut hole = false;
+        let mut needs_storage = false;
         let reached = self.open_stretches(&lock, open, (offset, len), |s| {
-            match s.pool.filter(|_| !s.borrowed) {
+            match s.place {
                 // The long way gives whole pages new storage.
-                Some(at) if self.alloc.region.first_lost(at, s.len).is_some() => hole = true,
-                Some(at) => parts.push(Part::Bytes { at, bytes: within(bytes, offset, &s) }),
-                None => hole = true,
+                Place::Own(at) if self.alloc.region.first_lost(at, s.len).is_some() => needs_storage = true,
+                Place::Own(at) => parts.push(Part::Bytes { at, bytes: within(bytes, offset, &s) }),
+                Place::Shared(_) | Place::Absent(_) => needs_storage = true,
             }
             Ok(())
         })?;
-        if hole || reached < offset + len {
+        if needs_storage || reached < offset + len {
             return Ok(false);
         }
         self.alloc.journal.check_latch()?;
@@ -245,31 +246,32 @@ fn unmap_lost_page(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64, (from, to): (
     free_pages_in(tx, rec, page, page + 1).map(drop)
 }
 
-/// Whether a hole gets a whole frame: the write covers it, or it is appended to a file that has
+/// Whether absent or shared pages get a whole frame: the write covers it, or it is appended to a file that has
 /// outgrown its first frame, so that big files lie in whole, aligned frames.
 fn takes_whole_frame(rec: &InodeRec, page: u64, span: Span, want: u64, end: u64, take: Take) -> bool {
     let aligned = page.is_multiple_of(PAGES_PER_FRAME) && span.pages() >= PAGES_PER_FRAME;
-    let free = take == Take::Ahead && matches!(span, Span::Hole(_)) && page > 0;
+    let free = take == Take::Ahead && span.is_hole() && page > 0;
     let appends = free && page * PAGE_SIZE >= rec.size / PAGE_SIZE * PAGE_SIZE && end >= rec.size;
     aligned && (want >= PAGES_PER_FRAME || (appends && page * PAGE_SIZE <= rec.size.next_multiple_of(PAGE_SIZE)))
 }
 
-/// Borrowed pages that a write reaches only in part: what is kept of them.
+/// Pages without storage that a write reaches only in part: what the file has there.
 struct Around {
-    head: Option<Box<[u8]>>,
-    tail: Option<Box<[u8]>>,
-    /// The page with the old end of the file, if the write begins behind it.
-    old_end: Option<(u64, Box<[u8]>)>,
+    head: Contents,
+    tail: Contents,
+    /// The page with the old end of the file, if the write begins behind it and the page is no hole.
+    old_end: Option<(u64, Contents)>,
 }
 
 impl Around {
     fn read(tx: &Tx<'_>, rec: &InodeRec, offset: u64, end: u64) -> Result<Around> {
         let partly = |at: u64| match at.is_multiple_of(PAGE_SIZE) {
-            true => Ok(None),
-            false => borrowed_page(tx, rec, at / PAGE_SIZE),
+            true => Ok(Contents::default()),
+            false => page_below(tx, rec, at / PAGE_SIZE),
         };
         let old = rec.size / PAGE_SIZE;
-        let old_end = if old < offset / PAGE_SIZE { partly(rec.size)?.map(|page| (old, page)) } else { None };
+        let old_end = if old < offset / PAGE_SIZE { partly(rec.size)? } else { Contents::default() };
+        let old_end = (!old_end.is_zeros()).then_some((old, old_end));
         Ok(Around { head: partly(offset)?, tail: partly(end)?, old_end })
     }
 
@@ -281,30 +283,28 @@ impl Around {
         fresh: &mut SmallVec<[Fresh; 4]>,
         parts: &mut Parts<'b>,
     ) -> TxResult<()> {
-        if let Some((page, bytes)) = &self.old_end {
+        if let Some((page, contents)) = &self.old_end {
             let f = tx.reserve_data(rec.owner(), *page, 1, false)?;
-            parts.push(Part::Bytes { at: f.run.page.byte(), bytes });
+            parts.push(contents.part(f.run.page.byte(), 0..PAGE_SIZE));
             fresh.push(f);
         }
         Ok(())
     }
 
     /// The parts that give fresh pages their contents up to page `stop`: the bytes written, and around
-    /// them what was borrowed, or zeros as far as the file reaches.
+    /// them what the file had there; zeros behind them as far as the file reaches.
     fn define<'b>(&'b self, f: &Fresh, stop: u64, offset: u64, bytes: &'b [u8], len: u64, parts: &mut Parts<'b>) {
         let page = f.file_page;
         let end = offset + bytes.len() as u64;
         let at = |byte: u64| f.run.page.byte() + (byte - page * PAGE_SIZE);
         let (first, behind) = (page * PAGE_SIZE, stop * PAGE_SIZE);
         let (from, mut to) = (offset.max(first), end.min(behind));
-        match &self.head {
-            _ if from == first => {}
-            Some(head) => parts.push(Part::Bytes { at: at(first), bytes: &head[..(from - first) as usize] }),
-            None => parts.push(Part::Zero { at: at(first), len: from - first }),
+        if from > first {
+            parts.push(self.head.part(at(first), 0..from - first));
         }
         parts.push(Part::Bytes { at: at(from), bytes: &bytes[(from - offset) as usize..(to - offset) as usize] });
-        if let Some(tail) = self.tail.as_ref().filter(|_| to == end) {
-            parts.push(Part::Bytes { at: at(to), bytes: &tail[(to % PAGE_SIZE) as usize..] });
+        if to == end && !self.tail.is_zeros() {
+            parts.push(self.tail.part(at(to), to % PAGE_SIZE..PAGE_SIZE));
             to = to.next_multiple_of(PAGE_SIZE);
         }
         let reach = len.min((page + f.run.pages) * PAGE_SIZE).max(behind);

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use crate::alloc::TxResult;
 use crate::attr::{Kind, Time};
+use crate::backing::has_below;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::extent::extent_map::{self, Map, Mapped, in_tx};
@@ -161,7 +162,9 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
 /// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
 pub(crate) fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
-    if in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
+    // A backing is shared by way of a base as well: one inode has it, and not two.
+    let backed = src.base == 0 && src.base_pages > 0 && has_below(src);
+    if backed || in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
         let from = end.next_multiple_of(tx.map_alignment());
         let behind = take_extents_behind(tx, src, from)?;
         freeze_as_base(tx, src)?;
@@ -224,6 +227,8 @@ pub(crate) fn freeze_as_base(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()
     (base.nlink, base.parent) = (1, src.ino().0);
     src.set_borrowed(src.borrowed() + src.pages.saturating_sub(behind));
     src.clear_map();
+    // The base has it now.
+    src.backing = 0;
     (src.base, src.base_pages) = (base.ino().0, end);
     src.height = base.height.checked_add(1).ok_or(Error::TooManyLinks)?;
     tx.put_inode(&base)

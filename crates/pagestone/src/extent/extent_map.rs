@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Runs never overlap; neighbours that touch in the file and in the pool are one run.
-//! What no run answers is a hole, or, below `base_pages`, the base's to answer (`chain.rs`). A run
-//! at page 0 is a *void*: a hole that stays one although the base has something there.
+//! A page that no run covers is absent. Below `base_pages` the base or the backing answers for it (`resolve.rs`). A run
+//! at page 0 is a *void*: a hole that stays one although the base or the backing has something there.
 
 use crate::alloc::{Allocator, Run, TxResult};
+use crate::backing::has_below;
 use crate::btree::{self, Entry, Nodes, TreeId};
 use crate::error::{Error, Result};
 use crate::layout::{INLINE_EXTENTS, InlineExtent, InodeRec, PageUse, TreeRef};
@@ -88,7 +89,7 @@ impl<'a, N: Nodes> Map<'a, N> {
 
     fn checked(&self, file_page: u64, page: u64, pages: u64) -> Result<Mapped> {
         let behind = file_page.checked_add(pages).is_none_or(|end| end > MAX_FILE_PAGES);
-        let void = page == 0 && pages > 0 && self.rec.base != 0;
+        let void = page == 0 && pages > 0 && has_below(self.rec);
         let place = || format!("map of {}, file page {file_page:#x}", self.rec.ino());
         if page >> STATE_SHIFT != 0 {
             let what = format!("a run in state {:#x}, which is of a later version", page >> STATE_SHIFT);
@@ -166,7 +167,7 @@ pub(crate) fn in_tx<'a, 'p>(tx: &'a Tx<'p>, rec: &'a InodeRec) -> Map<'a, Tx<'p>
 pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> TxResult<()> {
     let (file_page, run) = durable.parts();
     let new = Mapped { file_page, run };
-    if rec.base != 0 {
+    if has_below(rec) {
         let hidden = in_tx(tx, rec).borrowed_in(file_page, new.end())?;
         rec.set_borrowed(rec.borrowed().saturating_sub(hidden));
         clear(tx, rec, file_page, new.end())?;
@@ -222,7 +223,7 @@ pub(crate) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to:
 /// Takes the runs in `[from, to)` out of the map, from the back to the front, and gives their
 /// pages back. Stops when the record is full: returns where to go on (the new `to`), or `None`.
 ///
-/// What the base has there comes into view: the caller lowers `base_pages`, or puts voids.
+/// What lies below comes into view there: the caller lowers `base_pages`, or puts voids.
 pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64) -> TxResult<Option<u64>> {
     // Allocator whose descriptors one step may change; a run of many frames is given back in steps.
     const STEP: u64 = 16 * PAGES_PER_FRAME;

@@ -289,6 +289,7 @@ fn replace_base(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mu
     }
     let seen = d.borrowed();
     d.adopt_map(x);
+    d.backing = x.backing;
     d.set_borrowed(seen.saturating_sub(d.pages));
     put_extents_back(tx, d, behind)?;
     (d.base, d.base_pages, d.height) = (x.base, x.base_pages, x.height);

@@ -1,17 +1,22 @@
-//! What a clone sees: its own map first, then its base's, then that one's base.
+//! What a file page is: by the file's own map, then by its base's, then by that one's base, then by the backing.
 //!
 //! ```text
-//!   file     [own ]............[void]......            base_pages
-//!   base     ......[data      ][data]......[data]..........|   <- not seen from here on
+//!   file     [own ]............[void].............     base_pages
+//!   base     ......[data      ][data].............[data]...|   <- not seen from here on
 //!   base     [data           ]........[data    ]...............
-//!            --------------------------------------
-//!   seen     Data  Borrowed    Hole   Borrowed
+//!   backing  oooooooooooooooooooooooooooooooooooooooooooooooooo
+//!            --------------------------------------------------
+//!   seen     Own   Shared      zeros  Shared   o  Shared    zeros
 //! ```
+//!
+//! Nothing lies below a void: it is absent, and reads as zeros. So is what lies behind `base_pages`. Everywhere else the
+//! backing of the lowest base answers (of the file, if it has no base).
 //!
 //! A base never changes, except that it is merged into its only dependent (`merge.rs`). So a chain is
 //! read with the file's own lock and, only if there is a base, [`Engine::chain`].
 
 use crate::alloc::{Allocator, Run, TxResult};
+use crate::backing::{Answer, Contents, answer_absent, answer_of, has_below};
 use crate::btree::Nodes;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
@@ -28,8 +33,13 @@ pub(crate) enum Span {
     Own(Run),
     /// A base's storage: to be read, never written.
     Shared(Run),
-    /// Nothing for this many pages.
-    Hole(u64),
+    /// No extent for this many pages: the backing answers.
+    Absent {
+        /// How many.
+        pages: u64,
+        /// Which backing.
+        answer: Answer,
+    },
 }
 
 impl Span {
@@ -37,8 +47,57 @@ impl Span {
     pub(crate) fn pages(&self) -> u64 {
         match *self {
             Span::Own(run) | Span::Shared(run) => run.pages,
-            Span::Hole(pages) => pages,
+            Span::Absent { pages, .. } => pages,
         }
+    }
+
+    /// The first `pages` of it, or all if it has fewer.
+    pub(crate) fn first(self, pages: u64) -> Span {
+        match self {
+            Span::Own(run) => Span::Own(run.first(pages)),
+            Span::Shared(run) => Span::Shared(run.first(pages)),
+            Span::Absent { pages: all, answer } => Span::Absent { pages: all.min(pages), answer },
+        }
+    }
+
+    /// Without its first `skip` pages, of which it has more.
+    pub(crate) fn without_first(self, skip: u64) -> Span {
+        let rest = |run: Run| Run { page: run.page.plus(skip), pages: run.pages - skip };
+        match self {
+            Span::Own(run) => Span::Own(rest(run)),
+            Span::Shared(run) => Span::Shared(rest(run)),
+            Span::Absent { pages, answer } => Span::Absent { pages: pages - skip, answer },
+        }
+    }
+
+    /// Whether it is absent, and all zeros: a hole.
+    pub(crate) fn is_hole(&self) -> bool {
+        matches!(self, Span::Absent { answer, .. } if answer.is_zeros())
+    }
+
+    /// Whether a backing answers with bytes that have to be put somewhere before anybody can map them.
+    pub(crate) fn needs_storage(&self) -> bool {
+        matches!(self, Span::Absent { answer, .. } if !answer.is_zeros())
+    }
+
+    /// Reads its first bytes; it begins at `file_page`.
+    pub(crate) fn read(&self, alloc: &Allocator, file_page: u64, buf: &mut [u8]) -> Result<()> {
+        match *self {
+            Span::Own(run) | Span::Shared(run) => Ok(alloc.region.read_data(run.page.byte(), buf)?),
+            Span::Absent { answer, .. } => answer_absent(answer, file_page * PAGE_SIZE, buf),
+        }
+    }
+
+    /// What fresh storage for its first `pages` begins with, in a file of `size` bytes; it begins at `file_page`.
+    pub(crate) fn contents(&self, alloc: &Allocator, file_page: u64, pages: u64, size: u64) -> Result<Contents> {
+        if self.is_hole() {
+            return Ok(Contents::default());
+        }
+        let mut bytes = vec![0; (pages * PAGE_SIZE) as usize];
+        // Behind the end of the file nothing counts.
+        let seen = size.saturating_sub(file_page * PAGE_SIZE).min(pages * PAGE_SIZE) as usize;
+        self.read(alloc, file_page, &mut bytes[..seen])?;
+        Ok(Contents::bytes(bytes))
     }
 }
 
@@ -65,25 +124,34 @@ impl<N: Records> Map<'_, N> {
     pub(crate) fn span(&self, file_page: u64) -> Result<Span> {
         let limit = match self.local(file_page)? {
             LocalAnswer::Data(run) => return Ok(Span::Own(run)),
-            LocalAnswer::Void(pages) => return Ok(Span::Hole(pages)),
+            LocalAnswer::Void(pages) => return Ok(hole(pages)),
             LocalAnswer::Nothing(pages) => pages,
         };
-        if self.rec.base == 0 { Ok(Span::Hole(limit)) } else { self.below(file_page, limit) }
+        self.below(file_page, limit)
     }
 
-    /// What the bases say of `file_page`, for at most `limit` pages.
-    fn below(&self, file_page: u64, mut limit: u64) -> Result<Span> {
+    /// What `file_page` is, of which this map says nothing for `limit` pages: the bases and the backing decide.
+    #[inline]
+    pub(crate) fn below(&self, file_page: u64, limit: u64) -> Result<Span> {
+        // A file without base and backing.
+        if file_page >= self.rec.base_pages { Ok(hole(limit)) } else { self.in_bases(file_page, limit) }
+    }
+
+    fn in_bases(&self, file_page: u64, mut limit: u64) -> Result<Span> {
         let mut rec = *self.rec;
-        while rec.base != 0 && file_page < rec.base_pages {
+        while file_page < rec.base_pages {
             limit = limit.min(rec.base_pages - file_page);
+            if rec.base == 0 {
+                return Ok(Span::Absent { pages: limit, answer: answer_of(&rec) });
+            }
             rec = base(self.nodes, &rec)?;
             match (Map { rec: &rec, nodes: self.nodes, alloc: self.alloc }).local(file_page)? {
                 LocalAnswer::Data(run) => return Ok(Span::Shared(Run { pages: run.pages.min(limit), ..run })),
-                LocalAnswer::Void(pages) => return Ok(Span::Hole(pages.min(limit))),
+                LocalAnswer::Void(pages) => return Ok(hole(pages.min(limit))),
                 LocalAnswer::Nothing(pages) => limit = limit.min(pages),
             }
         }
-        Ok(Span::Hole(limit))
+        Ok(hole(limit))
     }
 
     /// How many pages of `[from, to)` the bases answer for.
@@ -102,6 +170,11 @@ impl<N: Records> Map<'_, N> {
     }
 }
 
+/// Pages behind everything that bases and backing answer for, or hidden from them by a void.
+fn hole(pages: u64) -> Span {
+    Span::Absent { pages, answer: Answer::Zeros }
+}
+
 /// The base of `rec`, which has one.
 fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
     let wrong = |what: &str| Err(Error::corrupt(rec.ino().to_string(), format!("{what}: {}", Ino(rec.base))));
@@ -113,11 +186,11 @@ fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
     }
 }
 
-/// Hides what the base has in `[from, to)`, where the map says nothing.
+/// Hides what the base or the backing has in `[from, to)`, where the map says nothing.
 pub(crate) fn cover_with_void(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     let to = to.min(rec.base_pages);
     let mut at = from;
-    while rec.base != 0 && at < to {
+    while at < to && has_below(rec) {
         match in_tx(tx, rec).local(at)? {
             LocalAnswer::Data(Run { pages, .. }) | LocalAnswer::Void(pages) => at += pages,
             LocalAnswer::Nothing(pages) => {
@@ -130,16 +203,16 @@ pub(crate) fn cover_with_void(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to
     Ok(())
 }
 
-/// A borrowed page as the file sees it: zeros from its end on. `None` if the page is not borrowed.
-pub(crate) fn borrowed_page(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Result<Option<Box<[u8]>>> {
-    if rec.base == 0 || file_page >= rec.base_pages {
-        return Ok(None);
+/// What fresh storage for `file_page` has to begin with, where the file has none: what a base or the backing has there,
+/// zeros from the end of the file on. Zeros too, unread, if the file has storage.
+pub(crate) fn page_below(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Result<Contents> {
+    if file_page >= rec.base_pages {
+        return Ok(Contents::default());
     }
-    let Span::Shared(run) = in_tx(tx, rec).span(file_page)? else { return Ok(None) };
-    let seen = rec.size.saturating_sub(file_page * PAGE_SIZE).min(PAGE_SIZE) as usize;
-    let mut page = vec![0; PAGE_SIZE as usize].into_boxed_slice();
-    tx.alloc().region.read_data(run.page.byte(), &mut page[..seen])?;
-    Ok(Some(page))
+    match in_tx(tx, rec).span(file_page)? {
+        Span::Own(_) => Ok(Contents::default()),
+        span => span.contents(tx.alloc(), file_page, 1, rec.size),
+    }
 }
 
 /// The bases of a file, if it has any, are not merged while this is there.

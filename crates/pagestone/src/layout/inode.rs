@@ -12,7 +12,7 @@
 //!   24 uid  28 gid                                      144 pages that the base may answer for
 //!   32 nlink; dependents (bases)                        152 owner its runs name, if not itself
 //!   36 height over the lowest base                      160 backing  164 flags  168 epoch
-//!                                                       176 pages that the backing answers for
+//!                                                       176 zero
 //!                                                       184 three inline extents of 24 bytes, or
 //!                                                           a symlink's target
 //! ```
@@ -34,7 +34,7 @@ use crate::units::{Ino, PageNo};
 pub(crate) const INLINE_EXTENTS: usize = 3;
 
 /// Largest number of a backing that this version knows.
-const LAST_BACKING: u32 = 1;
+const LAST_BACKING: u32 = 2;
 /// The kind byte of a base.
 const BASE: u8 = 8;
 
@@ -86,18 +86,18 @@ pub(crate) struct InodeRec {
     xattr_root: u64,
     /// Number of the base; 0: none.
     pub(crate) base: u64,
-    /// Pages from here on are not the base's to answer.
+    /// Pages from here on are neither the base's nor the backing's to answer.
     pub(crate) base_pages: u64,
     /// Owner that runs and nodes of the map name; 0: this inode.
     owner: u64,
-    /// Who answers pages that neither the map nor a base has: 0 zeros, 1 nobody (for measurements).
+    /// Who answers pages that neither the map nor a base has, up to `base_pages`: 0 zeros, 1 one byte (for
+    /// measurements), 2 a pattern (for tests).
     pub(crate) backing: u32,
     /// None is defined: all zero.
     flags: u32,
     /// The epoch of a cached file; zero.
     epoch: u64,
-    /// Pages from here on are not the backing's to answer.
-    pub(crate) backing_pages: u64,
+    reserved: u64,
     pub(crate) inline: [InlineExtent; INLINE_EXTENTS],
 }
 
@@ -156,13 +156,13 @@ impl InodeRec {
         if self.base != 0 && !self.may_have_base() {
             return wrong("only a file can have a base");
         }
-        if self.flags != 0 || self.epoch != 0 || self.backing > LAST_BACKING {
+        if self.flags != 0 || self.epoch != 0 || self.reserved != 0 || self.backing > LAST_BACKING {
             return wrong("its flags, epoch or backing are of a later version");
         }
-        if (self.backing != 0 || self.backing_pages != 0) && !self.may_have_base() {
+        if self.backing != 0 && !self.may_have_base() {
             return wrong("only a file can have a backing");
         }
-        let counts = [self.size, self.pages, self.base_pages, self.backing_pages].iter().all(|&n| n <= MAX_COUNT)
+        let counts = [self.size, self.pages, self.base_pages].iter().all(|&n| n <= MAX_COUNT)
             && self.nlink <= u32::MAX / 2
             && self.owner < 1 << 40
             && (!self.may_have_base() || self.rdev <= MAX_COUNT);

@@ -314,6 +314,19 @@ impl File {
         self.handle.engine().share_range(src.ino(), self.ino(), range.start, length(&range))
     }
 
+    /// Lets the backing with this number answer for the absent pages of the file, up to its present end: 1 answers with
+    /// one fixed byte, 2 with bytes that follow from their offset. For measurements and tests. One record.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a number that no backing has; [`Error::NotSupported`] for a file that has a backing or a
+    /// base, or is mapped.
+    #[doc(hidden)]
+    pub fn set_backing(&self, number: u32) -> Result<()> {
+        let engine = self.handle.engine();
+        let lock = engine.locks.write(&[self.ino()]);
+        engine.set_backing(lock.of(self.ino()), number)
+    }
+
     fn same_pool(&self, other: &File) -> Result<()> {
         match self.handle.engine().is_same(other.handle.engine()) {
             true => Ok(()),

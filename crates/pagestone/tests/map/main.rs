@@ -9,12 +9,14 @@
 //!   kept.rs     stores that wait for a commit, and what goes on around them
 //!   huge.rs     huge pages, wished for and forced
 //!   limits.rs   what it costs, and what is left without userfaultfd
+//!   absent.rs   pages that a backing answers
 //!   start.rs   what if the threads that answer faults cannot be started
 //!   hammer.rs   faults, stores, punches and truncates at once, beside a model
 //! ```
 
 #![allow(clippy::unwrap_used)] // tests end at the first surprise
 
+mod absent;
 mod atomic;
 mod away;
 #[path = "../common/mod.rs"]

@@ -1,7 +1,8 @@
 //! One mapping's address space: which of its pages are what, and the steps from one to another.
 //!
 //! ```text
-//!   absent   unresolved: the first touch is a fault for us   (userfaultfd, missing)
+//!   absent   unresolved: the first touch is a fault for us   (userfaultfd, missing). A page that a backing answers
+//!            with anything but zeros stays so until it has storage
 //!   hole     zeros; the first store is a fault for us        (userfaultfd, write-protected)
 //!   data     the pool's own pages                             (the media's file)
 //!   nothing  SIGBUS, EFAULT: behind the end, or taken away    (an empty file)
@@ -277,8 +278,8 @@ impl Area {
         self.live().is_none_or(|state| state.cut.contains(page))
     }
 
-    /// Maps the storage of the file as it is, `most` pieces at most; holes wait for their first
-    /// touch (but where stores stay private: they need no storage).
+    /// Maps the storage of the file as it is, `most` pieces at most; absent pages wait for their first
+    /// touch (but holes where stores stay private: they need no storage).
     pub(in crate::mmap) fn install_first(
         &self,
         held: InodeWrite<'_>,
@@ -291,7 +292,7 @@ impl Area {
         let pieces = spans.len();
         for (pages, span) in spans {
             let at_once = self.lend == MapMode::Private || self.mechanism() == MapMechanism::Signals;
-            if !matches!(span, Span::Hole(_)) || at_once {
+            if !matches!(span, Span::Absent { .. }) || at_once && span.is_hole() {
                 self.install(held, engine, rec, pages);
             }
         }

@@ -39,7 +39,11 @@ impl Area {
             for part in state.cut.without(inside.clone()) {
                 for (pages, span) in spans(engine, rec, part, usize::MAX)? {
                     match span {
-                        Span::Hole(_) => self.map_zero_page(state, pages).map_err(Error::mapping)?,
+                        Span::Absent { answer, .. } if answer.is_zeros() => {
+                            self.map_zero_page(state, pages).map_err(Error::mapping)?
+                        }
+                        // It has to be put somewhere first: the first touch gives it storage.
+                        Span::Absent { .. } => self.map_lazy(state, pages).map_err(Error::mapping)?,
                         // A store would change what others have borrowed too, so the first touch
                         // makes the pages the file's own.
                         Span::Shared(_) if self.lend == MapMode::Write => {
@@ -142,7 +146,7 @@ pub(in crate::mmap) fn run_of(pages: Range<u64>) -> Run {
 pub(in crate::mmap) fn runs(engine: &Engine, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
     let run = |(pages, span): (Range<u64>, Span)| match span {
         Span::Own(run) | Span::Shared(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
-        Span::Hole(_) => None,
+        Span::Absent { .. } => None,
     };
     Ok(spans(engine, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
 }
@@ -161,12 +165,7 @@ pub(in crate::mmap) fn spans(
     while page < pages.end && out.len() < most {
         let span = map.span(page)?;
         let end = page.saturating_add(span.pages()).min(pages.end);
-        let span = match span {
-            Span::Own(run) => Span::Own(Run { pages: end - page, ..run }),
-            Span::Shared(run) => Span::Shared(Run { pages: end - page, ..run }),
-            Span::Hole(_) => Span::Hole(end - page),
-        };
-        out.push((page..end, span));
+        out.push((page..end, span.first(end - page)));
         page = end;
     }
     Ok(out)

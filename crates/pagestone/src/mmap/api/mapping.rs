@@ -6,8 +6,9 @@ use std::sync::Arc;
 use pmem::{Durability, MapMode};
 
 use crate::alloc::Run;
+use crate::data::notify::Stores;
 use crate::data::{FileHandle, bounce_buffer};
-use crate::engine::{Engine, MappingObserver, WriteGuards};
+use crate::engine::{Engine, InodeWrite, MappingObserver, WriteGuards};
 use crate::error::{Error, Result};
 use crate::mmap::address_space::area::{self, Area};
 use crate::mmap::address_space::steps;
@@ -231,25 +232,51 @@ impl Mapping {
         let held = lock.of(self.area.ino);
         let rec = engine.alloc.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
-        if self.area.map_alignment > 1 {
-            let whole = self.area.whole(pages.start..end);
-            let mut chunks = whole.step_by(self.area.map_alignment as usize);
-            chunks.try_for_each(|first| engine.make_contiguous(held, first, true))?;
-        } else {
-            engine.materialize(held, pages.start..end)?;
-        }
+        self.give_storage(held, pages.start..end, Stores::Follow)?;
         self.area.install(held, engine, &engine.alloc.inode(self.area.ino)?, pages);
         Ok(())
     }
 
+    /// Storage for these pages of the file, which lie in front of its end, where it can be mapped.
+    fn give_storage(&self, held: InodeWrite<'_>, pages: Range<u64>, stores: Stores) -> Result<()> {
+        let engine = self.file.engine();
+        if self.area.map_alignment > 1 {
+            let mut chunks = self.area.whole(pages).step_by(self.area.map_alignment as usize);
+            chunks.try_for_each(|first| engine.make_contiguous(held, first, true))
+        } else {
+            engine.materialize(held, pages, stores)
+        }
+    }
+
+    /// Storage for those of these file pages that a backing answers with anything but zeros.
+    fn fill_absent(&self, pages: Range<u64>) -> Result<()> {
+        let (engine, ino) = (self.file.engine(), self.area.ino);
+        let absent = || -> Result<Vec<Range<u64>>> {
+            let rec = engine.alloc.inode(ino)?;
+            let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
+            let spans = steps::spans(engine, &rec, pages.start..end, usize::MAX)?.into_iter();
+            Ok(spans.filter(|(_, span)| span.needs_storage()).map(|(pages, _)| pages).collect())
+        };
+        let there_are = {
+            let _lock = engine.locks.read(ino);
+            !absent()?.is_empty()
+        };
+        if !there_are {
+            return Ok(());
+        }
+        let lock = engine.locks.write(&[ino]);
+        absent()?.into_iter().try_for_each(|pages| self.give_storage(lock.of(ino), pages, Stores::No))
+    }
+
     /// Keeps the pages of the range (bytes of the mapping) from reuse until the pin is dropped, also
     /// if they are punched or truncated away meanwhile: for transfers by the kernel or a device
-    /// that go on in the background. Holes of a shared mapping with stores get storage first;
-    /// pages behind the end of the file are left out.
+    /// that go on in the background. Holes of a shared mapping with stores get storage first, and so does
+    /// what a backing answers with anything but zeros, in any mapping; pages behind the end of the file are left out.
     pub fn pin(&self, range: Range<u64>) -> Result<Pin> {
         let pages = self.pages(range.clone())?;
-        if self.area.lend == MapMode::Write {
-            self.populate(range)?;
+        match self.area.lend {
+            MapMode::Write => self.populate(range)?,
+            MapMode::Read | MapMode::Private => self.fill_absent(pages.clone())?,
         }
         let engine = self.file.engine();
         let _lock = engine.locks.read(self.area.ino);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   whose is the address? --> lock the inode --> what is the page?
-//!       hole, and somebody stores: storage around it, published, shown in every mapping
-//!       anything else:             the window around it as it is
+//!       absent, and somebody stores or it is not zeros:  storage around it, published, shown in every mapping
+//!       anything else:                                   the window around it as it is
 //!   wake whoever waits
 //! ```
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use pmem::MapMode;
 
+use crate::data::notify::Stores;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::Result;
 use crate::extent::extent_map::Map;
@@ -96,9 +97,10 @@ pub(in crate::mmap) fn answer_here(
     Ok(())
 }
 
-/// Storage of the file's own for `page` and pages around it, if a shared mapping needs it: a hole that is stored
-/// to, or a page that is borrowed. Returns the pages, which are mapped then. Who answers for another thread, which
-/// waits in the fault, has locked the inode itself.
+/// Storage of the file for `page` and pages around it, if it needs that to be mapped: in a shared mapping with stores an
+/// absent page that is stored to, or a shared page; in any mapping an absent page that is not zeros. Returns the pages
+/// that are mapped then; none in a private mapping, which maps them as it maps everything else. Who answers for another
+/// thread, which waits in the fault, has locked the inode itself.
 pub(in crate::mmap) fn store(
     held: InodeWrite<'_>,
     engine: &Engine,
@@ -108,34 +110,38 @@ pub(in crate::mmap) fn store(
 ) -> Result<Option<Range<u64>>> {
     let rec = engine.alloc.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.map_alignment);
-    if area.lend != MapMode::Write || page >= end {
+    if page >= end {
         return Ok(None);
     }
-    let hole = {
+    let stores = area.lend == MapMode::Write;
+    let (absent, stored) = {
         let _chain = engine.chain(&rec);
         let map = Map { nodes: &engine.alloc, alloc: &engine.alloc, rec: &rec };
         let span = map.span(page)?;
         let behind = page.saturating_add(span.pages());
         match span {
-            Span::Hole(_) if write => {
+            Span::Absent { .. } if stores && write || span.needs_storage() => {
                 let start = map.at_or_before(page)?.map_or(0, |before| before.end());
-                // A base may have something to say in front of the page.
-                if rec.base == 0 { start..behind } else { page..behind }
+                // A base may have something in front of the page.
+                let absent = if rec.base == 0 { start..behind } else { page..behind };
+                (absent, if write { Stores::Follow } else { Stores::No })
             }
-            Span::Shared(_) => page..behind,
+            Span::Shared(_) if stores => (page..behind, Stores::Follow),
             _ => return Ok(None),
         }
     };
-    let around = area.fill_around(page, hole, end);
+    let around = area.fill_around(page, absent, end);
     if area.map_alignment > 1 {
         engine.make_contiguous(held, around.start, true)?;
         engine.remap_pages(held, around.clone())?;
     } else {
-        engine.materialize(held, around.clone())?;
-        // All at once is cheaper than a fault for each.
-        area.populate(around.clone());
+        engine.materialize(held, around.clone(), stored)?;
+        if stores {
+            // All at once is cheaper than a fault for each.
+            area.populate(around.clone());
+        }
     }
-    Ok(Some(around))
+    Ok((area.lend != MapMode::Private).then_some(around))
 }
 
 /// Maps the window around `page` as it is; returns what was done.

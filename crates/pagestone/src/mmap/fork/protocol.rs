@@ -65,7 +65,8 @@ impl Area {
         let mut out = Vec::new();
         for (pages, span) in spans(engine, rec, inside.clone(), most - 1)? {
             let shown = match span {
-                Span::Hole(_) => Shown::Hole,
+                Span::Absent { answer, .. } if answer.is_zeros() => Shown::Hole,
+                Span::Absent { .. } => Shown::Unresolved,
                 Span::Shared(_) if self.lend == MapMode::Write => Shown::Unresolved,
                 Span::Shared(run) | Span::Own(run) => {
                     // What is another's goes on to be shown to this child, whatever becomes of the base.
