@@ -120,9 +120,11 @@ fn a_store_keeps_what_the_backing_has_around_it_and_every_mapping_sees_it() {
 fn private_stores_stay_private_and_committed_ones_keep_what_is_around_them() {
     Place::every(|place| {
         let file = backed(place, "a");
+        let before = file.attr().unwrap().mtime;
         let private = file.map(0..LEN, &MapOptions::private()).unwrap();
         private.write(PAGE + 5, b"mine").unwrap();
         private.write(4 * FRAME - 1, b"mine").unwrap();
+        assert_eq!(file.attr().unwrap().mtime, before, "a private store is no change");
         shows(&private, 0, 3 * PAGE, &[(PAGE + 5, b"mine")]);
         holds(&file, 0, LEN, &[]);
         drop(private);

@@ -110,10 +110,11 @@ pub(in crate::mmap) fn store(
 ) -> Result<Option<Range<u64>>> {
     let rec = engine.alloc.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.map_alignment);
-    if page >= end {
+    let stores = area.lend == MapMode::Write;
+    // Behind the base and the backing nothing but a store takes storage.
+    if page >= end || !stores && page >= rec.base_pages {
         return Ok(None);
     }
-    let stores = area.lend == MapMode::Write;
     let (absent, stored) = {
         let _chain = engine.chain(&rec);
         let map = Map { nodes: &engine.alloc, alloc: &engine.alloc, rec: &rec };
@@ -124,7 +125,7 @@ pub(in crate::mmap) fn store(
                 let start = map.at_or_before(page)?.map_or(0, |before| before.end());
                 // A base may have something in front of the page.
                 let absent = if rec.base == 0 { start..behind } else { page..behind };
-                (absent, if write { Stores::Follow } else { Stores::No })
+                (absent, if stores && write { Stores::Follow } else { Stores::No })
             }
             Span::Shared(_) if stores => (page..behind, Stores::Follow),
             _ => return Ok(None),
