@@ -201,7 +201,14 @@ fn ino_for_readers<S: serde::Serializer>(ino: &Ino, s: S) -> Result<S::Ok, S::Er
 }
 
 /// A change of attributes; `None` leaves one as it is. `ctime` is set to now unless given.
+///
+/// ```
+/// use pagestone::inode::{SetAttr, Time};
+/// let change = SetAttr::new().perm(0o600).mtime(Time::now());
+/// # let _ = change;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct SetAttr {
     /// Permission bits (`07777`).
     pub perm: Option<u32>,
@@ -219,8 +226,44 @@ pub struct SetAttr {
     pub ctime: Option<Time>,
 }
 
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => { $(
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> SetAttr {
+            self.$name = Some($name);
+            self
+        }
+    )* };
+}
+
+impl SetAttr {
+    /// No change.
+    pub fn new() -> SetAttr {
+        SetAttr::default()
+    }
+
+    setters! {
+        /// Sets the permission bits (`07777`).
+        perm: u32,
+        /// Sets the owner.
+        uid: u32,
+        /// Sets the group.
+        gid: u32,
+        /// Sets the length.
+        size: u64,
+        /// Sets the time of the last read.
+        atime: Time,
+        /// Sets the time of the last change of the contents.
+        mtime: Time,
+        /// Sets the time of the last change of the inode, instead of to now.
+        ctime: Time,
+    }
+}
+
 /// What a new name is to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct NewNode<'a> {
     /// FileType of file.
     pub kind: FileType,
@@ -236,10 +279,31 @@ pub struct NewNode<'a> {
     pub target: &'a [u8],
 }
 
-impl NewNode<'_> {
+impl<'a> NewNode<'a> {
     /// A node of `kind` with permissions `perm`, owned by root.
-    pub fn new(kind: FileType, perm: u32) -> NewNode<'static> {
+    pub fn new(kind: FileType, perm: u32) -> NewNode<'a> {
         NewNode { kind, perm, uid: 0, gid: 0, rdev: 0, target: &[] }
+    }
+
+    /// Sets owner and group.
+    #[must_use]
+    pub fn owner(mut self, uid: u32, gid: u32) -> NewNode<'a> {
+        (self.uid, self.gid) = (uid, gid);
+        self
+    }
+
+    /// Sets the number of a device.
+    #[must_use]
+    pub fn rdev(mut self, number: u64) -> NewNode<'a> {
+        self.rdev = number;
+        self
+    }
+
+    /// Sets the target of a symbolic link.
+    #[must_use]
+    pub fn target(mut self, target: &'a [u8]) -> NewNode<'a> {
+        self.target = target;
+        self
     }
 }
 

@@ -86,8 +86,8 @@ fn it_is_all_there_after_a_reopen() {
     let f = pool.node(file(&pool.root(), "f")).unwrap();
     f.open().unwrap().write_all_at(&vec![9; 3 << 20], 1 << 20).unwrap();
     f.set_xattr(b"user.k", &vec![3; 5000], XattrMode::Set).unwrap();
-    f.set_attr(&SetAttr { perm: Some(0o600), ..SetAttr::default() }).unwrap();
-    pool.root().create(b"s", &NewNode { target: &[b'x'; 1000], ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
+    f.set_attr(&SetAttr::new().perm(0o600)).unwrap();
+    pool.root().create(b"s", &NewNode::new(FileType::Symlink, 0o777).target(&[b'x'; 1000])).unwrap();
     let d = pool.root().create(b"d", &NewNode::new(FileType::Dir, 0o700)).unwrap().ino;
     pool.root().rename(b"f", d, b"g", RenameMode::NoReplace).unwrap();
     // Not closed: the journal has to be replayed.
@@ -145,7 +145,7 @@ fn furnish(pool: &Pool) {
             f.open().unwrap().write_all_at(&vec![j as u8; 5000], j * 3000).unwrap();
             f.set_xattr(b"user.x", &vec![1; 100 * j as usize], XattrMode::Set).unwrap();
         }
-        d.create(b"link", &NewNode { target: &[b'y'; 300], ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
+        d.create(b"link", &NewNode::new(FileType::Symlink, 0o777).target(&[b'y'; 300])).unwrap();
         d.link(b"hard", d.lookup(b"f1").unwrap().ino).unwrap();
         d.unlink(b"f2").unwrap();
     }
@@ -232,7 +232,7 @@ fn a_write_of_nothing_keeps_the_time_of_the_write_before_it() {
         let f = pool.node(ino).unwrap().open().unwrap();
         f.write_all_at(b"hello", 0).unwrap();
         let long_ago = pagestone::inode::Time { sec: 1, nsec: 0 };
-        pool.node(ino).unwrap().set_attr(&SetAttr { mtime: Some(long_ago), ..SetAttr::default() }).unwrap();
+        pool.node(ino).unwrap().set_attr(&SetAttr::new().mtime(long_ago)).unwrap();
         f.write_all_at(b"HELLO", 0).unwrap();
         write_nothing(&f);
         assert_ne!(f.attr().unwrap().mtime, long_ago);
@@ -270,7 +270,7 @@ fn what_is_known_of_an_open_files_privileges_follows_their_changes() {
     let node = pool.node(file(&pool.root(), "f")).unwrap();
     let open = node.open().unwrap();
     assert!(!open.privileges().unwrap().any());
-    let perm = |perm| SetAttr { perm: Some(perm), ..SetAttr::default() };
+    let perm = |perm| SetAttr::new().perm(perm);
     node.set_attr(&perm(0o4755)).unwrap();
     assert!(open.privileges().unwrap().set_id);
     node.set_attr(&perm(0o755)).unwrap();

@@ -306,7 +306,7 @@ fn tree(pool: &Pool) {
     let d = root.create(b"d", &NewNode::new(FileType::Dir, 0o750)).unwrap().ino;
     let d = pool.node(d).unwrap().dir().unwrap();
     d.link(b"same", a.ino()).unwrap();
-    d.create(b"link", &NewNode { target: b"../a", ..NewNode::new(FileType::Symlink, 0o777) }).unwrap();
+    d.create(b"link", &NewNode::new(FileType::Symlink, 0o777).target(b"../a")).unwrap();
     d.create(b"pipe", &NewNode::new(FileType::Fifo, 0o600)).unwrap();
 }
 
@@ -402,7 +402,7 @@ fn snapshots_go_only_where_nobody_else_can_change_them() {
     let e = pool.snapshots().create(b"one").unwrap_err().to_string();
     assert!(e.contains("/.snapshots") && e.contains("no directory"), "{e}");
     root.unlink(b".snapshots").unwrap();
-    for node in [NewNode::new(FileType::Dir, 0o777), NewNode { uid: 1000, ..NewNode::new(FileType::Dir, 0o700) }] {
+    for node in [NewNode::new(FileType::Dir, 0o777), NewNode::new(FileType::Dir, 0o700).owner(1000, 0)] {
         root.create(b".snapshots", &node).unwrap();
         let e = pool.snapshots().create(b"one").unwrap_err().to_string();
         assert!(e.contains("/.snapshots") && e.contains("others"), "{e}");
@@ -410,7 +410,7 @@ fn snapshots_go_only_where_nobody_else_can_change_them() {
     }
     pool.snapshots().create(b"one").unwrap();
     // The owner of the pool's root changes, by hand and by a restore.
-    let owner = |uid| SetAttr { uid: Some(uid), ..SetAttr::default() };
+    let owner = |uid| SetAttr::new().uid(uid);
     root.node().set_attr(&owner(1000)).unwrap();
     pool.snapshots().create(b"two").unwrap();
     pool.snapshots().restore(b"one").unwrap();

@@ -40,7 +40,7 @@ type Change = (&'static str, fn(&Pool, &File));
 /// Everything that takes pages away from a file or moves its end; each leaves zeros up to `LEN`.
 fn changes() -> Vec<Change> {
     fn resize(pool: &Pool, file: &File, size: u64) {
-        let change = SetAttr { size: Some(size), ..SetAttr::default() };
+        let change = SetAttr::new().size(size);
         pool.node(file.ino()).unwrap().set_attr(&change).unwrap();
     }
     vec![

@@ -117,7 +117,7 @@ fn populate(pool: &Pool, rounds: u64, ballast: u64) {
             }
             if i % 8 == 0 {
                 let target = vec![b'x'; 50 + i as usize * 20];
-                let node = NewNode { target: &target, ..NewNode::new(FileType::Symlink, 0o777) };
+                let node = NewNode::new(FileType::Symlink, 0o777).target(&target);
                 dir.create(format!("symlink {i}").as_bytes(), &node).unwrap();
             }
         }

@@ -19,11 +19,7 @@ struct Done {
 
 /// New files belong to whoever runs the command.
 pub(crate) fn owned(kind: FileType, perm: u32) -> NewNode<'static> {
-    NewNode {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        ..NewNode::new(kind, perm)
-    }
+    NewNode::new(kind, perm).owner(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
 /// The user's file creation mask.

@@ -71,15 +71,10 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyAttr,
     ) {
         self.slow();
-        let change = SetAttr {
-            perm: mode.map(|mode| mode & 0o7777),
-            uid,
-            gid,
-            size,
-            atime: chosen_time(atime),
-            mtime: chosen_time(mtime),
-            ctime: ctime.map(sent_time),
-        };
+        let mut change = SetAttr::new();
+        change.perm = mode.map(|mode| mode & 0o7777);
+        (change.uid, change.gid, change.size) = (uid, gid, size);
+        (change.atime, change.mtime, change.ctime) = (chosen_time(atime), chosen_time(mtime), ctime.map(sent_time));
         self.attr(reply, self.ask(|fs| fs.setattr(node(ino), fh.map(handle), &change, caller(req))));
     }
 
@@ -104,7 +99,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             Some(kind) => {
                 let device = matches!(kind, FileType::CharDevice | FileType::BlockDevice);
                 let rdev = if device { rdev.into() } else { 0 };
-                self.make(req, parent, name, NewNode { rdev, ..NewNode::new(kind, mode & 0o7777) })
+                self.make(req, parent, name, NewNode::new(kind, mode & 0o7777).rdev(rdev))
             }
             None => Err(Errno(libc::EINVAL)),
         };
@@ -118,7 +113,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = target.as_os_str().as_bytes();
-        self.entry(reply, self.make(req, parent, name, NewNode { target, ..NewNode::new(FileType::Symlink, 0o777) }));
+        self.entry(reply, self.make(req, parent, name, NewNode::new(FileType::Symlink, 0o777).target(target)));
     }
 
     fn create(

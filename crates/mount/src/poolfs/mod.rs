@@ -106,7 +106,9 @@ impl FileSystem for PoolFs {
     }
 
     fn setattr(&self, node: NodeId, _handle: Option<Handle>, change: &SetAttr, caller: Caller) -> Reply<Attr> {
-        let change = &SetAttr { perm: self.perm_after(node, change, caller), ..*change };
+        let mut with_perm = *change;
+        with_perm.perm = self.perm_after(node, change, caller);
+        let change = &with_perm;
         match self.node(node).and_then(|n| self.note_if_stale(n.set_attr(change))) {
             Ok(attr) => Ok(self.outward(attr)),
             Err(e @ Error::Stale(_)) if change.size.is_none() => self.unlinked.set_attr(node, change).ok_or(e.into()),

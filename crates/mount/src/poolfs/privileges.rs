@@ -57,7 +57,7 @@ impl PoolFs {
         if perm == attr.perm {
             return Ok(Written::Bytes);
         }
-        node.set_attr(&SetAttr { perm: Some(perm), ..SetAttr::default() })?;
+        node.set_attr(&SetAttr::new().perm(perm))?;
         Ok(Written::BytesAndMode)
     }
 

@@ -131,12 +131,12 @@ impl File {
 
     /// Sets the permission bits (`07777`). Durable like a write.
     pub fn set_permissions(&self, mode: u32) -> Result<()> {
-        self.change(&SetAttr { perm: Some(mode), ..SetAttr::default() })
+        self.change(&SetAttr::new().perm(mode))
     }
 
     /// Sets the time of the last change of the contents. Durable like a write.
     pub fn set_modified(&self, time: SystemTime) -> Result<()> {
-        self.change(&SetAttr { mtime: Some(time.into()), ..SetAttr::default() })
+        self.change(&SetAttr::new().mtime(time.into()))
     }
 
     fn change(&self, change: &SetAttr) -> Result<()> {
@@ -150,7 +150,7 @@ impl File {
     /// the new end is shared with a clone.
     pub fn set_len(&self, len: u64) -> Result<()> {
         self.changeable()?;
-        self.change(&SetAttr { size: Some(len), ..SetAttr::default() })
+        self.change(&SetAttr::new().size(len))
     }
 
     /// Reads up to `buf.len()` bytes at `offset`, and returns how many: fewer only at the end of the file.

@@ -145,7 +145,7 @@ impl<'p> FileOptions<'p> {
             return Err(Error::ReadOnly);
         }
         if self.truncate && !made {
-            engine.set_attr(ino, &SetAttr { size: Some(0), ..SetAttr::default() })?;
+            engine.set_attr(ino, &SetAttr::new().size(0))?;
         }
         Ok(File::new(handle, access))
     }

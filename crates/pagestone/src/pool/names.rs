@@ -217,7 +217,7 @@ impl Pool {
     pub fn symlink(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
         let place = path::walk(self.engine(), link.as_ref(), false)?;
         let target = original.as_ref().as_os_str().as_bytes();
-        let node = NewNode { target, ..NewNode::new(FileType::Symlink, 0o777) };
+        let node = NewNode::new(FileType::Symlink, 0o777).target(target);
         place.dir.create(place.free()?, &node).map(drop)
     }
 
@@ -234,7 +234,7 @@ impl Pool {
     /// Sets the permission bits (`07777`) of the file at `path`; symbolic links are followed.
     pub fn set_permissions(&self, path: impl AsRef<Path>, mode: u32) -> Result<()> {
         let node = path::node(self.engine(), path.as_ref())?;
-        path::gone(node.set_attr(&SetAttr { perm: Some(mode), ..SetAttr::default() })).map(drop)
+        path::gone(node.set_attr(&SetAttr::new().perm(mode))).map(drop)
     }
 
     /// Makes `to` a new file with the contents, the owner, the mode and the times of the file `from`, whatever its size in

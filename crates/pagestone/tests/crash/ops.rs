@@ -149,9 +149,7 @@ impl Driver {
         match op {
             Op::Create(path) => self.make(path, &NewNode::new(FileType::File, 0o644)),
             Op::Mkdir(path) => self.make(path, &NewNode::new(FileType::Dir, 0o755)),
-            Op::Symlink(path, len) => {
-                self.make(path, &NewNode { target: &target(len), ..NewNode::new(FileType::Symlink, 0o777) })
-            }
+            Op::Symlink(path, len) => self.make(path, &NewNode::new(FileType::Symlink, 0o777).target(&target(len))),
             Op::Link(path, to) => {
                 let ino = node(path)?.ino();
                 let (dir, name) = split(to);
@@ -196,7 +194,7 @@ impl Driver {
             }
             Op::RemoveXattr(path, name) => node(path)?.remove_xattr(name.as_bytes()),
             Op::SetAttr(path, perm, uid) => {
-                let change = SetAttr { perm: Some(perm), uid: Some(uid), ..SetAttr::default() };
+                let change = SetAttr::new().perm(perm).uid(uid);
                 node(path)?.set_attr(&change).map(drop)
             }
             Op::Resize(size) if size < self.pool().info()?.size => {

@@ -138,7 +138,7 @@ pub(crate) fn abuse(pool: &Pool, seen: &Seen, rng: &mut StdRng, rounds: u32) {
         let _ = match kind {
             FileType::Dir => abuse_dir(pool, ino, seen, rng, round),
             FileType::File => abuse_file(pool, ino, rng),
-            _ => pool.node(ino).and_then(|n| n.set_attr(&SetAttr { perm: Some(0), ..SetAttr::default() })).map(drop),
+            _ => pool.node(ino).and_then(|n| n.set_attr(&SetAttr::new().perm(0))).map(drop),
         };
         if rng.random_bool(0.2) {
             let _ = abuse_xattrs(pool, ino, rng);
@@ -165,7 +165,7 @@ fn abuse_dir(pool: &Pool, ino: Ino, seen: &Seen, rng: &mut StdRng, round: u32) -
             pool.node(attr.ino)?.open()?.write_all_at(&[1; 20_000], rng.random_range(0..9000))
         }
         2 => dir.create(&fresh, &NewNode::new(FileType::Dir, 0o700)).map(drop),
-        3 => dir.create(&fresh, &NewNode { target: &[b't'; 500], ..NewNode::new(FileType::Symlink, 0) }).map(drop),
+        3 => dir.create(&fresh, &NewNode::new(FileType::Symlink, 0).target(&[b't'; 500])).map(drop),
         4 => dir.link(&fresh, other).map(drop),
         5 => dir.unlink(&name),
         6 => dir.rmdir(&name),

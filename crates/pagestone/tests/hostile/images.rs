@@ -61,7 +61,7 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
 
 fn make(dir: &Dir, name: &str, kind: FileType) -> Ino {
     let target = if kind == FileType::Symlink { name.repeat(30) } else { String::new() };
-    let node = NewNode { target: target.as_bytes(), ..NewNode::new(kind, 0o644) };
+    let node = NewNode::new(kind, 0o644).target(target.as_bytes());
     dir.create(name.as_bytes(), &node).expect("create").ino
 }
 

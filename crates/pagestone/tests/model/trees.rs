@@ -70,6 +70,7 @@ fn a_directory_of_many_names_under_random_changes() {
             there[i] = wanted;
         }
     }
+    drop(root);
     let pool = reopened(&place, pool);
     let mut want: HashSet<Vec<u8>> = all.iter().zip(&there).filter(|(_, t)| **t).map(|(n, _)| n.clone()).collect();
     want.insert(b"first".to_vec());
@@ -265,6 +266,7 @@ fn many_extended_attributes_and_large_ones() {
         }
     }
     drop(f);
+    drop(node);
     let pool = reopened(&place, pool);
     let node = pool.resolve(b"/f").unwrap();
     assert_eq!(node.xattrs().unwrap().len(), model.len());
@@ -272,6 +274,7 @@ fn many_extended_attributes_and_large_ones() {
         assert!(node.xattr(name).unwrap() == *value);
     }
     pool.root().unlink(b"f").unwrap();
+    drop(node);
     reopened(&place, pool);
 }
 
@@ -300,7 +303,7 @@ fn a_pool_full_of_small_things_can_be_emptied() {
     let mut made = Vec::new();
     for i in 0.. {
         let name = format!("{i}-{}", "n".repeat(200)).into_bytes();
-        match pool.root().create(&name, &NewNode { target: &[b't'; 3000], ..NewNode::new(FileType::Symlink, 0o777) }) {
+        match pool.root().create(&name, &NewNode::new(FileType::Symlink, 0o777).target(&[b't'; 3000])) {
             Ok(_) => made.push(name),
             Err(pagestone::Error::NoSpace) => break,
             Err(e) => panic!("{e}"),

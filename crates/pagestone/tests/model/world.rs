@@ -165,7 +165,7 @@ impl World {
         let target = if kind == FileType::Symlink { pattern(3, target.into()) } else { Vec::new() };
         let want = self.tree.may_create(dir, &name, kind, &target);
         let rdev = if matches!(kind, FileType::CharDevice | FileType::BlockDevice) { 0x1234_5678 } else { 0 };
-        let node = NewNode { kind, perm: 0o640, uid: 7, gid: 8, rdev, target: &target };
+        let node = NewNode::new(kind, 0o640).owner(7, 8).rdev(rdev).target(&target);
         let got = self.in_dir(dir, |d| d.create(&name, &node));
         if let Outcome::Done(attr) = self.outcome(got, &want, Some(8)) {
             let mut made = Node::new(attr.ino, kind, dir);
@@ -301,9 +301,9 @@ impl World {
     fn set_attr(&mut self, node: Index, perm: u32, owner: u32, time: i64) {
         let id = self.any_node(node);
         let time = Time { sec: time, nsec: owner % 1_000_000_000 };
-        let mut change = SetAttr { atime: Some(time), ..SetAttr::default() };
+        let mut change = SetAttr::new().atime(time);
         if perm & 1 == 1 {
-            change = SetAttr { perm: Some(perm), uid: Some(owner), gid: Some(!owner), mtime: Some(time), ..change };
+            change = change.perm(perm).uid(owner).gid(!owner).mtime(time);
         }
         let got = self.pool().node(self.ino(id)).expect("live").set_attr(&change);
         if let Outcome::Done(attr) = self.outcome(got, &Ok(()), None) {

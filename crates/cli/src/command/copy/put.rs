@@ -147,11 +147,11 @@ impl Copier<'_> {
             FileType::File => return self.file(from, to).map(Some),
             FileType::Symlink => {
                 let target = fs::read_link(from).with_context(|| from.display().to_string())?;
-                let new = NewNode { target: target.as_os_str().as_bytes(), ..owned(FileType::Symlink, 0o777) };
+                let new = owned(FileType::Symlink, 0o777).target(target.as_os_str().as_bytes());
                 return self.node(from, meta, to, &new).map(Some);
             }
             _ if self.archive => {
-                let new = NewNode { rdev: meta.rdev(), ..owned(kind, meta.mode() & 0o777) };
+                let new = owned(kind, meta.mode() & 0o777).rdev(meta.rdev());
                 return self.node(from, meta, to, &new).map(Some);
             }
             _ => {}
@@ -191,7 +191,7 @@ impl Copier<'_> {
         let old = to.resolve(self.pool).ok().and_then(|node| node.attr().ok());
         let old = old.filter(|attr| attr.kind == FileType::File && !self.archive);
         let new = match old {
-            Some(old) => NewNode { uid: old.uid, gid: old.gid, ..NewNode::new(FileType::File, old.perm & 0o777) },
+            Some(old) => NewNode::new(FileType::File, old.perm & 0o777).owner(old.uid, old.gid),
             None => owned(FileType::File, perm),
         };
         self.replace(to, |dir, name| {
@@ -258,7 +258,7 @@ impl Copier<'_> {
             left.owners += u64::from((meta.uid(), meta.gid()) != local::us());
             left.set_id += u64::from(meta.is_file() && meta.mode() & 0o6000 != 0);
             if meta.is_file() {
-                let change = SetAttr { mtime: Some(modified), ..SetAttr::default() };
+                let change = SetAttr::new().mtime(modified);
                 node.set_attr(&change).with_context(|| to.show())?;
             }
             return Ok(());
@@ -270,14 +270,12 @@ impl Copier<'_> {
             refused |= name.starts_with(b"system.") || node.set_xattr(name, &value, XattrMode::Set).is_err();
         }
         self.copied.left_out.xattrs += u64::from(refused);
-        let change = SetAttr {
-            perm: Some(meta.mode() & 0o7777),
-            uid: Some(meta.uid()),
-            gid: Some(meta.gid()),
-            atime: Some(Time { sec: meta.atime(), nsec: meta.atime_nsec() as u32 }),
-            mtime: Some(modified),
-            ..SetAttr::default()
-        };
+        let change = SetAttr::new()
+            .perm(meta.mode() & 0o7777)
+            .uid(meta.uid())
+            .gid(meta.gid())
+            .atime(Time { sec: meta.atime(), nsec: meta.atime_nsec() as u32 })
+            .mtime(modified);
         if meta.is_dir() {
             self.directories.push((ino, change));
             return Ok(());
