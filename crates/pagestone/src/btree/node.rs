@@ -53,7 +53,7 @@ impl Entry<'_> {
 }
 
 impl<'n> NodeView<'n> {
-    /// OpenInodes the node at `page` and checks that it is what the parent says.
+    /// Opens the node at `page` and checks that it is what the parent says.
     pub(super) fn open(nodes: &'n impl Nodes, page: PageNo, id: TreeId, level: u8) -> Result<NodeView<'n>> {
         Self::check(nodes.node(page)?, page, id, level)
     }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   read.rs      bytes and pieces out            write.rs         bytes in: in place, or into fresh pages
-//!   space.rs     length, allocation, holes       shadow_commit.rs many pages at once, or none
+//!   truncate.rs  the length                      preallocate.rs   storage ahead, zeros, holes
+//!   partial_pages.rs the ends of a changed range
+//!   seek.rs      data, holes, extents            shadow_commit.rs many pages at once, or none
 //!   attributes.rs owner, mode, times             xattr.rs         extended attributes
 //!   handle.rs    an open file                    sync.rs          durable, and closed
 //!   stored.rs    stores through mappings, made durable
@@ -17,13 +19,16 @@ pub(crate) mod bounce_buffer;
 mod compare;
 mod handle;
 pub(crate) mod notify;
+mod partial_pages;
+pub(crate) mod preallocate;
 pub(crate) mod read;
 pub(crate) mod relocate;
 mod retire;
+mod seek;
 mod shadow_commit;
-pub(crate) mod space;
 mod stored;
 mod sync;
+pub(crate) mod truncate;
 pub(crate) mod write;
 pub(crate) mod xattr;
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use pmem::Part;
 
 use crate::alloc::{Allocator, Stop, TxResult};
-use crate::data::space::regular;
+use crate::data::truncate::regular;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::extent::extent_map::{self, Map, in_tx};

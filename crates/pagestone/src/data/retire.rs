@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::alloc::{Allocator, Run, Stop, TxResult};
 use crate::data::relocate::move_into_one;
-use crate::data::space::regular;
+use crate::data::truncate::regular;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::extent::extent_map::Map;

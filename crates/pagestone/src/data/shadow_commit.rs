@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use crate::alloc::{Stop, TxResult};
 use crate::attr::{Kind, Time};
 use crate::data::read;
-use crate::data::space::grow;
+use crate::data::truncate::grow;
 use crate::data::write::{Parts, Take, check_end, write_in_tx};
 use crate::engine::{Engine, InodeWrite, OrphansWrite};
 use crate::error::{Error, Result};

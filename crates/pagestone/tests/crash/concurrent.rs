@@ -8,7 +8,7 @@ use crashlab::{Budget, CrashKind, Flavour, Simulator, Trace, explore};
 use crate::model::World;
 use crate::ops::{Driver, Op, Path};
 use crate::random::sequence_of_thread;
-use crate::run::{self, Template, full};
+use crate::run::{self, Effort, Template};
 use crate::seen::{self, Span};
 
 const BASES: [Path; 3] = ["t0", "t1", "t2"];
@@ -111,7 +111,7 @@ fn threads_in_directories_of_their_own_survive() {
     let started = Instant::now();
     let templates =
         [Flavour::Lines, Flavour::Pages].map(|flavour| Template::new(flavour, 0x7EAD, &BASES.map(Op::Mkdir)));
-    let seeds: Vec<u64> = (0..if full() { 2000 } else { 80 }).collect();
+    let seeds: Vec<u64> = (0..Effort::of(80, 400, 2000)).collect();
     let states = run::in_parallel(&seeds, |seed| try_one(&templates[*seed as usize % 2], *seed));
     let seconds = started.elapsed().as_secs_f64();
     println!("threads: {} runs, {states} states in {seconds:.1} s, {:.0}/s", seeds.len(), states as f64 / seconds);

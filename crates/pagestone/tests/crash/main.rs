@@ -10,7 +10,7 @@
 //!   hazards.rs, secrets.rs   the hazards that the design names, and bugs found: one test each
 //! ```
 //!
-//! `PAGESTONE_CRASH=full` tries far more; `PAGESTONE_SEED=n` runs one random sequence again.
+//! `PAGESTONE_CRASH=more` tries more, `PAGESTONE_CRASH=full` far more; `PAGESTONE_SEED=n` runs one random sequence again.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

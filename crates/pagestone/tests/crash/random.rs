@@ -15,7 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::ops::{At, Op, Parts, Path};
 use crate::pairs::BEFORE;
-use crate::run::{self, Care, Template, full};
+use crate::run::{self, Care, Effort, Template};
 
 /// The longer part of a long name, 17 times.
 const LONG: &str = "nnnnnnnnnn";
@@ -157,7 +157,7 @@ fn random_sequences_survive() {
     let started = Instant::now();
     let seeds: Vec<u64> = match std::env::var("PAGESTONE_SEED") {
         Ok(seed) => vec![seed.parse().expect("PAGESTONE_SEED is a number")],
-        Err(_) => (0..if full() { 10_000 } else { 300 }).collect(),
+        Err(_) => (0..Effort::of(300, 2000, 10_000)).collect(),
     };
     let states = run::in_parallel(&seeds, |seed| try_one(&templates, *seed));
     let seconds = started.elapsed().as_secs_f64();

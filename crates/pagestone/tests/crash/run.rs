@@ -27,9 +27,40 @@ pub(crate) const LEN: u64 = 16 << 20;
 /// the table of the frame it stands in, before the crash and after it.
 const LEFT_OVER: u64 = 8;
 
+/// How much is tried.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Effort {
+    /// A minute on two processors.
+    Quick,
+    /// `PAGESTONE_CRASH=more`: some minutes.
+    More,
+    /// `PAGESTONE_CRASH=full`: a quarter of an hour.
+    Full,
+}
+
+impl Effort {
+    /// What the environment asks for.
+    pub(crate) fn asked() -> Effort {
+        match std::env::var("PAGESTONE_CRASH").as_deref() {
+            Ok("full") => Effort::Full,
+            Ok("more") => Effort::More,
+            _ => Effort::Quick,
+        }
+    }
+
+    /// The number for this effort.
+    pub(crate) fn of(quick: u64, more: u64, full: u64) -> u64 {
+        match Effort::asked() {
+            Effort::Quick => quick,
+            Effort::More => more,
+            Effort::Full => full,
+        }
+    }
+}
+
 /// Whether to try as much as there is time for.
 pub(crate) fn full() -> bool {
-    std::env::var("PAGESTONE_CRASH").is_ok_and(|value| value == "full")
+    Effort::asked() == Effort::Full
 }
 
 /// A pool to start from, and its model.
