@@ -1,12 +1,12 @@
-//! Inode pages that lie elsewhere than their inodes' numbers say: the pool was shrunk below them.
+//! The forwarding table of inode pages: where an inode page is after the pool was shrunk below its original page.
 //!
 //! ```text
-//!   inode number --> page P  --- the table has P ---> page R      else page P itself
+//!   inode number --> page P  --- entry for P in the table ---> page R      no entry: page P itself
 //! ```
 //!
-//! A number must keep its meaning: names, handles and mounts remember it. Pools that were never shrunk have no table,
-//! and pay one load. A word of a table is changed by one store of eight bytes, with every inode locked; who looks without
-//! a lock finds the old page or the new one, and both hold the records.
+//! An inode number stays valid when its page moves, because names, handles and mounts keep it. A pool that was
+//! never shrunk has no table; a lookup costs one load. One 8-byte store changes an entry, while all inodes are
+//! locked. A reader without a lock finds the old page or the new one, and both hold the records.
 
 use std::sync::atomic::Ordering;
 
@@ -16,7 +16,7 @@ use crate::layout::{FORWARD_LEVELS, ForwardEntry, InodeRec, PoolState, ROOT_INOD
 use crate::units::{Ino, PageNo};
 
 impl Allocator {
-    /// The page that holds the records of the inodes numbered as if they lay on `page`.
+    /// The page with the records of the inodes whose numbers name `page`.
     pub(crate) fn inode_page(&self, page: PageNo) -> Result<PageNo> {
         if self.forward_root.load(Ordering::Acquire) == 0 || page == ROOT_INODES {
             return Ok(page);
@@ -24,7 +24,7 @@ impl Allocator {
         Ok(self.forwarded_to(page)?.unwrap_or(page))
     }
 
-    /// Where the table sends the inodes of `page`, if it has them.
+    /// The page that the table maps `page` to, if it has an entry.
     pub(crate) fn forwarded_to(&self, page: PageNo) -> Result<Option<PageNo>> {
         let mut table = PageNo(self.forward_root.load(Ordering::Acquire));
         if table.0 == 0 {
@@ -40,12 +40,12 @@ impl Allocator {
         Ok(Some(table))
     }
 
-    /// Where the record of an inode lies, in pool bytes.
+    /// Where the record of an inode is, as a pool byte.
     pub(crate) fn inode_at(&self, ino: Ino) -> Result<u64> {
         Ok(self.inode_page(ino.page())?.byte() + ino.slot() as u64 * InodeRec::SIZE)
     }
 
-    /// The number of the page whose inodes lie on `page`: their records say it.
+    /// The page that the numbers of the inodes stored on `page` name. The records contain their numbers.
     pub(crate) fn number_of_inode_page(&self, page: PageNo) -> Result<PageNo> {
         let view = self.page(page)?;
         let places = (0..Ino::SLOTS_PER_PAGE as usize).map(|slot| view.u64(slot * InodeRec::SIZE as usize + 8));
@@ -54,12 +54,12 @@ impl Allocator {
         Ok(numbers.into_iter().find(|&number| self.inode_page(number).is_ok_and(|at| at == page)).unwrap_or(page))
     }
 
-    /// What changes of the layout, as it is now.
+    /// The current values of the layout's variable fields.
     pub(crate) fn state(&self) -> PoolState {
         *self.state.lock()
     }
 
-    /// A record with this state is applied.
+    /// Called after a record with this state was applied.
     pub(crate) fn set_state(&self, state: PoolState) {
         *self.state.lock() = state;
         self.frames.store(state.frames, Ordering::Release);

@@ -1,12 +1,12 @@
-//! Free inode slots: which of a page's sixteen records can be used next.
+//! Free inode slots: which of the sixteen records of an inode page can be used next.
 //!
 //! ```text
-//!   page ->  free     ................   slots with nothing in them
-//!            reserved ................   slots that a transaction is about to fill
+//!   page ->  free     ................   slots without an inode
+//!            reserved ................   slots that a running transaction fills
 //! ```
 //!
-//! A lane fills one page after the other. The table knows the pages that were touched since open,
-//! up to a bound; it is only a hint about where room is, the record on the media decides.
+//! A lane fills one page after the other. The table contains pages that were touched since the pool was opened, up
+//! to a limit. It is a hint where free slots are; the record on the media decides.
 
 use std::sync::atomic::Ordering;
 
@@ -21,10 +21,9 @@ use crate::lock::{Mutex, rank};
 use crate::units::{Ino, PageNo};
 
 const SHARDS: usize = 16;
-/// Marks a page in the cache of verified pages as one of inodes, not a node.
+/// Marks an entry of the cache of verified pages as an inode page instead of a node.
 const INODES: u64 = 1 << 63;
-/// Pages known per shard; others are known again
-/// when one of their inodes goes.
+/// Limit on pages per shard. Other pages enter the table when one of their inodes is freed.
 const PAGES_PER_SHARD: usize = 1024;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +32,7 @@ struct SlotPage {
     reserved: u16,
 }
 
-/// The pages with room that are known.
+/// The table of pages that may have free slots.
 #[derive(Debug)]
 pub(super) struct Slots {
     shards: Vec<CachePadded<Mutex<rank::Leaf, AddressMap<PageNo, SlotPage>>>>,
@@ -50,7 +49,8 @@ impl Slots {
         &self.shards[page.0 as usize % SHARDS]
     }
 
-    /// A page made by the running transaction, which takes slot 0. Nobody else takes one yet.
+    /// Adds a page that the running transaction creates. The transaction takes slot 0; the other slots are not
+    /// available yet.
     pub(super) fn add_new_page(&self, page: PageNo) {
         let mut shard = self.shard(page).lock();
         if shard.len() >= PAGES_PER_SHARD {
@@ -59,18 +59,18 @@ impl Slots {
         shard.insert(page, SlotPage { free: 0, reserved: u16::MAX });
     }
 
-    /// The transaction that made `page` has committed: the slots it did not take are anybody's.
-    /// Not before: an inode that another lane committed there would lie in a page of nobody's.
+    /// The transaction that created `page` has committed: makes its other slots available. They were not before,
+    /// because an inode that another lane committed there would be on an unowned page.
     pub(super) fn open_page(&self, page: PageNo) {
         self.shard(page).lock().insert(page, SlotPage { free: !1, reserved: 0 });
     }
 
-    /// The transaction that made `page` did not happen.
+    /// The transaction that created `page` was aborted.
     pub(super) fn drop_page(&self, page: PageNo) {
         self.shard(page).lock().remove(&page);
     }
 
-    /// Takes a free slot, of `preferred` if it has one, else of any page of lane `lane`'s shard.
+    /// Reserves a free slot: of `preferred` if it has one, else of any page in the shard of lane `lane`.
     pub(super) fn take(&self, preferred: PageNo, lane: usize) -> Option<(PageNo, usize)> {
         let from = |page: PageNo, p: &mut SlotPage| {
             let slot = p.free.trailing_zeros() as usize;
@@ -86,7 +86,7 @@ impl Slots {
         from(page, p)
     }
 
-    /// The transaction that took the slot has committed, or (`used` false) did not happen.
+    /// Ends the reservation of a slot. `used`: its transaction has committed; otherwise it was aborted.
     pub(super) fn end(&self, ino: Ino, used: bool) {
         let mut shard = self.shard(ino.page()).lock();
         let Some(p) = shard.get_mut(&ino.page()) else { return };
@@ -104,57 +104,57 @@ impl Slots {
     }
 }
 
-/// The inode slots that one transaction takes and frees.
+/// The inode slots that one transaction allocates and frees.
 #[derive(Debug)]
 pub(crate) struct SlotReservation<'p> {
     alloc: &'p Allocator,
     lane: usize,
-    taken: SmallVec<[Ino; 2]>,
+    allocated: SmallVec<[Ino; 2]>,
     freed: SmallVec<[Ino; 2]>,
-    /// Pages that the transaction makes.
+    /// Pages that the transaction creates.
     pages: SmallVec<[PageNo; 1]>,
     committed: bool,
 }
 
 impl<'p> SlotReservation<'p> {
-    /// Nothing reserved yet.
+    /// An empty reservation.
     #[inline]
     pub(crate) fn new(alloc: &'p Allocator, lane: usize) -> SlotReservation<'p> {
-        let (taken, freed, pages) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
-        SlotReservation { alloc, lane, taken, freed, pages, committed: false }
+        let (allocated, freed, pages) = (SmallVec::new(), SmallVec::new(), SmallVec::new());
+        SlotReservation { alloc, lane, allocated, freed, pages, committed: false }
     }
 
-    /// A free slot on a page that is known to have one.
+    /// Reserves a free slot on a page of the table.
     pub(crate) fn take_known(&mut self) -> Result<Option<Ino>> {
         let ino = self.alloc.known_slot(self.lane)?;
-        self.taken.extend(ino);
+        self.allocated.extend(ino);
         Ok(ino)
     }
 
-    /// The first slot of a page that the transaction makes.
+    /// Reserves the first slot of a page that the transaction creates.
     pub(crate) fn take_of_new_page(&mut self, page: PageNo) -> Ino {
         self.alloc.slots.add_new_page(page);
         self.alloc.slot_pages[self.lane].store(page.0, Ordering::Relaxed);
         self.pages.push(page);
         let ino = Ino::new(page, 0, self.alloc.next_generation(0));
-        self.taken.push(ino);
+        self.allocated.push(ino);
         ino
     }
 
-    /// The slot is free once the transaction commits.
+    /// Frees the slot when the transaction commits.
     pub(crate) fn free(&mut self, ino: Ino) {
         self.freed.push(ino);
     }
 
-    /// By how many the pool has more inodes.
+    /// By how many inodes the transaction changes the pool's count.
     pub(crate) fn balance(&self) -> i64 {
-        self.taken.len() as i64 - self.freed.len() as i64
+        self.allocated.len() as i64 - self.freed.len() as i64
     }
 
-    /// The record is applied. Returns the pages that have become empty.
+    /// Called after the record was applied. Returns the pages that have become empty.
     pub(crate) fn commit(&mut self) -> SmallVec<[PageNo; 1]> {
         self.committed = true;
-        self.taken.iter().for_each(|&ino| self.alloc.slots.end(ino, true));
+        self.allocated.iter().for_each(|&ino| self.alloc.slots.end(ino, true));
         self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page));
         self.freed.iter().filter_map(|&ino| self.alloc.note_free_slot(ino)).collect()
     }
@@ -169,15 +169,15 @@ impl Drop for SlotReservation<'_> {
             self.alloc.slots.drop_page(page);
             self.alloc.slot_pages[self.lane].store(0, Ordering::Relaxed);
         }
-        for &ino in self.taken.iter().filter(|i| !self.pages.contains(&i.page())) {
+        for &ino in self.allocated.iter().filter(|i| !self.pages.contains(&i.page())) {
             self.alloc.slots.end(ino, false);
         }
     }
 }
 
 impl Allocator {
-    /// The slot's file is gone from the media. Returns the page if that was its last file and no
-    /// lane is filling it: nobody else can reach the page any more, so the caller gives it back.
+    /// Notes that the slot's inode was freed on the media. Returns the page if it has become empty and no lane is
+    /// filling it: it is unreachable then, and the caller frees it.
     pub(super) fn note_free_slot(&self, ino: Ino) -> Option<PageNo> {
         let page = ino.page();
         if page == ROOT_INODES {
@@ -188,23 +188,23 @@ impl Allocator {
             if shard.len() >= PAGES_PER_SHARD {
                 return None;
             }
-            // Somebody else may have found the page empty and given it back by now.
+            // Another thread may have found the page empty and freed it meanwhile.
             if !self.holds_inodes(page).unwrap_or(false) {
                 return None;
             }
-            // Unknown pages have no reserved slots, so what the media says of all sixteen is true.
+            // A page that is not in the table has no reserved slots, so the media are right about all sixteen.
             shard.insert(page, SlotPage { free: self.free_slots(page), reserved: 0 });
         }
         let p = shard.get_mut(&page)?;
         let mask = 1 << ino.slot();
-        // Somebody may have taken the slot again already: the record says what is true now.
+        // Another thread may have reserved the slot again already: the record decides.
         if p.reserved & mask == 0 && self.slot_is_free(ino) {
             p.free |= mask;
         }
         let (empty, full) = (p.free == u16::MAX, p.free == 0 && p.reserved == 0);
         let filling = self.slot_pages.iter().any(|s| s.load(Ordering::Relaxed) == page.0);
         if empty && !filling {
-            // Nobody else takes a slot of it, or finds it empty, until it has been given back.
+            // No other thread takes a slot of the page, or finds it empty, until it has been freed.
             *p = SlotPage { free: 0, reserved: u16::MAX };
             return Some(page);
         }
@@ -214,7 +214,7 @@ impl Allocator {
         None
     }
 
-    /// [`Error::Stale`] if the page of `ino` is known not to hold inodes.
+    /// Returns [`Error::Stale`] if the page of `ino` is known not to hold inodes.
     pub(super) fn check_inode_page(&self, ino: Ino) -> Result<()> {
         let page = ino.page();
         let known = &self.verified[page.0 as usize % VERIFIED];
@@ -225,7 +225,7 @@ impl Allocator {
             return Err(Error::Stale(ino.0));
         }
         known.store(page.0 | INODES, Ordering::SeqCst);
-        // The page may have been given back since we looked, and forgotten before we remembered.
+        // The page may have been freed since the check above, and removed from the cache before it was entered.
         if !self.may_hold_inodes(page) {
             self.forget_inode_page(page);
             return Err(Error::Stale(ino.0));
@@ -233,13 +233,13 @@ impl Allocator {
         Ok(())
     }
 
-    /// Whether the descriptors let `page` hold inodes. A damaged descriptor does: the records have
-    /// checksums of their own.
+    /// Whether the descriptors allow `page` to hold inodes. A damaged descriptor allows it: the records have
+    /// checksums themselves.
     fn may_hold_inodes(&self, page: PageNo) -> bool {
         self.holds_inodes(page).unwrap_or(true)
     }
 
-    /// Whether the page that the inodes of `page` lie on holds inodes.
+    /// Whether the page that stores the inodes of `page` is an inode page.
     fn holds_inodes(&self, page: PageNo) -> Result<bool> {
         let page = self.inode_page(page)?;
         let desc = self.descriptor(page.frame())?;
@@ -250,8 +250,8 @@ impl Allocator {
         Ok(entry.parse(page)?.is_some_and(|(what, _)| what == PageUse::Inodes))
     }
 
-    /// Goes on with the pages that the lanes were filling when the last session ended, so that a
-    /// session costs no page.
+    /// Continues with the pages that the lanes were filling at the end of the last session, so that a session does
+    /// not leave partial pages behind.
     pub(super) fn resume_inode_pages(&self) {
         for (lane, counters) in self.counters.iter().enumerate() {
             let page = PageNo(counters.lock().slots);
@@ -263,7 +263,7 @@ impl Allocator {
         }
     }
 
-    /// What the media says of a page's sixteen slots.
+    /// The free slots of a page, from the records on the media.
     fn free_slots(&self, page: PageNo) -> u16 {
         let free = (0..16).filter(|&slot| self.slot_is_free(Ino::new(page, slot, 0)));
         free.fold(0, |bits, slot| bits | 1 << slot)
@@ -282,13 +282,12 @@ impl Allocator {
         self.slot_record(ino).is_ok_and(|rec| rec.is_free())
     }
 
-    /// The page holds no inodes any more, or is not to be filled.
+    /// Removes a page that holds no inodes any more, or must not be filled.
     pub(crate) fn drop_inode_page(&self, page: PageNo) {
         self.slots.drop_page(page);
     }
 
-    /// A free slot on a known page; its number has a generation of its own. `None` if a page has
-    /// to be made.
+    /// Reserves a free slot on a known page; its number gets a new generation. `None` if a page has to be created.
     pub(super) fn known_slot(&self, lane: usize) -> Result<Option<Ino>> {
         let preferred = PageNo(self.slot_pages[lane].load(Ordering::Relaxed));
         while let Some((page, slot)) = self.slots.take(preferred, lane) {
@@ -297,7 +296,7 @@ impl Allocator {
                 Ok(rec) if rec.is_free() => {
                     return Ok(Some(Ino::new(page, slot, self.next_generation(rec.generation))));
                 }
-                // Nobody can use it, and another page may be well.
+                // The slot is unusable. Another page may be readable.
                 Ok(_) | Err(Error::Lost(_)) => self.slots.end(place, true),
                 Err(e) => return Err(e),
             }
@@ -305,8 +304,8 @@ impl Allocator {
         Ok(None)
     }
 
-    /// The generation after `last`. A page's first generations are scattered, so that a page that
-    /// was given back and made again does not repeat numbers that somebody may still remember.
+    /// The generation after `last`. The first generation on a page is scattered, so that a page that was freed and
+    /// created again does not repeat inode numbers that a handle or mount may still have.
     pub(super) fn next_generation(&self, last: u32) -> u32 {
         let next = match last {
             0 => (self.journal.last_sequence().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 41) as u32,

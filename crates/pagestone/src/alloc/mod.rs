@@ -1,21 +1,25 @@
-//! Who owns which frame and page; reserve in DRAM, publish in a transaction.
+//! The owners of frames and pages: reserved in DRAM, published by a transaction.
 //!
 //! ```text
 //!                 reserve (DRAM only)             publish (one record)
 //!   free frame  ----------------------> reserved -------------------> whole, owned by a file
 //!       |                                                                  | part of it freed
-//!       v a lane's cursor takes it                                         v
-//!   [T.............]  --- pages handed out one run at a time --->  split: table T inside
+//!       v allocated to a lane's cursor                                     v
+//!   [T.............]  --- pages allocated one run at a time ------->  split: table T inside
 //!       ^                                                                  |
-//!       +------------- only the table left: merges back -------------------+
+//!       +------------- only the table left: coalesced ---------------------+
+//!
+//!   reservation.rs  what one transaction allocates, frees and reowns     search.rs      finds frames
+//!   publish.rs      stages descriptors and tables for the record         page_cursor.rs a lane's frame
+//!   inode_slots.rs  free inode slots        forwarding.rs  moved inode pages       pins.rs  pinned pages
+//!   resize.rs       grow and shrink         recount.rs     repair of counts        stop.rs  why a transaction stops
 //! ```
 //!
-//! * A crash between reserve and publish leaks nothing: nothing of it is on the media.
-//! * A freed page stays in quarantine until the next checkpoint, because a record that is still in
-//!   the journal may describe it (it may have been a tree node), and, on media durable at sync,
-//!   because its old owner may come back after a power cut.
-//! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, the quarantine (as
-//!   large as the journal allows). Nothing grows with the pool.
+//! * A crash between reserve and publish leaks nothing: the media have no trace of the reservation.
+//! * A freed page stays in quarantine until the next checkpoint. A record that is still in the journal may describe
+//!   it (it may have been a tree node). On media durable at sync, its old owner may also return after a power cut.
+//! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, and the quarantine (bounded by the
+//!   size of the journal). Nothing grows with the pool.
 
 mod forwarding;
 mod inode_slots;
@@ -50,7 +54,7 @@ use pins::Pins;
 use pmem::{OwnerProcess, PageRef, Region};
 use search::Search;
 
-/// A bit for each page of a frame.
+/// One bit for each page of a frame.
 pub(crate) type FrameBits = [u64; 8];
 
 /// A run of pages.
@@ -61,7 +65,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Its first pages, `most` at most.
+    /// The first pages of the run, at most `most`.
     pub(crate) fn first(self, most: u64) -> Run {
         Run { pages: self.pages.min(most), ..self }
     }
@@ -70,43 +74,43 @@ impl Run {
 const STRIPES: usize = 256;
 const VERIFIED: usize = 1 << 14;
 
-/// The allocator, the journal below it, and the only way to metadata for the layers above.
+/// The allocator and the journal beneath it. The layers above read all metadata through it.
 #[derive(Debug)]
 pub(crate) struct Allocator {
     pub(crate) region: Region,
     pub(crate) geometry: Geometry,
-    /// What changes of the layout, as on the media.
+    /// The layout's variable fields, as on the media.
     state: Mutex<rank::Leaf, PoolState>,
-    /// Frames of the pool: those of `state`.
+    /// Number of frames in the pool; a copy of the field in `state`.
     frames: AtomicU64,
-    /// Root of the forwarding table, or 0: that of `state`.
+    /// Root of the forwarding table, or 0; a copy of the field in `state`.
     forward_root: AtomicU64,
-    /// Which open of the pool for writing this is.
+    /// Number of this session: how often the pool was opened for writing.
     session: u64,
     pub(crate) journal: Journal,
     process: OwnerProcess,
     cursors: Vec<CachePadded<Mutex<rank::Cursor, Cursor>>>,
-    /// What each lane's transactions have added up to, as on the media; changed by whoever has the lane.
+    /// The sums over each lane's transactions, as on the media. Changed by the holder of the lane.
     counters: Vec<CachePadded<Mutex<rank::Leaf, LaneCounters>>>,
-    /// Frame that each lane's cursor stands in, or `u64::MAX`; changed under the frame's stripe.
+    /// The frame of each lane's cursor, or `u64::MAX`. Changed under the frame's stripe.
     active: Vec<AtomicU64>,
-    /// Inode page that each lane filled last, or 0.
+    /// The inode page that each lane filled last, or 0.
     slot_pages: Vec<AtomicU64>,
     stripes: Vec<CachePadded<Mutex<rank::Frame, ()>>>,
     search: Mutex<rank::Search, Search>,
     quarantine: Mutex<rank::Quarantine, HashMap<FrameNo, FrameBits>>,
-    /// Pages handed out to a running transaction in frames that its cursor has left since.
-    held: Mutex<rank::Leaf, HashMap<FrameNo, FrameBits>>,
-    /// Pages that are still in use outside, freed or not.
+    /// Pages allocated to a running transaction in frames that its cursor has left.
+    reserved_pages: Mutex<rank::Leaf, HashMap<FrameNo, FrameBits>>,
+    /// Pages that are in use outside the engine, freed or not.
     pins: Pins,
     slots: Slots,
-    /// Pages free, less those reserved.
+    /// Free pages, without those reserved.
     free: CachePadded<AtomicI64>,
-    /// Pages that only operations which free others may use.
+    /// Pages reserved for operations that free others.
     kept: i64,
-    /// Nodes whose checksum was found good since open; direct-mapped by page number.
+    /// Nodes whose checksum was verified since the pool was opened; direct-mapped by page number.
     verified: Vec<AtomicU64>,
-    /// Inode records likewise, by a hash of their place.
+    /// The same for inode records, by a hash of their address.
     verified_inodes: Vec<AtomicU64>,
 }
 
@@ -129,7 +133,7 @@ impl Allocator {
             stripes: (0..STRIPES).map(|i| CachePadded::new(Mutex::numbered(i, ()))).collect(),
             search: Mutex::new(Search::new(&geometry, frames)),
             quarantine: Mutex::default(),
-            held: Mutex::default(),
+            reserved_pages: Mutex::default(),
             pins: Pins::default(),
             slots: Slots::default(),
             free: CachePadded::new(AtomicI64::new(usable - pages)),
@@ -151,12 +155,12 @@ impl Allocator {
         Ok(alloc)
     }
 
-    /// An error in a child of the process that opened the pool.
+    /// Returns an error in a child of the process that opened the pool.
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.process.is_current() { Ok(()) } else { Err(Error::Forked) }
     }
 
-    /// See [`Journal::checkpoint`]; what was freed before becomes free.
+    /// See [`Journal::checkpoint`]. Pages freed before become available.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         self.check_process()?;
         self.journal.checkpoint(|| {
@@ -174,7 +178,7 @@ impl Allocator {
         })
     }
 
-    /// Frames of the pool, those that nobody can own included.
+    /// The number of frames in the pool, including those that cannot be owned.
     pub(crate) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Acquire)
     }
@@ -190,12 +194,12 @@ impl Allocator {
         (first.max(geometry.first_frame).0..frames).map(FrameNo).filter(move |&frame| geometry.owns(frame, frames))
     }
 
-    /// Frames from `first` on that can be owned and whose descriptors are not all in storage that was never used: no
-    /// other frame is in use. In order; does not take time in proportion to what was never used.
+    /// The frames from `first` on, in order, that can be owned and whose descriptors may have been used. All other
+    /// frames are free. Takes no time in proportion to storage that was never used.
     pub(crate) fn used_frames_from(&self, first: FrameNo) -> impl Iterator<Item = FrameNo> + '_ {
         let frames = self.frames();
         let mut frame = first.max(self.geometry.first_frame).0;
-        // The frames whose descriptors lie on one page: all of them, or none, are looked at.
+        // Descriptors are skipped by whole pages: all frames up to `known_to` are returned.
         let mut known_to = 0;
         std::iter::from_fn(move || {
             while frame < frames {
@@ -212,7 +216,8 @@ impl Allocator {
         })
     }
 
-    /// The first frame from `frame` on whose descriptor's page may have been used, and the first one behind that page.
+    /// The first frame from `frame` on whose descriptor's page may have been used, and the first frame after that
+    /// page.
     fn next_used(&self, mut frame: u64, frames: u64) -> Option<(u64, u64)> {
         while frame < frames {
             let behind = match self.geometry.next_descriptors(FrameNo(frame)).0 {
@@ -221,7 +226,7 @@ impl Allocator {
             };
             let at = self.geometry.descriptor_at(FrameNo(frame));
             let len = (behind - frame) * FrameDesc::SIZE;
-            // What cannot be asked counts as used.
+            // If the media cannot report it, the descriptors count as used.
             match self.region.next_data(at, len).unwrap_or(Some(at)) {
                 Some(data) => {
                     let found = frame + (data - at) / FrameDesc::SIZE;
@@ -234,12 +239,12 @@ impl Allocator {
         None
     }
 
-    /// Bytes of the pool.
+    /// Size of the pool in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.frames() * FRAME_SIZE
     }
 
-    /// Pages that can be owned.
+    /// The number of pages that can be owned.
     pub(crate) fn usable_pages(&self) -> u64 {
         self.geometry.usable_pages(self.frames())
     }
@@ -254,13 +259,13 @@ impl Allocator {
         self.geometry.owns_run(page, pages, self.frames())
     }
 
-    /// `(pages free, pages kept for deleting)`.
+    /// `(free pages, pages reserved for deleting)`.
     pub(crate) fn space(&self) -> (u64, u64) {
         (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept as u64)
     }
 
-    /// What all lanes together count. Each counts its own: a total would be a line that all threads
-    /// write to.
+    /// The sum of all lanes' counts. Each lane has its own counter: a shared total would be one cache line that all
+    /// threads write.
     pub(crate) fn counts(&self) -> Counts {
         self.counters.iter().fold(Counts::default(), |sum, counters| sum.plus(counters.lock().counts))
     }
@@ -279,7 +284,7 @@ impl Allocator {
         Ok(FrameDesc::parse(bytes, frame)?.in_session(self.session))
     }
 
-    /// The inode record at the place of `ino`, whatever its generation.
+    /// The inode record at the address of `ino`, whatever its generation.
     pub(crate) fn inode_at_place(&self, ino: Ino) -> Result<InodeRec> {
         let mut rec = InodeRec::free(Ino(0));
         self.read_inode(ino, &mut rec)?;
@@ -287,8 +292,8 @@ impl Allocator {
         Ok(rec)
     }
 
-    /// As [`Allocator::inode_at_place`], where the page is known to hold inodes; a checksum that was
-    /// compared since open is not compared again.
+    /// As [`Allocator::inode_at_place`], if the page is known to hold inodes. A checksum that was verified since
+    /// the pool was opened is not verified again.
     fn slot_record(&self, ino: Ino) -> Result<InodeRec> {
         let mut rec = InodeRec::free(Ino(0));
         self.read_inode(ino, &mut rec)?;
@@ -297,11 +302,11 @@ impl Allocator {
         Ok(rec)
     }
 
-    /// The live inode with this number; [`Error::Stale`] if it is gone. Its checksum is compared
-    /// the first time, as a node's is.
+    /// The live inode with this number; [`Error::Stale`] if it no longer exists. Verifies its checksum the first
+    /// time, as for a node.
     ///
-    /// A number can outlive the page of its record. That page may be a file's by now, whose bytes
-    /// must not be taken for a record, however much they look like one.
+    /// A number can outlive the page of its record. That page may belong to a file now, whose bytes must not be
+    /// interpreted as a record, whatever they look like.
     pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
         self.check_process()?;
         if ino.page() != crate::layout::ROOT_INODES && self.owns(self.inode_page(ino.page())?.frame()) {
@@ -320,7 +325,7 @@ impl Allocator {
         Ok(rec)
     }
 
-    /// Where it is remembered that the record at `place` was found good.
+    /// The cache entry for the record at `place`.
     fn verified_inode(&self, place: u64) -> &AtomicU64 {
         &self.verified_inodes[(place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % VERIFIED]
     }
@@ -334,7 +339,7 @@ impl Allocator {
         Ok(self.region.read_meta(at, rec.as_mut_bytes())?)
     }
 
-    /// A page of the pool's owned part.
+    /// A page that can be owned.
     pub(crate) fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
         if !self.owns(page.frame()) {
             return Err(Error::corrupt(page.to_string(), "outside the pool's frames"));
@@ -342,7 +347,7 @@ impl Allocator {
         Ok(self.region.page(page.byte())?)
     }
 
-    /// Whether the node at `page` was verified since open; if not, `verify` decides.
+    /// Runs `verify` unless the node at `page` was verified since the pool was opened.
     pub(crate) fn verify_once(&self, page: PageNo, verify: impl FnOnce() -> Result<()>) -> Result<()> {
         let slot = &self.verified[page.0 as usize % VERIFIED];
         if slot.load(Ordering::Relaxed) != page.0 {
@@ -352,12 +357,12 @@ impl Allocator {
         Ok(())
     }
 
-    /// DRAM held, in bytes; the same for every capacity.
+    /// DRAM in use, in bytes; the same for every capacity.
     pub(crate) fn dram_bytes(&self) -> u64 {
         let fixed = 2 * VERIFIED * 8
             + STRIPES * size_of::<CachePadded<Mutex<rank::Frame, ()>>>()
             + self.cursors.len() * size_of::<CachePadded<Mutex<rank::Cursor, Cursor>>>();
-        // One lock at a time: a search takes that of the quarantine inside its own.
+        // One lock at a time: a search takes the lock of the quarantine inside its own.
         let quarantine = self.quarantine.lock().len() * 80;
         let search = self.search.lock().dram_bytes();
         (fixed + quarantine) as u64 + self.pins.dram_bytes() + search + self.slots.dram_bytes()
@@ -368,7 +373,7 @@ impl Allocator {
     }
 }
 
-/// Whether the record is that of the inode that `ino` names.
+/// Checks that the record is that of the inode `ino`.
 pub(crate) fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
     if rec.is_free() || rec.generation != ino.generation() {
         // Every pool has these two.
@@ -380,7 +385,7 @@ pub(crate) fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
     Ok(())
 }
 
-/// A lane's counters; all zero bytes count as none.
+/// A lane's counters. All zero bytes mean zero counts.
 pub(crate) fn read_counters(region: &Region, lane: u32) -> Result<LaneCounters> {
     let mut line = [0; 64];
     region.read_meta(COUNTERS.byte() + u64::from(lane) * 64, &mut line)?;
@@ -389,7 +394,7 @@ pub(crate) fn read_counters(region: &Region, lane: u32) -> Result<LaneCounters> 
     }
     let wrong = |what| Error::corrupt(format!("counters of lane {lane}"), what);
     let counters = LaneCounters::parse(line).ok_or_else(|| wrong("checksum does not match"))?;
-    // Larger than any pool: sums over the lanes must not overflow.
+    // Larger than any pool: the sums over the lanes must not overflow.
     if counters.counts.largest() > 1 << 48 {
         return Err(wrong("impossible count"));
     }
@@ -409,7 +414,7 @@ pub(crate) fn bit(bits: &FrameBits, i: usize) -> bool {
     bits[i / 64] >> (i % 64) & 1 == 1
 }
 
-/// Cuts a run at frame boundaries: `(frame, first index, pages)`.
+/// Splits a run at frame boundaries: `(frame, first index, pages)`.
 pub(crate) fn by_frame(run: Run) -> impl Iterator<Item = (FrameNo, usize, usize)> {
     let (mut page, end) = (run.page.0, run.page.0.saturating_add(run.pages));
     std::iter::from_fn(move || {

@@ -1,19 +1,23 @@
-//! Where a lane takes its pages from: one split frame at a time, and which of its pages are left.
+//! A lane's cursor: the split frame that the lane allocates pages from, and which of its pages are available.
+//!
+//! ```text
+//!   frame   [T][used][    ][used][    |    ]      available: one bit per page, cleared as runs are allocated
+//! ```
 
 use super::{FrameBits, Run, bit, set_bits};
 use crate::units::FrameNo;
 
-/// One lane's place in the pool.
+/// The cursor of one lane.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
-    /// The split (or about to be split) frame it stands in.
+    /// The split frame, or a free frame that the next record splits.
     pub(super) frame: Option<FrameNo>,
-    /// Pages of the frame that are free and not handed out.
+    /// Free pages of the frame that are not allocated to a transaction.
     pub(super) available: FrameBits,
 }
 
 impl Cursor {
-    /// Takes a run of at most `want` pages: the first that is long enough, else the longest.
+    /// Allocates a run of at most `want` pages: the first that is long enough, else the longest.
     pub(super) fn take(&mut self, want: u64) -> Option<Run> {
         let frame = self.frame?;
         let (first, len) = longest(&self.available, want.min(512) as usize)?;
@@ -21,15 +25,15 @@ impl Cursor {
         Some(Run { page: frame.page(first), pages: len as u64 })
     }
 
-    /// Takes back what was handed out and not published.
-    pub(super) fn give_back(&mut self, run: Run) {
+    /// Returns a run that was allocated and not published.
+    pub(super) fn return_run(&mut self, run: Run) {
         if self.frame == Some(run.page.frame()) {
             set_bits(&mut self.available, run.page.index_in_frame(), run.pages as usize, true);
         }
     }
 }
 
-/// First run of at least `want` set bits (cut to `want`), else the longest there is.
+/// The first run of at least `want` set bits (cut to `want`), else the longest run.
 fn longest(bits: &FrameBits, want: usize) -> Option<(usize, usize)> {
     let mut best: Option<(usize, usize)> = None;
     let mut i = 0;

@@ -1,13 +1,13 @@
-//! Pages that somebody outside the engine still reads or writes: kept from reuse, however long ago
-//! they were freed.
+//! Pinned pages: kept from reuse after they were freed, because something outside the engine still reads or writes
+//! them.
 //!
 //! ```text
 //!   freed --> quarantine --checkpoint--> free
 //!                 ^            |
-//!                 `---- a pin on the frame: back for the next checkpoint
+//!                 `---- a page of the frame is pinned: until the next checkpoint
 //! ```
 //!
-//! The table is empty when nothing is pinned, and then costs one load at a checkpoint.
+//! While nothing is pinned the table is empty and costs one load at a checkpoint.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -16,19 +16,19 @@ use super::{Allocator, FrameBits, Run, bit, by_frame};
 use crate::lock::{Mutex, rank};
 use crate::units::FrameNo;
 
-/// How often each page is pinned, by frame.
+/// The number of pins of each page, by frame.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     frames: Mutex<rank::Leaf, HashMap<FrameNo, HashMap<usize, u32>>>,
     count: AtomicUsize,
-    /// How often a page came to be pinned no more.
+    /// How often the last pin of a page was dropped.
     dropped: AtomicU64,
-    /// Pages that were free at the last checkpoint but for a pin in their frame.
+    /// Pages that a pin in their frame kept in quarantine at the last checkpoint.
     withheld: AtomicI64,
 }
 
 impl Pins {
-    /// Takes the frames that have a pinned page among those freed out of `freed`.
+    /// Removes the frames with a pinned page from `freed` and returns them.
     pub(super) fn keep(&self, freed: &mut HashMap<FrameNo, FrameBits>) -> HashMap<FrameNo, FrameBits> {
         if self.count.load(Ordering::SeqCst) == 0 {
             self.withheld.store(0, Ordering::Relaxed);
@@ -44,30 +44,30 @@ impl Pins {
         kept
     }
 
-    /// Whether a page of a frame from `first` on is pinned.
+    /// Whether any page is pinned in the frames from `first` on.
     pub(super) fn any_from(&self, first: FrameNo) -> bool {
         self.count.load(Ordering::SeqCst) != 0 && self.frames.lock().keys().any(|&frame| frame >= first)
     }
 
-    /// Pages that count as free and cannot be had at present: nobody may rely on them.
+    /// Pages that count as free but are not available at present.
     pub(super) fn withheld(&self) -> i64 {
         self.withheld.load(Ordering::Relaxed)
     }
 
-    /// Whether the page number `index` of the frame is pinned.
+    /// Whether page `index` of the frame is pinned.
     pub(super) fn is_pinned(&self, frame: FrameNo, index: usize) -> bool {
         self.count.load(Ordering::SeqCst) != 0
             && self.frames.lock().get(&frame).is_some_and(|pages| pages.contains_key(&index))
     }
 
-    /// DRAM held, about.
+    /// DRAM in use, approximately, in bytes.
     pub(super) fn dram_bytes(&self) -> u64 {
         self.count.load(Ordering::SeqCst) as u64 * 32
     }
 }
 
 impl Allocator {
-    /// Keeps the pages of a run, which are some file's at this moment, from reuse.
+    /// Keeps the pages of a run, which a file owns at this moment, from reuse.
     pub(crate) fn pin(&self, run: Run) {
         let mut frames = self.pins.frames.lock();
         for (frame, first, pages) in by_frame(run) {
@@ -79,13 +79,13 @@ impl Allocator {
         }
     }
 
-    /// Changes whenever a page comes to be pinned no more: until then, what was [`Error::Pinned`](crate::Error::Pinned)
-    /// stays so.
+    /// Changes whenever the last pin of a page is dropped. Until then, a retry of what failed with
+    /// [`Error::Pinned`](crate::Error::Pinned) fails again.
     pub(crate) fn pins_dropped(&self) -> u64 {
         self.pins.dropped.load(Ordering::SeqCst)
     }
 
-    /// Undoes one `pin` of the same run.
+    /// Drops one pin of the same run.
     pub(crate) fn unpin(&self, run: Run) {
         let mut frames = self.pins.frames.lock();
         for (frame, first, pages) in by_frame(run) {

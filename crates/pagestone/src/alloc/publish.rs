@@ -1,13 +1,13 @@
-//! Who owns what, on the media: the descriptors and split tables a transaction changes.
+//! Publication of ownership: the descriptors and split tables that a transaction changes on the media.
 //!
 //! ```text
-//!   free  --take pages-->  split (table on page 0)      whole --free a part--> split (table on
-//!   free  --take all---->  whole                         the first page that was freed)
+//!   free  --allocate pages-->  split (table on page 0)      whole --free a part--> split (table on the
+//!   free  --allocate all---->  whole                        first freed page that is readable and not pinned)
 //!   split --only the table left, no cursor in it--> free
 //! ```
 //!
-//! Runs at commit, with the stripes of all touched frames held from staging until the record is
-//! applied: two lanes may change different pages of one frame.
+//! This runs at commit. The stripes of all touched frames are held from staging until the record is applied,
+//! because two lanes may change different pages of one frame.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -23,23 +23,24 @@ use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, PageEntry, PageUse}
 use crate::lock::MutexGuard;
 use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
-/// The guards of a commit.
+/// The lock guards of a commit.
 pub(crate) type Stripes<'a> = SmallVec<[MutexGuard<'a, ()>; 8]>;
 
 impl Allocator {
     /// Locks the stripes of every frame that the transaction touches, in order.
     pub(super) fn lock_stripes(
         &self,
-        taken: &[Allocated],
-        given: &[Freed],
-        moved: &[Reowned],
+        allocated: &[Allocated],
+        freed: &[Freed],
+        reowned: &[Reowned],
         left: &[FrameNo],
     ) -> Stripes<'_> {
-        if taken.is_empty() && given.is_empty() && moved.is_empty() && left.is_empty() {
+        if allocated.is_empty() && freed.is_empty() && reowned.is_empty() && left.is_empty() {
             return Stripes::new();
         }
         let mut order: SmallVec<[usize; 16]> = left.iter().map(|&frame| Self::stripe(frame)).collect();
-        let runs = taken.iter().map(|t| t.run).chain(given.iter().map(|g| g.run)).chain(moved.iter().map(|m| m.run));
+        let runs =
+            allocated.iter().map(|t| t.run).chain(freed.iter().map(|g| g.run)).chain(reowned.iter().map(|m| m.run));
         for run in runs {
             order.extend(by_frame(run).map(|(frame, ..)| Self::stripe(frame)));
             if order.len() > 1024 {
@@ -52,26 +53,26 @@ impl Allocator {
         order.into_iter().map(|i| self.stripes[i].lock()).collect()
     }
 
-    /// Stages descriptors and table entries; what was `left` is merged if it is empty. Returns by how
-    /// many pages the pool is fuller.
+    /// Stages descriptors and table entries. Frames in `left` are coalesced if they are empty. Returns the change
+    /// in the number of pages in use.
     pub(super) fn stage_owners(
         &self,
         batch: &mut Batch,
-        taken: &[Allocated],
-        given: &[Freed],
+        allocated: &[Allocated],
+        freed: &[Freed],
         left: &[FrameNo],
     ) -> TxResult<i64> {
         let mut pages = 0;
-        for t in taken {
+        for t in allocated {
             pages += match t.whole {
                 Some(file_page) => self.stage_whole(batch, t, file_page)?,
-                None => self.stage_taken(batch, t)?,
+                None => self.stage_allocated(batch, t)?,
             };
         }
         let mut touched: SmallVec<[FrameNo; 8]> = SmallVec::from_slice(left);
-        for g in given {
+        for g in freed {
             for (frame, first, count) in by_frame(g.run) {
-                pages += self.stage_given(batch, g, frame, first, count)?;
+                pages += self.stage_freed(batch, g, frame, first, count)?;
                 if touched.last() != Some(&frame) {
                     touched.push(frame);
                 }
@@ -80,7 +81,7 @@ impl Allocator {
         touched.sort_unstable();
         touched.dedup();
         for frame in touched {
-            pages += self.stage_merge(batch, frame)?;
+            pages += self.stage_coalesce(batch, frame)?;
         }
         Ok(pages)
     }
@@ -109,7 +110,7 @@ impl Allocator {
         Ok(PAGES_PER_FRAME as i64)
     }
 
-    fn stage_taken(&self, batch: &mut Batch, t: &Allocated) -> Result<i64> {
+    fn stage_allocated(&self, batch: &mut Batch, t: &Allocated) -> Result<i64> {
         let (frame, first, count) = (t.run.page.frame(), t.run.page.index_in_frame(), t.run.pages as usize);
         let desc = self.staged_descriptor(batch, frame)?;
         let (table, used) = match desc.state() {
@@ -139,9 +140,9 @@ impl Allocator {
         Ok(i64::from(now) - i64::from(before))
     }
 
-    fn stage_given(&self, batch: &mut Batch, g: &Freed, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
+    fn stage_freed(&self, batch: &mut Batch, g: &Freed, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
         let desc = self.staged_descriptor(batch, frame)?;
-        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is given back by another than its owner");
+        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is freed back by another than its owner");
         match desc.state() {
             FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong().into()),
             FrameState::Whole if count as u64 == PAGES_PER_FRAME && self.has_lost(frame) => {
@@ -153,7 +154,7 @@ impl Allocator {
                 self.quarantine_pages(frame, 0, count);
                 Ok(-(count as i64))
             }
-            FrameState::Whole => self.stage_broken_up(batch, g, frame, first, count),
+            FrameState::Whole => self.stage_split(batch, g, frame, first, count),
             FrameState::Split => {
                 let staged = batch.stage(&self.region, desc.table().byte(), PAGE_SIZE as usize)?;
                 let mut count_free = 0;
@@ -162,7 +163,7 @@ impl Allocator {
                     if entry.parse(frame.page(i))? != Some((g.what, g.owner)) {
                         return Err(wrong().into());
                     }
-                    let left = self.given_entry(frame.page(i));
+                    let left = self.freed_entry(frame.page(i));
                     count_free += usize::from(left == PageEntry::FREE);
                     staged.write(i * 8, &left.0.to_le_bytes());
                 }
@@ -175,9 +176,9 @@ impl Allocator {
         }
     }
 
-    /// Stages new owners of pages that stay in use.
-    pub(super) fn stage_reowned(&self, batch: &mut Batch, moved: &[Reowned]) -> Result<()> {
-        for m in moved {
+    /// Stages new owners for pages that stay in use.
+    pub(super) fn stage_reowned(&self, batch: &mut Batch, reowned: &[Reowned]) -> Result<()> {
+        for m in reowned {
             for (frame, first, count) in by_frame(m.run) {
                 self.stage_new_owner(batch, m, frame, first, count)?;
             }
@@ -214,24 +215,17 @@ impl Allocator {
         }
     }
 
-    /// Splits a whole frame of which a part is given back. The table takes the first page of that
-    /// part that is not pinned, so this never needs space.
-    fn stage_broken_up(
-        &self,
-        batch: &mut Batch,
-        g: &Freed,
-        frame: FrameNo,
-        first: usize,
-        count: usize,
-    ) -> TxResult<i64> {
-        let at = self.place_for_table(frame, first..first + count).ok_or(Stop::Pinned)?;
+    /// Splits a whole frame of which a part is freed. The table is put on the first page of that part that is
+    /// readable and not pinned, so a split never needs space.
+    fn stage_split(&self, batch: &mut Batch, g: &Freed, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
+        let at = self.page_for_table(frame, first..first + count).ok_or(Stop::Pinned)?;
         let table = frame.page(at);
         let staged = batch.stage_blank(table.byte(), PAGE_SIZE as usize)?;
         let mut free = 0;
         for i in 0..PAGES_PER_FRAME as usize {
             let entry = match i {
                 _ if i == at => PageEntry::new(table, PageUse::Table, 0),
-                _ if i >= first && i < first + count => self.given_entry(frame.page(i)),
+                _ if i >= first && i < first + count => self.freed_entry(frame.page(i)),
                 _ => PageEntry::new(frame.page(i), PageUse::Data, g.owner),
             };
             free += u16::from(entry == PageEntry::FREE);
@@ -244,38 +238,38 @@ impl Allocator {
         Ok(-i64::from(free))
     }
 
-    fn place_for_table(&self, frame: FrameNo, mut pages: Range<usize>) -> Option<usize> {
+    fn page_for_table(&self, frame: FrameNo, mut pages: Range<usize>) -> Option<usize> {
         pages.find(|&i| !self.pins.is_pinned(frame, i) && !self.is_lost(frame.page(i)))
     }
 
-    /// If these pages are a part of a whole frame, and some of them lost: a page of the frame that could hold its table.
+    /// If the run is a part of a whole frame and the media have lost some of it: a page of the frame that can hold
+    /// the table.
     pub(crate) fn healthy_page_for_table(&self, part: Run) -> Result<Option<PageNo>> {
         let frame = part.page.frame();
         let cut = part.pages < PAGES_PER_FRAME && self.descriptor(frame)?.state() == FrameState::Whole;
         if !cut || self.region.first_lost(part.page.byte(), part.pages * PAGE_SIZE).is_none() {
             return Ok(None);
         }
-        Ok(self.place_for_table(frame, 0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)))
+        Ok(self.page_for_table(frame, 0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)))
     }
 
-    /// What stands in the table for a page that has been given back: nothing, or that nobody is to
-    /// have it again.
-    fn given_entry(&self, page: PageNo) -> PageEntry {
+    /// The table entry for a freed page: free, or retired if the media have lost the page.
+    fn freed_entry(&self, page: PageNo) -> PageEntry {
         if self.is_lost(page) { PageEntry::new(page, PageUse::Retired, 0) } else { PageEntry::FREE }
     }
 
-    /// Whether the media have lost the page, as far as that is known.
+    /// Whether the page is known to be lost.
     pub(super) fn is_lost(&self, page: PageNo) -> bool {
         self.region.first_lost(page.byte(), PAGE_SIZE).is_some()
     }
 
-    /// Whether the media have lost a page of the frame.
+    /// Whether a page of the frame is known to be lost.
     pub(super) fn has_lost(&self, frame: FrameNo) -> bool {
         self.region.first_lost(frame.first_page().byte(), FRAME_SIZE).is_some()
     }
 
-    /// Merges a split frame of which nothing is left but the table.
-    fn stage_merge(&self, batch: &mut Batch, frame: FrameNo) -> Result<i64> {
+    /// Coalesces a split frame if only its table is left.
+    fn stage_coalesce(&self, batch: &mut Batch, frame: FrameNo) -> Result<i64> {
         let desc = self.staged_descriptor(batch, frame)?;
         if desc.state() != FrameState::Split || desc.used != 1 || self.is_reserved(frame) {
             return Ok(0);
@@ -285,7 +279,7 @@ impl Allocator {
         Ok(-1)
     }
 
-    /// Stages the counters of the lane as they are once `counts` is added.
+    /// Stages the lane's counters with `counts` added.
     pub(crate) fn stage_counters(&self, lane: &mut Lane, counts: Counts) -> TxResult<()> {
         let mut counters = *self.counters[lane.index as usize].lock();
         counters.counts = counters.counts.plus(counts);
@@ -295,14 +289,14 @@ impl Allocator {
         Ok(())
     }
 
-    /// The record with these counts is applied.
+    /// Called after a record with these counts was applied.
     pub(crate) fn add_counts(&self, lane: u32, counts: Counts) {
         let mut counters = self.counters[lane as usize].lock();
         counters.counts = counters.counts.plus(counts);
     }
 
-    /// Puts freed pages into quarantine until the next checkpoint. Done before the record is
-    /// applied, so nobody finds them free in between.
+    /// Puts freed pages into quarantine until the next checkpoint. This happens before the record is applied, so no
+    /// search finds them free in between.
     fn quarantine_pages(&self, frame: FrameNo, first: usize, count: usize) {
         set_bits(self.quarantine.lock().entry(frame).or_default(), first, count, true);
     }

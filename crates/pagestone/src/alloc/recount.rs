@@ -1,4 +1,4 @@
-//! Setting counts right, for `check`: nothing else runs meanwhile.
+//! Repair of the counters and of a descriptor's page count, for `check`. No other operation may run meanwhile.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, LaneCounters, PageE
 use crate::units::{FrameNo, Ino, PAGES_PER_FRAME};
 
 impl Allocator {
-    /// Counts pages and inodes anew and lets the first lane's counters say so.
+    /// Recounts pages and inodes, and stores the result in the first lane's counters.
     pub(crate) fn recount(&self) -> Result<()> {
         let mut counts = Counts::default();
         for frame in self.all_frames() {
@@ -24,8 +24,8 @@ impl Allocator {
                 _ => counts.pages += PAGES_PER_FRAME as i64,
             }
         }
-        // Straight to the media: the journal is empty after the checkpoint before, and the same
-        // bytes go through both windows.
+        // Written to the media directly: the preceding checkpoint has emptied the journal, and both views get the
+        // same bytes.
         for lane in 0..self.geometry.lanes {
             let counters = LaneCounters::new(lane, if lane == 0 { counts } else { Counts::default() });
             *self.counters[lane as usize].lock() = counters;
@@ -55,7 +55,7 @@ impl Allocator {
         Ok(())
     }
 
-    /// Lets a split frame's descriptor say how many pages its table has in use.
+    /// Sets the number of used pages in the descriptor of a split frame.
     pub(crate) fn set_used(&self, frame: FrameNo, used: u16) -> Result<()> {
         let desc = self.descriptor(frame)?;
         let fixed = FrameDesc::split(frame, desc.table(), used.max(1));

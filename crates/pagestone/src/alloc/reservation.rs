@@ -1,11 +1,11 @@
-//! The pages that one transaction allocates, frees and passes on: reserved in DRAM, published by its record.
+//! The pages that one transaction allocates, frees and reowns: reserved in DRAM, published by its record.
 //!
 //! ```text
-//!   allocate --> charged to the free count, out of the lane's cursor or as a whole frame
-//!   free     --> noted; checked against the owner at commit
-//!   reown    --> noted; checked against the owner at commit
+//!   allocate --> charged to the free count; from the lane's cursor, or a whole frame
+//!   free     --> noted; the owner is checked at commit
+//!   reown    --> noted; the owner is checked at commit
 //!        stage (descriptors, tables)  -->  record  -->  commit: reservations end
-//!        dropped without a commit     -->               everything goes back
+//!        dropped without a commit     -->               everything is returned
 //! ```
 
 use std::sync::atomic::Ordering;
@@ -18,20 +18,20 @@ use crate::journal::Batch;
 use crate::layout::PageUse;
 use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME};
 
-/// Pages that a whole frame must leave to others: more than the nodes that one record takes for a map.
+/// Pages that must stay free when a whole frame is allocated: more than the nodes that one record needs for a map.
 const NODES: i64 = 16;
 
-/// Pages handed out to a transaction.
+/// Pages allocated to a transaction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allocated {
     pub(super) run: Run,
     pub(super) what: PageUse,
     pub(super) owner: u64,
-    /// A whole frame, with the file page it will lie at.
+    /// For a whole frame: the file page that it will be mapped at.
     pub(super) whole: Option<u64>,
 }
 
-/// Pages that a transaction gives back.
+/// Pages that a transaction frees.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Freed {
     pub(super) run: Run,
@@ -39,7 +39,7 @@ pub(super) struct Freed {
     pub(super) owner: u64,
 }
 
-/// Pages that stay in use and get another owner.
+/// Pages that stay in use and change their owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reowned {
     pub(super) run: Run,
@@ -48,7 +48,7 @@ pub(super) struct Reowned {
     pub(super) to: u64,
 }
 
-/// What one transaction, which holds its lane, does with pages.
+/// The page operations of one transaction. The transaction holds its lane.
 #[derive(Debug)]
 pub(crate) struct Reservation<'p> {
     alloc: &'p Allocator,
@@ -58,16 +58,16 @@ pub(crate) struct Reservation<'p> {
     allocated: SmallVec<[Allocated; 8]>,
     freed: SmallVec<[Freed; 8]>,
     reowned: SmallVec<[Reowned; 2]>,
-    /// Frames that the lane's cursor moved out of meanwhile: nobody else looks again whether they can be coalesced.
+    /// Frames that the lane's cursor has left: the commit checks whether they can be coalesced.
     left: SmallVec<[FrameNo; 2]>,
     charged: i64,
-    /// There was not even one page left to be charged.
+    /// Not even one page was left to charge.
     exhausted: bool,
     committed: bool,
 }
 
 impl<'p> Reservation<'p> {
-    /// Nothing reserved yet.
+    /// An empty reservation.
     #[inline]
     pub(crate) fn new(alloc: &'p Allocator, lane: usize, deleting: bool) -> Reservation<'p> {
         Reservation {
@@ -84,23 +84,23 @@ impl<'p> Reservation<'p> {
         }
     }
 
-    /// Whether no page changes hands.
+    /// Whether no page changes its owner.
     pub(crate) fn is_empty(&self) -> bool {
         self.allocated.is_empty() && self.freed.is_empty()
     }
 
-    /// A bound on the bytes that descriptors and tables add to the record.
+    /// An upper bound for the bytes that descriptors and tables add to the record.
     pub(crate) fn record_bound(&self) -> u64 {
         (self.freed.len() + self.allocated.len() + self.reowned.len()) as u64 * (PAGE_SIZE + 1024)
     }
 
-    /// Whether the pool has no page left for this operation, none that waits for a checkpoint either.
+    /// Whether the pool has no page left for this operation, and none waits for a checkpoint.
     pub(crate) fn is_exhausted(&self) -> bool {
         self.exhausted
     }
 
-    /// Reserves up to `pages` pages for `owner`'s data from `file_page` on: if `whole` and there is
-    /// one, a whole frame (`file_page` begins one), else a run out of a split frame.
+    /// Reserves up to `pages` pages for `owner`'s data from `file_page` on: a whole frame if `whole` is set and one
+    /// is free (`file_page` has to be aligned to a frame), else a run from a split frame.
     pub(crate) fn allocate_data(&mut self, owner: u64, file_page: u64, pages: u64, whole: bool) -> TxResult<Run> {
         if whole && self.leaves_room_for_nodes() {
             match self.allocate_frame(owner, file_page) {
@@ -112,28 +112,28 @@ impl<'p> Reservation<'p> {
         self.allocate_pages(pages, PageUse::Data, owner)
     }
 
-    /// Undoes the allocation of a run out of a split frame.
+    /// Undoes the allocation of a run from a split frame.
     pub(crate) fn unallocate(&mut self, run: Run) {
         if let Some(i) = self.allocated.iter().position(|a| a.whole.is_none() && a.run == run) {
             let allocated = self.allocated.remove(i);
-            self.give_back(&allocated);
+            self.return_run(&allocated);
             self.uncharge(run.pages);
         }
     }
 
-    /// Gives pages back when the transaction commits. That they are the owner's is checked then.
+    /// Frees pages when the transaction commits. The commit checks that `owner` owns them.
     pub(crate) fn free(&mut self, run: Run, what: PageUse, owner: u64) {
         self.freed.push(Freed { run, what, owner });
     }
 
-    /// Passes pages of `from` on to `to` when the transaction commits. That they are `from`'s is checked
-    /// then; a whole frame changes hands in one piece.
+    /// Changes the owner of pages from `from` to `to` when the transaction commits. The commit checks that `from`
+    /// owns them. A whole frame must be passed as one run.
     pub(crate) fn reown(&mut self, run: Run, what: PageUse, from: u64, to: u64) {
         self.reowned.push(Reowned { run, what, from, to });
     }
 
-    /// Whether a whole frame leaves a few pages for the nodes that map it. Else its pages are better had one run at a
-    /// time: of those, no more is taken than the data needs.
+    /// Whether a few pages are left for the nodes that map a whole frame. If not, single runs are better: they take
+    /// no more pages than the data needs.
     fn leaves_room_for_nodes(&self) -> bool {
         let kept = self.alloc.kept + self.alloc.pins.withheld();
         self.alloc.free.load(Ordering::Relaxed) >= kept + PAGES_PER_FRAME as i64 + NODES
@@ -141,7 +141,7 @@ impl<'p> Reservation<'p> {
 
     fn charge(&mut self, pages: u64) -> TxResult<()> {
         let kept = if self.deleting { 0 } else { self.alloc.kept } + self.alloc.pins.withheld();
-        // Never less for a moment than it is: somebody else would find the pool full.
+        // The free count must not be too low even for a moment: another thread would find the pool full.
         let take = |free: i64| Some(free - pages as i64).filter(|&left| left >= kept);
         if self.alloc.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return Err(Stop::NoSpace);
@@ -166,13 +166,13 @@ impl<'p> Reservation<'p> {
 
     pub(crate) fn allocate_pages(&mut self, want: u64, what: PageUse, owner: u64) -> TxResult<Run> {
         let lane = self.lane;
-        // One page is charged first; the others once we know how many there are in one run.
+        // Charge one page first, and the others once the length of the run is known.
         if let Err(e) = self.charge(1) {
             self.exhausted = true;
             return Err(e);
         }
-        let run = match self.run_of_own_cursor(lane, want) {
-            Err(Stop::NoSpace) => self.run_of_other_cursors(lane, want).ok_or(Stop::NoSpace),
+        let run = match self.run_from_own_cursor(lane, want) {
+            Err(Stop::NoSpace) => self.run_from_other_cursors(lane, want).ok_or(Stop::NoSpace),
             run => run,
         };
         let run = match run {
@@ -185,14 +185,14 @@ impl<'p> Reservation<'p> {
         self.allocated.push(Allocated { run, what, owner, whole: None });
         if let Err(e) = self.charge(run.pages - 1) {
             self.allocated.pop();
-            self.give_back(&Allocated { run, what, owner, whole: None });
+            self.return_run(&Allocated { run, what, owner, whole: None });
             self.uncharge(1);
             return Err(e);
         }
         Ok(run)
     }
 
-    fn run_of_own_cursor(&mut self, lane: usize, want: u64) -> TxResult<Run> {
+    fn run_from_own_cursor(&mut self, lane: usize, want: u64) -> TxResult<Run> {
         let mut cursor = self.alloc.cursors[lane].lock();
         loop {
             if let Some(run) = cursor.take(want) {
@@ -203,31 +203,31 @@ impl<'p> Reservation<'p> {
         }
     }
 
-    /// No frame has room but those that other lanes stand in: takes a run out of one of them. It is
-    /// held, so that it is not found free should that lane leave the frame.
-    fn run_of_other_cursors(&self, lane: usize, want: u64) -> Option<Run> {
+    /// Allocates a run from another lane's frame, if no other frame has room. The run is reserved, so that no
+    /// search finds it free after that lane has left the frame.
+    fn run_from_other_cursors(&self, lane: usize, want: u64) -> Option<Run> {
         let others = self.alloc.cursors.iter().enumerate().filter(|(i, _)| *i != lane);
         for (_, cursor) in others {
             let mut cursor = cursor.lock();
             if let Some(run) = cursor.take(want) {
-                self.alloc.hold(run);
+                self.alloc.reserve_run(run);
                 return Some(run);
             }
         }
         None
     }
 
-    /// Takes pages back that were handed out and not published: to the lane that stands in their
-    /// frame. Until then they are held, so nobody else has come to stand there.
-    fn give_back(&self, allocated: &Allocated) {
+    /// Returns pages that were allocated and not published to the cursor in their frame. They are reserved until
+    /// then, so no other cursor can have entered the frame.
+    fn return_run(&self, allocated: &Allocated) {
         let frame = allocated.run.page.frame().0;
         let lane = self.alloc.active.iter().position(|a| a.load(Ordering::SeqCst) == frame);
         let mut cursor = lane.map(|lane| self.alloc.cursors[lane].lock());
-        self.alloc.unhold(std::slice::from_ref(allocated));
+        self.alloc.release(std::slice::from_ref(allocated));
         if let Some(cursor) = &mut cursor {
-            // A lost page that was free is handed out once, and not again.
+            // A lost page that was free is allocated once and not returned.
             let pages = (0..allocated.run.pages).map(|i| Run { page: allocated.run.page.plus(i), pages: 1 });
-            pages.filter(|run| !self.alloc.is_lost(run.page)).for_each(|run| cursor.give_back(run));
+            pages.filter(|run| !self.alloc.is_lost(run.page)).for_each(|run| cursor.return_run(run));
         }
     }
 
@@ -239,7 +239,7 @@ impl<'p> Reservation<'p> {
     // ---- commit ------------------------------------------------------------------------------
 
     /// Locks the frames touched and stages their descriptors and tables. Returns the locks, to be held until the
-    /// record is applied, and by how many pages the pool is fuller.
+    /// record is applied, and the change in the number of pages in use.
     pub(crate) fn stage(&self, batch: &mut Batch) -> TxResult<(Stripes<'p>, i64)> {
         let locked = self.alloc.lock_stripes(&self.allocated, &self.freed, &self.reowned, &self.left);
         let pages = self.alloc.stage_owners(batch, &self.allocated, &self.freed, &self.left)?;
@@ -247,15 +247,15 @@ impl<'p> Reservation<'p> {
         Ok((locked, pages))
     }
 
-    /// The record is applied, and the pool fuller by `pages`: the reservations end.
+    /// Ends the reservations. The record was applied; `pages` more pages are in use.
     pub(crate) fn commit(&mut self, pages: i64) {
         self.committed = true;
-        // What was reserved was charged already; what really changed counts.
-        // The total is shared by all lanes: not touched for nothing.
+        // The reserved pages were charged already; correct that by the actual change. All lanes share the total, so
+        // do not write it without need.
         if self.charged != pages {
             self.alloc.free.fetch_add(self.charged - pages, Ordering::Relaxed);
         }
-        self.alloc.unhold(&self.allocated);
+        self.alloc.release(&self.allocated);
         let mut search = None;
         for frame in self.allocated.iter().filter(|a| a.whole.is_some()) {
             search.get_or_insert_with(|| self.alloc.search.lock()).unreserve(frame.run.page.frame());
@@ -264,7 +264,7 @@ impl<'p> Reservation<'p> {
 }
 
 impl Drop for Reservation<'_> {
-    /// Gives back what was reserved, if nothing was committed.
+    /// Returns what was reserved, unless the transaction has committed.
     fn drop(&mut self) {
         if self.committed {
             return;
@@ -273,7 +273,7 @@ impl Drop for Reservation<'_> {
         for allocated in &self.allocated {
             match allocated.whole {
                 Some(_) => self.alloc.search.lock().unreserve(allocated.run.page.frame()),
-                None => self.give_back(allocated),
+                None => self.return_run(allocated),
             }
         }
     }

@@ -1,8 +1,8 @@
-//! The number of frames changes: more descriptors count, or fewer.
+//! Changes of the number of frames.
 //!
 //! ```text
 //!   grow     |....old frames....|  zeroed descriptors, one record: size   |....new frames....|
-//!   shrink   limit: nothing is allocated behind it --> (evacuation) --> one record: size
+//!   shrink   limit: no allocation beyond it --> (evacuation) --> one record: size
 //! ```
 
 use std::sync::atomic::Ordering;
@@ -14,19 +14,19 @@ use crate::error::{Error, Result};
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse};
 use crate::units::{FRAME_SIZE, FrameNo, PAGES_PER_FRAME};
 
-/// Nothing is allocated from a frame on, as long as this is there. Dropped before [`Limit::end`], the whole pool can
-/// be allocated again.
+/// While this exists, nothing is allocated beyond the limit. If it is dropped before [`Limit::end`], the whole pool
+/// can be allocated again.
 #[derive(Debug)]
 pub(crate) struct Limit<'a> {
     alloc: &'a Allocator,
     frames: u64,
-    /// Pages behind the limit that can be owned: as if all were free, they are not counted as free.
+    /// Pages beyond the limit that can be owned. They are subtracted from the free count as if all were free.
     withheld: i64,
     cut: bool,
 }
 
 impl Allocator {
-    /// The record of a larger number of frames than `old` is applied: they can be allocated.
+    /// Makes the new frames available. A record with a number of frames larger than `old` was applied.
     pub(crate) fn frames_added(&self, old: u64) {
         let frames = self.frames();
         let more = self.geometry.usable_pages(frames) - self.geometry.usable_pages(old);
@@ -34,7 +34,7 @@ impl Allocator {
         self.free.fetch_add(more as i64, Ordering::Relaxed);
     }
 
-    /// Zeros the descriptors of the frames from `old` to `frames`, as far as they lie before `blank`.
+    /// Zeros the descriptors of the frames from `old` to `frames` that are stored before `blank`.
     pub(crate) fn zero_descriptors(&self, old: u64, frames: u64, blank: u64) -> Result<()> {
         let zero = |at: u64, end: u64| match end.min(blank) {
             end if end > at => self.region.persist(&[Part::Zero { at, len: end - at }]),
@@ -55,10 +55,10 @@ impl Allocator {
         Ok(())
     }
 
-    /// Keeps the frames from `frames` on from being allocated.
+    /// Excludes the frames from `frames` on from allocation.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] if what is in use does not fit into the others.
+    /// [`Error::NoSpace`] if the pages in use do not fit into the remaining frames.
     pub(crate) fn limit(&self, frames: u64) -> Result<Limit<'_>> {
         let withheld = (self.usable_pages() - self.geometry.usable_pages(frames)) as i64;
         let take = |free: i64| Some(free - withheld).filter(|&left| left >= self.kept);
@@ -73,12 +73,12 @@ impl Allocator {
                 self.leave(lane, &mut cursor);
             }
         }
-        // Waits for the transactions that have such pages in hand; what they free is free then.
+        // Waits for the transactions that have reserved such pages. Their freed pages become available.
         self.checkpoint()?;
         Ok(limit)
     }
 
-    /// Whether a page of the frame is in use that another place can be found for; the error names what cannot be read.
+    /// Whether the frame has a page in use that can be relocated. The error names what cannot be read.
     pub(crate) fn holds_anything(&self, frame: FrameNo) -> Result<bool> {
         let desc = self.descriptor(frame)?;
         Ok(match desc.state() {
@@ -88,7 +88,7 @@ impl Allocator {
         })
     }
 
-    /// The pages in use of a split frame, without its table: which, what for, and whose.
+    /// The pages in use of a split frame, without its table: page, use and owner.
     pub(crate) fn pages_of(
         &self,
         frame: FrameNo,
@@ -107,17 +107,17 @@ impl Allocator {
 }
 
 impl Limit<'_> {
-    /// Frames that are left.
+    /// The number of remaining frames.
     pub(crate) fn frames(&self) -> u64 {
         self.frames
     }
 
-    /// Whether a page behind the limit is pinned.
+    /// Whether a page beyond the limit is pinned.
     pub(crate) fn is_pinned(&self) -> bool {
         self.alloc.pins.any_from(FrameNo(self.frames))
     }
 
-    /// Pages behind the limit that are counted as in use: those that the media have lost, and tables.
+    /// Pages beyond the limit that count as in use: lost pages and tables.
     pub(crate) fn used(&self) -> Result<i64> {
         let mut used = 0;
         for frame in self.alloc.used_frames_from(FrameNo(self.frames)) {
@@ -131,7 +131,7 @@ impl Limit<'_> {
         Ok(used)
     }
 
-    /// The record is applied that lets the pool end here, and counts `used` pages no more.
+    /// Ends the limit. A record with the new size was applied; `used` pages no longer count as in use.
     pub(crate) fn end(mut self, used: i64) {
         self.cut = true;
         self.alloc.free.fetch_add(used, Ordering::Relaxed);

@@ -1,9 +1,8 @@
-//! Finding a frame: forward from where the last one was found, skipping stretches known to have
-//! none.
+//! The search for frames: forward from the last one found, skipping groups that are known to have none.
 //!
 //! ```text
 //!   frames  |....group 0....|....group 1....| ... at most 4,096 groups, however large the pool
-//!   hints       free? part?     free? part?       "maybe" until a whole look found none
+//!   hints       free? part?     free? part?       "maybe" until a scan of the whole group finds none
 //! ```
 
 use std::collections::HashSet;
@@ -17,18 +16,18 @@ use crate::units::{FRAME_SIZE, FrameNo, LINE, PAGES_PER_FRAME};
 
 const GROUPS: u64 = 4096;
 
-/// Search state, under one mutex; it is taken once per frame, not once per page.
+/// The state of the search, under one mutex. It is locked once per frame, not once per page.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     next: [u64; 2],
-    /// Allocator taken but not yet on the media as such.
+    /// Frames that are reserved and not published yet.
     reserved: HashSet<FrameNo>,
     maybe: [Vec<bool>; 2],
     span: u64,
     limit: u64,
 }
 
-/// What is looked for; the number indexes the hints.
+/// What to search for; the number indexes the hints.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Want {
     Free = 0,
@@ -42,7 +41,7 @@ impl Search {
         search
     }
 
-    /// Frames from `limit` on are not found any more; all others may be free.
+    /// Excludes the frames from `limit` on. Any other frame may be free.
     pub(super) fn set_limit(&mut self, limit: u64) {
         self.limit = limit;
         self.span = limit.div_ceil(GROUPS).max(1);
@@ -50,7 +49,7 @@ impl Search {
         self.maybe = [vec![true; groups], vec![true; groups]];
     }
 
-    /// A page or all pages of `frame` became free.
+    /// A page of `frame`, or all its pages, became free.
     pub(super) fn note_freed(&mut self, frame: FrameNo) {
         let group = (frame.0 / self.span) as usize;
         for maybe in &mut self.maybe {
@@ -64,8 +63,8 @@ impl Search {
         self.reserved.remove(&frame);
     }
 
-    /// A partial frame was looked into; if it has nothing, the next search starts behind it.
-    fn found_used_up(&mut self, frame: FrameNo, nothing: bool) {
+    /// Ends the reservation of a partial frame. If it has `nothing` available, the next search starts after it.
+    fn end_partial_search(&mut self, frame: FrameNo, nothing: bool) {
         self.reserved.remove(&frame);
         if nothing {
             self.next[Want::Partial as usize] = frame.0 + 1;
@@ -78,7 +77,7 @@ impl Search {
 }
 
 impl Allocator {
-    /// Looks for frames from `frame` on first, and lets the cursors go there.
+    /// Starts the next search at `frame`; the cursors leave their frames.
     #[cfg(test)]
     pub(crate) fn search_from(&self, frame: FrameNo) {
         for (lane, cursor) in self.cursors.iter().enumerate() {
@@ -89,7 +88,7 @@ impl Allocator {
         search.maybe[Want::Partial as usize].fill(false);
     }
 
-    /// Takes a free frame for one owner; it stays reserved until published or given back.
+    /// Reserves a free frame for one owner, until it is published or unreserved.
     pub(super) fn reserve_frame(&self) -> TxResult<FrameNo> {
         let frame = self.find(Want::Free)?.ok_or(Stop::NoSpace)?;
         let descriptor = self.geometry.descriptor_at(frame);
@@ -101,23 +100,23 @@ impl Allocator {
         Ok(frame)
     }
 
-    /// Gives the lane's cursor another frame: a split one with room, else a free one. What the
-    /// running transaction has `taken` in the old one is held for it.
-    pub(super) fn refill(&self, lane: usize, cursor: &mut super::Cursor, taken: &[Allocated]) -> TxResult<()> {
+    /// Gives the lane's cursor another frame: a split one with room, else a free one. What the running transaction
+    /// has `allocated` in the old frame stays reserved.
+    pub(super) fn refill(&self, lane: usize, cursor: &mut super::Cursor, allocated: &[Allocated]) -> TxResult<()> {
         if let Some(frame) = cursor.frame {
-            self.hold_all(frame, taken);
+            self.reserve_all(frame, allocated);
         }
         self.leave(lane, cursor);
-        // A split frame whose count and table disagree (damage) has nothing left: bounded tries.
+        // A damaged split frame, whose count and table disagree, may have nothing available: limit the attempts.
         for _ in 0..64 {
             let Some(frame) = self.find(Want::Partial)? else { break };
-            // The stripe keeps a merge out while we look and move in.
+            // The stripe excludes a coalescing of the frame meanwhile.
             let _stripe = self.stripes[Self::stripe(frame)].lock();
             let available = self.pages_left(frame).unwrap_or_default();
             let room = available != [0; 8];
-            // Ours before it is no longer reserved: in between, another lane would move in as well.
+            // Activate the frame before its reservation ends. Otherwise another lane could choose it in between.
             self.active[lane].store(if room { frame.0 } else { u64::MAX }, Ordering::SeqCst);
-            self.search.lock().found_used_up(frame, !room);
+            self.search.lock().end_partial_search(frame, !room);
             if room {
                 (cursor.frame, cursor.available) = (Some(frame), available);
                 return Ok(());
@@ -134,59 +133,60 @@ impl Allocator {
         Ok(())
     }
 
-    /// Keeps pages that are handed out but not published from being found free.
-    fn hold_all(&self, frame: FrameNo, taken: &[Allocated]) {
-        let mut own = [0; 8];
-        for run in taken.iter().filter(|t| t.run.page.frame() == frame).map(|t| t.run) {
-            super::set_bits(&mut own, run.page.index_in_frame(), run.pages as usize, true);
+    /// Reserves pages in `frame` that are allocated but not published.
+    fn reserve_all(&self, frame: FrameNo, allocated: &[Allocated]) {
+        let mut ours = [0; 8];
+        for run in allocated.iter().filter(|t| t.run.page.frame() == frame).map(|t| t.run) {
+            super::set_bits(&mut ours, run.page.index_in_frame(), run.pages as usize, true);
         }
-        if own != [0; 8] {
-            let mut held = self.held.lock();
-            let bits = held.entry(frame).or_default();
-            bits.iter_mut().zip(own).for_each(|(b, o)| *b |= o);
+        if ours != [0; 8] {
+            let mut reserved_pages = self.reserved_pages.lock();
+            let bits = reserved_pages.entry(frame).or_default();
+            bits.iter_mut().zip(ours).for_each(|(b, o)| *b |= o);
         }
     }
 
-    /// As `hold_all`, of a run that came from another lane's frame.
-    pub(super) fn hold(&self, run: Run) {
-        let mut held = self.held.lock();
-        let bits = held.entry(run.page.frame()).or_default();
+    /// As `reserve_all`, for a run from another lane's frame.
+    pub(super) fn reserve_run(&self, run: Run) {
+        let mut reserved_pages = self.reserved_pages.lock();
+        let bits = reserved_pages.entry(run.page.frame()).or_default();
         super::set_bits(bits, run.page.index_in_frame(), run.pages as usize, true);
     }
 
-    /// The transaction has ended: what was held for it is published, or free again.
-    pub(super) fn unhold(&self, taken: &[Allocated]) {
-        if taken.is_empty() {
-            return; // without a lock that all threads share
+    /// Ends the reservations of a transaction. It has committed or was aborted.
+    pub(super) fn release(&self, allocated: &[Allocated]) {
+        if allocated.is_empty() {
+            return; // without taking a lock that all threads share
         }
-        // Searches take this lock while they hold their own, so ours is not held into theirs.
+        // A search takes this lock while it holds its own. So take the lock of the search only after releasing this
+        // one.
         let mut free_again = Vec::new();
-        let mut held = self.held.lock();
-        if held.is_empty() {
+        let mut reserved_pages = self.reserved_pages.lock();
+        if reserved_pages.is_empty() {
             return;
         }
-        for run in taken.iter().map(|t| t.run) {
+        for run in allocated.iter().map(|t| t.run) {
             let frame = run.page.frame();
-            let Some(bits) = held.get_mut(&frame) else { continue };
+            let Some(bits) = reserved_pages.get_mut(&frame) else { continue };
             super::set_bits(bits, run.page.index_in_frame(), run.pages as usize, false);
             if *bits == [0; 8] {
-                held.remove(&frame);
+                reserved_pages.remove(&frame);
                 free_again.push(frame);
             }
         }
-        drop(held);
+        drop(reserved_pages);
         for frame in free_again {
             self.search.lock().note_freed(frame);
         }
     }
 
-    /// Whether a merge would take the frame away from somebody.
+    /// Whether the frame must not be coalesced, because a cursor or a reservation uses it.
     pub(super) fn is_reserved(&self, frame: FrameNo) -> bool {
-        self.is_active(frame) || self.held.lock().contains_key(&frame)
+        self.is_active(frame) || self.reserved_pages.lock().contains_key(&frame)
     }
 
-    /// Lets cursors that stand in a frame of which pages `were_freed` see those pages: nobody else
-    /// can. No transaction runs, so what is not on the media is in nobody's hand.
+    /// Updates the cursors in frames of which pages `were_freed`: no search offers such pages. No transaction runs
+    /// meanwhile, so no page is allocated and unpublished.
     pub(super) fn refill_cursors(&self, were_freed: impl Fn(FrameNo) -> bool) {
         for cursor in &self.cursors {
             let mut cursor = cursor.lock();
@@ -199,7 +199,7 @@ impl Allocator {
         }
     }
 
-    /// The cursor leaves its frame to others.
+    /// The cursor leaves its frame. Other lanes may use it.
     pub(super) fn leave(&self, lane: usize, cursor: &mut super::Cursor) {
         if let Some(frame) = cursor.frame.take() {
             let left = cursor.available != [0; 8];
@@ -211,13 +211,13 @@ impl Allocator {
         }
     }
 
-    /// The next frame of the wanted sort that nobody has reserved; it is reserved on return.
+    /// The next frame of the wanted kind that is not reserved. It is reserved on return.
     fn find(&self, want: Want) -> Result<Option<FrameNo>> {
         let mut search = self.search.lock();
         let (first, end, span) = (self.geometry.first_frame.0, search.limit, search.span);
         let mut at = search.next[want as usize];
         let mut left = end - first;
-        // Whether the current group has been looked at from its start on.
+        // Whether the current group was scanned from its start.
         let mut from_start = false;
         loop {
             if at >= end {
@@ -258,8 +258,8 @@ impl Allocator {
         if self.geometry.holds_descriptors(frame) {
             return Suits::No;
         }
-        // A damaged descriptor is nobody's to allocate from; `check` names it. It may also be one
-        // that another lane is just changing.
+        // Do not allocate from a damaged descriptor; `check` reports it. It may also be one that another lane is
+        // changing.
         let Ok(desc) = self.descriptor(frame) else { return Suits::Later };
         let fits = match want {
             Want::Free => desc.state() == FrameState::Free && !self.has_lost(frame),
@@ -268,8 +268,8 @@ impl Allocator {
         if !fits {
             return Suits::No;
         }
-        let taken = search.reserved.contains(&frame) || self.is_active(frame);
-        let taken = taken || self.held.lock().contains_key(&frame);
+        let in_use = search.reserved.contains(&frame) || self.is_active(frame);
+        let in_use = in_use || self.reserved_pages.lock().contains_key(&frame);
         let waiting = match (want, self.quarantine.lock().get(&frame)) {
             (_, None) => false,
             (Want::Free, Some(_)) => true,
@@ -277,14 +277,14 @@ impl Allocator {
                 u64::from(desc.used) + u64::from(bits.iter().map(|w| w.count_ones()).sum::<u32>()) >= PAGES_PER_FRAME
             }
         };
-        if taken || waiting { Suits::Later } else { Suits::Yes }
+        if in_use || waiting { Suits::Later } else { Suits::Yes }
     }
 
     fn is_active(&self, frame: FrameNo) -> bool {
         self.active.iter().any(|a| a.load(Ordering::SeqCst) == frame.0)
     }
 
-    /// Free pages of a split frame that are not in quarantine. Its stripe is held.
+    /// Free pages of a split frame that are not in quarantine. The caller holds its stripe.
     fn pages_left(&self, frame: FrameNo) -> Result<FrameBits> {
         let desc = self.descriptor(frame)?;
         if desc.state() != FrameState::Split {

@@ -1,39 +1,40 @@
-//! Why a transaction stops short of its commit.
+//! Why a transaction stops before its commit.
 //!
 //! ```text
-//!   raised in the transaction        answered by
-//!   NoSpace      no page to reserve  Allocator::attempt: a checkpoint frees what was freed before; again
-//!   LostPage     a read of the media Allocator::attempt: the page is known to be lost now; again
-//!   Pinned       the commit          Engine::with_lost_page_evacuated: a place for the table; the merge: later
+//!   raised by                        handled by
+//!   NoSpace      a reservation       Allocator::attempt: a checkpoint releases freed pages, then retry
+//!   LostPage     a read of the media Allocator::attempt: the page is recorded as lost, then retry
+//!   Pinned       the commit          Engine::with_lost_page_evacuated: relocate a page for the table; a merge: later
 //!   RecordFull   the operation       Engine::make_contiguous: fewer pieces first; Engine::write_atomic: an orphan
-//!   Failed       anything else       nobody
+//!   Failed       anything else       the caller
 //! ```
 //!
-//! What nobody has an answer to becomes an [`Error`] where the transaction is given up.
+//! A stop that is not handled becomes an [`Error`] when the transaction is aborted.
 
 use crate::error::Error;
 
-/// Why a transaction is not committed: nothing of it has happened.
+/// Why a transaction does not commit. None of its changes has happened.
 #[derive(Debug)]
 pub(crate) enum Stop {
-    /// One record does not hold the change, which its operation must not divide. Raised by `data/relocate.rs` and
-    /// `data/shadow_commit.rs`, which have another way each.
+    /// The change does not fit into one record, and its operation must not split it. Raised by `data/relocate.rs`
+    /// and `data/shadow_commit.rs`, which then use another method.
     RecordFull,
-    /// There is no page for it. Raised where pages are reserved. If pages
-    /// wait for a checkpoint, [`Allocator::attempt`](super::Allocator::attempt) does that and runs the transaction again.
+    /// No page is available. Raised when pages are reserved. If freed pages wait for a checkpoint,
+    /// [`Allocator::attempt`](super::Allocator::attempt) runs it and retries the transaction.
     NoSpace,
-    /// Pages of a whole frame are to be given back, and none of them can hold the frame's table: all are pinned, or
-    /// lost. Raised at commit. `Engine::with_lost_page_evacuated` makes a place for the table if lost pages are the reason; a merge
-    /// waits until the pins are gone.
+    /// A part of a whole frame is to be freed, and none of its pages can hold the frame's table: all are pinned or
+    /// lost. Raised at commit. If lost pages are the reason, `Engine::with_lost_page_evacuated` relocates a healthy
+    /// page of the frame and puts the table there. A merge waits until the pins are dropped.
     Pinned,
-    /// The media have lost the page at this pool byte. Raised by whoever reads it. Once the page is known, another run
-    /// of the transaction does without it: [`Allocator::attempt`](super::Allocator::attempt) runs it again.
+    /// The media have lost the page at this pool byte. Raised by a read.
+    /// [`Allocator::attempt`](super::Allocator::attempt) retries the transaction, which does not use the page once
+    /// it is recorded as lost.
     LostPage(u64),
-    /// The operation has failed. The caller gets the error.
+    /// The operation has failed. The error is returned to the caller.
     Failed(Error),
 }
 
-/// The result of everything that changes a transaction.
+/// The result of every function that changes a transaction.
 pub(crate) type TxResult<T> = std::result::Result<T, Stop>;
 
 impl From<Error> for Stop {
@@ -53,11 +54,11 @@ impl From<pmem::Error> for Stop {
     }
 }
 
-/// The transaction is given up.
+/// A stop that was not handled.
 impl From<Stop> for Error {
     fn from(stop: Stop) -> Error {
         match stop {
-            // Whoever raises it answers it, or divides what it does by itself.
+            // The operation that raises it handles it or splits the change.
             Stop::RecordFull => Error::NotSupported("a change in more places than one record names"),
             Stop::NoSpace => Error::NoSpace,
             Stop::Pinned => Error::Pinned,
@@ -72,7 +73,8 @@ mod tests {
     use super::Stop;
     use crate::error::Error;
 
-    /// What a transaction meets on its way is answered as such, and means the same to the caller if nobody answers.
+    /// An error that has a handler becomes its own kind of stop, and turns into the same error again if it is not
+    /// handled.
     #[test]
     fn an_error_that_somebody_answers_is_a_stop_of_its_own_and_comes_back_as_it_was() {
         assert!(matches!(Stop::from(Error::NoSpace), Stop::NoSpace));
@@ -83,7 +85,7 @@ mod tests {
         assert!(matches!(Error::from(Stop::LostPage(4096)), Error::Lost(4096)));
     }
 
-    /// A value that is too large for the caller is no record that is full, which would be tried another way.
+    /// A value that is too large for the caller must not become `RecordFull`, which is handled by another method.
     #[test]
     fn a_value_too_large_is_told_from_a_full_record() {
         assert!(matches!(Stop::from(Error::TooLarge), Stop::Failed(Error::TooLarge)));

@@ -1,4 +1,4 @@
-//! Inserting: down to the leaf, and up again as far as nodes split.
+//! Insertion: down to the leaf, then up again for as long as nodes split.
 //!
 //! ```text
 //!   full node  [a b c d e f]   + x in the middle:  [a b c] [d e f], then x into its half
@@ -16,13 +16,13 @@ use crate::layout::node::{MAX_DEPTH, MAX_VALUE};
 use crate::txn::Tx;
 use crate::units::PageNo;
 
-/// Inserts or replaces; returns the tree as it is then.
+/// Inserts or replaces an entry. Returns the changed tree.
 pub(crate) fn insert(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64, value: &[u8]) -> TxResult<TreeRef> {
     let spot = locate(tx, id, tree, key)?.map(|(spot, _)| spot);
     insert_here(tx, id, tree, spot, key, value)
 }
 
-/// As [`insert`], at the spot that [`locate`] found for `key`.
+/// As [`insert`], at the position that [`locate`] found for `key`.
 pub(crate) fn insert_here(
     tx: &mut Tx<'_>,
     id: TreeId,
@@ -67,8 +67,8 @@ pub(crate) fn insert_here(
     Ok(tree)
 }
 
-/// Puts an entry at position `at` of a node, splitting it if it is full. Returns the new right
-/// sibling and its first key.
+/// Puts an entry at position `at` of a node and splits the node if it is full. Returns the new right sibling and
+/// its first key.
 fn put(
     tx: &mut Tx<'_>,
     id: TreeId,
@@ -100,7 +100,7 @@ fn put(
     for i in (half..count).rev() {
         node::remove_at(staged, i)?;
     }
-    // At the boundary the entry goes left, unless it opens the right node.
+    // At the boundary the entry goes to the left node, unless it would be the first of the right one.
     if at < half || (at == half && half < count) {
         node::insert_at(staged, at, key, value);
         return Ok(Some((first, right)));
@@ -109,7 +109,7 @@ fn put(
     Ok(Some((first.min(key), right)))
 }
 
-/// Position that divides the node's bytes about evenly; at least one entry on each side.
+/// The position that divides the node's bytes about evenly, with at least one entry on each side.
 fn middle(view: &NodeView<'_>) -> Result<usize> {
     let (total, mut sum) = (view.live(), 0);
     for i in 0..view.count() {
@@ -123,7 +123,7 @@ fn middle(view: &NodeView<'_>) -> Result<usize> {
 
 type Copied = Vec<(u64, SmallVec<[u8; 64]>)>;
 
-/// Copies the entries from `from` on.
+/// Copies of the entries from `from` on.
 pub(super) fn copy_entries(view: &NodeView<'_>, from: usize) -> Result<Copied> {
     (from..view.count())
         .map(|i| {

@@ -1,18 +1,17 @@
-//! One persistent B+tree for every index: file maps, names, attributes, orphans.
+//! The persistent B+tree of every index: file maps, names, attributes, orphans.
 //!
 //! ```text
 //!   level 1        [ -inf -> A | 40 -> B | 90 -> C ]         keys are u64, values bytes
 //!                     |           |         |
-//!   level 0        [3 7 31]   [40 52 88]  [90 91]            no sibling links: a walk goes on
+//!   level 0        [3 7 31]   [40 52 88]  [90 91]            no sibling links: a scan continues
 //!                                                            with the next separator
 //! ```
 //!
-//! A tree belongs to one inode, whose lock protects it. Nodes are changed in a transaction's
-//! staged copies; a reader without transaction sees what was applied.
+//! A tree belongs to one inode, whose lock protects it. Nodes are changed in the staged copies of a transaction. A
+//! reader without a transaction sees what was applied.
 //!
-//! What is read is not trusted: a node must say its own page, its owner, its tree and the level
-//! its parent expects, so a wrong pointer is found at once and a walk can neither loop nor leave
-//! the pool.
+//! The media are not trusted: a node has to contain its own page, its owner, its tree and the level that its parent
+//! expects. So a wrong pointer is detected at the first read, and a walk can neither loop nor leave the pool.
 
 mod insert;
 mod node;
@@ -35,10 +34,10 @@ use crate::layout::{TreeRef, node as format};
 use crate::txn::Tx;
 use crate::units::PageNo;
 
-/// Which tree: what its nodes must say of themselves.
+/// Identifies a tree; its nodes contain the same values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TreeId {
-    /// Place of the inode.
+    /// Address of the inode.
     pub(crate) owner: u64,
     /// 0 for maps and names, 1 for extended attributes.
     pub(crate) tree: u16,
@@ -55,9 +54,9 @@ impl TreeId {
     }
 }
 
-/// Where nodes are read from: the media, or a transaction's view of it.
+/// A source of nodes: the media, or a transaction's view of them.
 pub(crate) trait Nodes {
-    /// The page, its checksum verified since open.
+    /// The page. Its checksum was verified since the pool was opened.
     fn node(&self, page: PageNo) -> Result<PageRef<'_>>;
 }
 
@@ -91,46 +90,46 @@ fn verify(view: PageRef<'_>, page: PageNo) -> Result<()> {
 /// The leaf that would hold `key`, and the separators around it.
 struct Place<'n> {
     leaf: NodeView<'n>,
-    /// Smallest key of the next leaf, as its parent has it.
+    /// Smallest key of the next leaf, according to its parent.
     next: Option<u64>,
     /// The separator at or below which this leaf starts, if it is not the first.
     from: Option<u64>,
 }
 
-/// Inner nodes from the root down, and which child of each.
+/// The inner nodes from the root down, with the index of the child taken in each.
 type Path = SmallVec<[(PageNo, usize); 4]>;
 
-/// Where a key is, or would be. Good until the tree changes.
+/// The position of a key, present or not. Valid until the tree changes.
 #[derive(Debug)]
 pub(crate) struct Spot {
     path: Path,
     leaf: PageNo,
-    /// Position of the key, or where it would go.
+    /// The position of the key, or the position at which it would be inserted.
     at: std::result::Result<usize, usize>,
-    /// Smallest key of the next leaf, as its parent has it.
+    /// Smallest key of the next leaf, according to its parent.
     next: Option<u64>,
 }
 
 impl Spot {
-    /// The entries from here on, as far as they stand in its leaf.
+    /// The entries of the leaf from this position on.
     pub(crate) fn entries<'n>(&self, leaf: NodeView<'n>) -> impl Iterator<Item = Result<Entry<'n>>> + use<'n> {
         let first = self.at.unwrap_or_else(|i| i);
         (first..leaf.count()).map(move |i| leaf.entry(i))
     }
 
-    /// Whether keys up to `last` cannot stand behind the leaf.
+    /// Whether no key up to `last` can be in a later leaf.
     pub(crate) fn covers(&self, last: u64) -> bool {
         self.next.is_none_or(|next| next > last)
     }
 
-    /// The spot of the entry `n` further on in the leaf.
+    /// The position of the entry `n` further on in the leaf.
     pub(crate) fn further(mut self, n: usize) -> Spot {
         self.at = Ok(self.at.unwrap_or_else(|i| i) + n);
         self
     }
 }
 
-/// The way to `key`, and the leaf there; `None` if there is no tree.
+/// The path to `key` and its leaf; `None` if the tree is empty.
 pub(crate) fn locate<'n>(
     nodes: &'n impl Nodes,
     id: TreeId,
@@ -147,7 +146,7 @@ fn descend<'n>(nodes: &'n impl Nodes, id: TreeId, tree: TreeRef, key: u64) -> Re
     descend_by(nodes, id, tree, key, |_, _| {})
 }
 
-/// Calls `step` for the inner nodes on the way.
+/// Calls `step` for the inner nodes on the path.
 fn descend_by<'n>(
     nodes: &'n impl Nodes,
     id: TreeId,
@@ -249,7 +248,8 @@ pub(crate) fn scan<B>(
             }
         }
         match place.next {
-            // Always further on, whatever stands there: a page may have changed since it was verified.
+            // Always continue with a larger key, whatever the page contains: it may have changed since it was
+            // verified.
             Some(next) if next > key => key = next,
             Some(_) => return Err(place.leaf.wrong("its parent's keys are not in order")),
             None => return Ok(None),
@@ -258,7 +258,7 @@ pub(crate) fn scan<B>(
     Ok(None)
 }
 
-/// Calls `each` for every node, parents first: for `check`.
+/// Calls `each` for every node, parents first. For `check`.
 pub(crate) fn walk_nodes(
     nodes: &impl Nodes,
     id: TreeId,
@@ -312,7 +312,7 @@ mod tests {
     const ID: TreeId = TreeId { owner: 7, tree: 1 };
     const TREE: TreeRef = TreeRef { root: PageNo(1), depth: 2 };
 
-    /// Nodes as they stand there, nothing verified; counts how many were asked for.
+    /// Nodes read from memory without verification. Counts the reads.
     struct Raw(Memory, Cell<usize>);
 
     impl Nodes for Raw {
@@ -324,7 +324,7 @@ mod tests {
     }
 
     impl Raw {
-        /// A node of these keys; each has an eight-byte value.
+        /// Stores a node with these keys; each has an eight-byte value.
         fn put(&self, no: u64, level: u16, entries: impl Iterator<Item = (u64, u64)>) {
             let mut bytes = [0u8; 4096];
             let (mut heap, mut count) = (bytes.len(), 0);
@@ -350,7 +350,7 @@ mod tests {
         }
     }
 
-    /// A page may change after it was verified, if a hostile pool has it in two places.
+    /// A page may change after it was verified, if a hostile pool uses it for two purposes.
     #[test]
     fn looking_for_keys_ends_whatever_order_they_are_in() {
         let raw = Raw(Memory::new(1 << 20).expect("memory"), Cell::new(0));

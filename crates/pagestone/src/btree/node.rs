@@ -1,7 +1,7 @@
-//! One node: reading it with suspicion, and changing a staged copy of it.
+//! One node: checked reads, and changes of a staged copy.
 //!
-//! The layout is drawn in `layout/node.rs`. Every offset that comes from the page is checked
-//! before it is used; a search over keys that are out of order ends like any other.
+//! `layout/node.rs` has the picture of a node. Every offset that comes from the page is checked before it is used.
+//! A search over keys that are out of order terminates.
 
 use pmem::{PageRef, fault_tolerant};
 
@@ -19,7 +19,7 @@ pub(crate) struct NodeView<'n> {
     page: PageRef<'n>,
     no: PageNo,
     count: usize,
-    /// Faults of this thread when it was opened: what is read while there is another is no answer.
+    /// Faults of this thread when the node was opened. If there is another one since, what was read is not valid.
     faults: u64,
 }
 
@@ -40,7 +40,7 @@ impl Entry<'_> {
         let inside = at + 8 <= self.len && at.is_multiple_of(8);
         self.node.intact(if inside { self.node.page.u64(self.at + at) } else { 0 })
     }
-    /// Copies of the value from `from` on as much as both have; returns how much.
+    /// Copies bytes of the value, starting at `from`, into `buf`, as many as both have. Returns the number copied.
     pub(crate) fn bytes(&self, from: usize, buf: &mut [u8]) -> Result<usize> {
         let len = self.len.saturating_sub(from).min(buf.len());
         self.node.page.bytes(self.at + from, &mut buf[..len]);
@@ -53,18 +53,18 @@ impl Entry<'_> {
 }
 
 impl<'n> NodeView<'n> {
-    /// Opens the node at `page` and checks that it is what the parent says.
+    /// Opens the node at `page` and checks that it is what its parent says.
     pub(super) fn open(nodes: &'n impl Nodes, page: PageNo, id: TreeId, level: u8) -> Result<NodeView<'n>> {
         Self::check(nodes.node(page)?, page, id, level)
     }
 
-    /// The node at `page`, nothing checked.
+    /// The node at `page`, unchecked.
     fn at(page: PageRef<'n>, no: PageNo) -> NodeView<'n> {
         let faults = fault_tolerant::mine();
         NodeView { page, no, count: usize::from(page.u16(COUNT)), faults }
     }
 
-    /// Passes on what was read, if all of it was there.
+    /// Returns `read`, or an error if a read has faulted since the node was opened.
     #[inline]
     fn intact<T>(&self, read: T) -> Result<T> {
         if fault_tolerant::well_since(self.faults) { Ok(read) } else { Err(Error::Lost(self.no.byte())) }
@@ -101,7 +101,7 @@ impl<'n> NodeView<'n> {
         self.no
     }
 
-    /// Entries.
+    /// Number of entries.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -121,7 +121,7 @@ impl<'n> NodeView<'n> {
         self.intact(self.key_as_read(i)?)
     }
 
-    /// As [`NodeView::key`]: the caller asks whether it was there.
+    /// As [`NodeView::key`]; the caller checks whether a read has faulted.
     #[inline]
     fn key_as_read(&self, i: usize) -> Result<u64> {
         let (at, _) = self.slot(i)?;
@@ -144,7 +144,7 @@ impl<'n> NodeView<'n> {
         self.intact(PageNo(self.page.u64(at + 8)))
     }
 
-    /// Position of `key`, or where it would go.
+    /// The position of `key`, or the position at which it would be inserted.
     pub(super) fn search(&self, key: u64) -> Result<Result<usize, usize>> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
@@ -158,7 +158,7 @@ impl<'n> NodeView<'n> {
         self.intact(Err(low))
     }
 
-    /// Which child of an inner node covers `key`; the first one also covers what is smaller.
+    /// The child of an inner node that covers `key`. The first child also covers all smaller keys.
     pub(super) fn child_for(&self, key: u64) -> Result<usize> {
         Ok(match self.search(key)? {
             Ok(i) => i,
@@ -166,15 +166,15 @@ impl<'n> NodeView<'n> {
         })
     }
 
-    /// Bytes that entries and slots take.
+    /// Bytes that entries and slots occupy.
     pub(super) fn live(&self) -> usize {
         let garbage = usize::from(self.page.u16(GARBAGE));
         (END - usize::from(self.page.u16(HEAP))).saturating_sub(garbage) + self.count * SLOT
     }
 }
 
-/// Checks once what every change relies on: the slots point into the heap, the bytes add up, the
-/// keys ascend. (The first key of an inner node says nothing, see [`NodeView::child_for`].)
+/// Checks once what every change relies on: the slots point into the heap, the byte counts add up, the keys ascend.
+/// (The first key of an inner node is not used, see [`NodeView::child_for`].)
 pub(super) fn check_entries(page: PageRef<'_>, no: PageNo) -> Result<()> {
     let node = NodeView::at(page, no);
     let (heap, inner) = (usize::from(page.u16(HEAP)), page.u16(LEVEL) > 0);
@@ -200,12 +200,12 @@ pub(super) fn check_entries(page: PageRef<'_>, no: PageNo) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of an entry in the heap.
+/// Size of an entry in the heap, in bytes.
 pub(super) fn footprint(value_len: usize) -> usize {
     (8 + value_len).next_multiple_of(8)
 }
 
-/// Bytes a node has for entries and slots.
+/// Bytes available for entries and slots in a node.
 pub(super) const CAPACITY: usize = END - SLOTS;
 
 fn get(staged: &Staged, at: usize) -> usize {
@@ -216,7 +216,7 @@ fn put(staged: &mut Staged, at: usize, value: usize) {
     staged.write(at, &(value as u16).to_le_bytes());
 }
 
-/// Makes a blank staged page an empty node.
+/// Formats a blank staged page as an empty node.
 pub(super) fn format(staged: &mut Staged, page: PageNo, id: TreeId, level: u8) {
     staged.write(MAGIC_AT, &MAGIC.to_le_bytes());
     put(staged, LEVEL, usize::from(level));
@@ -226,12 +226,12 @@ pub(super) fn format(staged: &mut Staged, page: PageNo, id: TreeId, level: u8) {
     put(staged, HEAP, END);
 }
 
-/// Whether an entry of this value length fits, perhaps after compaction.
+/// Whether an entry with a value of this length fits, if need be after compaction.
 pub(super) fn fits(view: &NodeView<'_>, value_len: usize) -> bool {
     view.live() + footprint(value_len) + SLOT <= CAPACITY
 }
 
-/// Inserts an entry at position `i`; [`fits`] was asked before.
+/// Inserts an entry at position `i`. The caller has checked [`fits`].
 pub(super) fn insert_at(staged: &mut Staged, i: usize, key: u64, value: &[u8]) {
     let (count, need) = (get(staged, COUNT), footprint(value.len()));
     if get(staged, HEAP) < SLOTS + (count + 1) * SLOT + need {
@@ -250,10 +250,10 @@ pub(super) fn insert_at(staged: &mut Staged, i: usize, key: u64, value: &[u8]) {
     put(staged, COUNT, count + 1);
 }
 
-/// Takes out entry `i`.
+/// Removes entry `i`.
 ///
 /// # Errors
-/// There is none, as in a tree whose nodes are not what their parents say.
+/// There is no entry `i`, which means that a node is not what its parent says.
 pub(super) fn remove_at(staged: &mut Staged, i: usize) -> Result<()> {
     let count = get(staged, COUNT);
     if i >= count {
@@ -272,13 +272,13 @@ pub(super) fn remove_at(staged: &mut Staged, i: usize) -> Result<()> {
     Ok(())
 }
 
-/// Changes the value of entry `i` to one of the same length.
+/// Replaces the value of entry `i` by one of the same length.
 pub(super) fn overwrite_at(staged: &mut Staged, i: usize, value: &[u8]) {
     let at = get(staged, SLOTS + i * SLOT);
     staged.write(at + 8, value);
 }
 
-/// Rewrites the heap without the garbage.
+/// Rewrites the heap without unused bytes.
 fn compact(staged: &mut Staged) {
     let count = get(staged, COUNT);
     let old = staged.bytes().to_vec();
@@ -305,7 +305,8 @@ mod tests {
     use crate::{CreateOptions, Pool};
     use pmem::Memory;
 
-    /// A line of a node fails after its header was read: ones would be taken for keys and names.
+    /// A line of a node fails after its header was read: the ones that are read there must not be used as keys and
+    /// names.
     #[test]
     fn what_is_lost_while_a_node_is_read_is_no_answer() {
         let memory = Arc::new(Memory::new(64 << 20).expect("memory"));

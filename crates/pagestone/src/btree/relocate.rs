@@ -1,11 +1,11 @@
-//! Moving nodes to other pages, for a pool that is being shrunk.
+//! Relocation of nodes to other pages, for a pool that is being shrunk.
 //!
 //! ```text
 //!   root [ .. | 40 -> B | .. ]          root [ .. | 40 -> B' | .. ]
-//!              B (a page that goes)               B' (a copy)          B is freed
+//!              B (a page to vacate)               B' (a copy)          B is freed
 //! ```
 //!
-//! One path from the root to a leaf at a time, so that a record carries few nodes.
+//! Each step handles one path from the root to a leaf, so that a record contains few nodes.
 
 use pmem::PageBuf;
 
@@ -18,18 +18,18 @@ use crate::layout::{PageUse, TreeRef};
 use crate::txn::Tx;
 use crate::units::PageNo;
 
-/// What is left of a tree to be looked at.
+/// The state after one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Relocated {
-    /// The tree as it is now.
+    /// The changed tree.
     pub(crate) tree: TreeRef,
-    /// Smallest key of the next leaf; `None` behind the last.
+    /// Smallest key of the next leaf; `None` after the last.
     pub(crate) next: Option<u64>,
-    /// Nodes that were moved.
+    /// Number of nodes relocated.
     pub(crate) moved: u64,
 }
 
-/// Moves the nodes between the root and the leaf of `key` that lie on pages which `leaves`.
+/// Relocates the nodes between the root and the leaf of `key` whose pages satisfy `leaves`.
 pub(crate) fn relocate_path(
     tx: &mut Tx<'_>,
     id: TreeId,
@@ -56,21 +56,21 @@ pub(crate) fn relocate_path(
             let view = NodeView::open(tx, page, id, level)?;
             let i = view.child_for(key)?;
             if i + 1 < view.count() {
-                // The lowest level that has one is the closest.
+                // The lowest level with a next child has the closest key.
                 next = Some(view.key(i + 1)?);
             }
             parent = Some((page, i));
             page = view.child(i)?;
         }
     }
-    // Keys that go backwards are damage, and would have the walk go round.
+    // Descending keys are damage, and would make the walk loop.
     match next.filter(|&next| next <= key) {
         Some(_) => Err(Error::corrupt(format!("tree of inode {:#x}", id.owner), "keys out of order").into()),
         None => Ok(Relocated { tree, next, moved }),
     }
 }
 
-/// A copy of the node, which is freed.
+/// Copies the node to a new page and frees the old one.
 fn copy_node(tx: &mut Tx<'_>, id: TreeId, level: u8, page: PageNo) -> TxResult<PageNo> {
     NodeView::open(tx, page, id, level)?;
     let mut bytes = PageBuf::zeroed();

@@ -1,8 +1,8 @@
-//! Removing: an empty node goes, a nearly empty one is merged into its neighbour.
+//! Removal: an empty node is freed, a nearly empty one is merged with its neighbour.
 //!
 //! ```text
 //!   [-inf->A | 40->B | 90->C]   B below a third, A + B fit:   [-inf->A' | 90->C]
-//!   root with one child: the child is the root
+//!   root with one child: the child becomes the root
 //! ```
 
 use super::insert::copy_entries;
@@ -13,10 +13,11 @@ use crate::layout::{PageUse, TreeRef};
 use crate::txn::Tx;
 use crate::units::PageNo;
 
-/// Removes `key` if it is there; returns the tree as it is then, and whether it was there.
+/// Removes `key` if it is present. Returns the changed tree, and whether the key was present.
 ///
-/// The root stays when it has lost its last entry: a directory whose only file comes and goes
-/// would make and free a page each time. Whoever has no use for an empty tree destroys it.
+/// The root stays when it has lost its last entry. Otherwise a directory whose only file is repeatedly created and
+/// removed would allocate and free a page each time. A caller that does not need an empty tree calls
+/// [`drop_empty`].
 pub(crate) fn remove(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64) -> TxResult<(TreeRef, bool)> {
     match locate(tx, id, tree, key)? {
         Some((spot, _)) if spot.at.is_ok() => Ok((remove_here(tx, id, tree, spot)?, true)),
@@ -24,18 +25,18 @@ pub(crate) fn remove(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, key: u64) -> Tx
     }
 }
 
-/// As [`remove`], of the entry at a spot; without one there, the tree stays as it is.
+/// As [`remove`], for the entry at a position. If there is no entry, the tree does not change.
 pub(crate) fn remove_here(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, spot: Spot) -> TxResult<TreeRef> {
     let Spot { path, leaf, at: Ok(at), .. } = spot else { return Ok(tree) };
     node::remove_at(tx.node_mut(leaf)?, at)?;
     tidy(tx, id, tree, path, leaf)
 }
 
-/// After `page` lost an entry: frees or merges it, and its ancestors likewise.
+/// After `page` has lost an entry: frees or merges it, then its ancestors in the same way.
 fn tidy(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, mut path: Path, mut page: PageNo) -> TxResult<TreeRef> {
     let mut level = 0;
     while let Some((parent, child)) = path.pop() {
-        // A node that has lost its last entry is opened as a leaf would be: it has no children.
+        // A node that has lost its last entry is opened as a leaf: it has no children.
         let (count, live) = staged_fill(tx, page);
         if count == 0 {
             tx.free(Run { page, pages: 1 }, PageUse::Node, id.owner);
@@ -53,7 +54,7 @@ fn tidy(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef, mut path: Path, mut page: Pa
     shrink_root(tx, id, tree)
 }
 
-/// Entries and bytes in use of a staged node.
+/// Number of entries and bytes in use of a staged node.
 fn staged_fill(tx: &Tx<'_>, page: PageNo) -> (usize, usize) {
     use crate::layout::node::{COUNT, GARBAGE, HEAP, SLOT};
     let Ok(view) = tx.page(page) else { return (1, CAPACITY) };
@@ -62,7 +63,7 @@ fn staged_fill(tx: &Tx<'_>, page: PageNo) -> (usize, usize) {
     (word(COUNT), heap.saturating_sub(word(GARBAGE)) + word(COUNT) * SLOT)
 }
 
-/// Merges child `child` of `parent` with a neighbour if the two fit well into one node.
+/// Merges child `child` of `parent` with a neighbour if both fit into one node with room to spare.
 fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -> TxResult<bool> {
     let up = NodeView::open(tx, parent, id, level + 1)?;
     if up.count() < 2 {
@@ -76,8 +77,8 @@ fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -
     }
     let count = a.count();
     let mut moved = copy_entries(&b, 0)?;
-    // The first key of an inner node says nothing: its first child also covers what is smaller.
-    // In the middle of a node it counts, and the parent knows where the right node begins.
+    // The first key of an inner node is not used, because its first child also covers all smaller keys. In the
+    // middle of a node the key is used; the parent has the first key of the right node.
     if let Some((key, _)) = moved.first_mut().filter(|_| level > 0) {
         *key = up.key(left_at + 1)?;
     }
@@ -90,7 +91,7 @@ fn merge(tx: &mut Tx<'_>, id: TreeId, parent: PageNo, child: usize, level: u8) -
     Ok(true)
 }
 
-/// A root without entries is no tree; an inner root with one child gives way to it.
+/// Frees a root without entries; replaces an inner root with one child by that child.
 fn shrink_root(tx: &mut Tx<'_>, id: TreeId, mut tree: TreeRef) -> TxResult<TreeRef> {
     loop {
         let (count, _) = staged_fill(tx, tree.root);
@@ -109,7 +110,7 @@ fn shrink_root(tx: &mut Tx<'_>, id: TreeId, mut tree: TreeRef) -> TxResult<TreeR
     }
 }
 
-/// Gives back the root of a tree that has no entries.
+/// Frees the root of a tree that has no entries.
 pub(crate) fn drop_empty(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef) -> TxResult<TreeRef> {
     if tree.depth != 1 || NodeView::open(tx, tree.root, id, 0)?.count() > 0 {
         return Ok(tree);
@@ -118,8 +119,8 @@ pub(crate) fn drop_empty(tx: &mut Tx<'_>, id: TreeId, tree: TreeRef) -> TxResult
     Ok(TreeRef::default())
 }
 
-/// Takes the first leaf off a tree, calling `each` for its entries, without tidying what is left:
-/// for giving a whole tree back, a bounded piece at a time.
+/// Removes the first leaf of a tree, calling `each` for its entries. The remaining nodes are not rebalanced: this
+/// frees a whole tree in bounded steps.
 pub(crate) fn destroy_leaf(
     tx: &mut Tx<'_>,
     id: TreeId,

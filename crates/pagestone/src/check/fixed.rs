@@ -1,4 +1,4 @@
-//! Structures with two copies: the superblock, and the state of its layout.
+//! Checks of the structures that have two copies: the superblock and the layout state.
 
 use pmem::{Part, Region};
 
@@ -11,7 +11,7 @@ use crate::units::LINE;
 
 const NONE: &str = "none as long as the other copy is whole";
 
-/// Both copies have to be whole; a good one replaces a bad one.
+/// Checks that both copies are whole. With `repair`, a good copy replaces a bad one.
 pub(super) fn check_superblocks(region: &Region, repair: bool) -> Result<Vec<Finding>> {
     let mut copies = Vec::new();
     for page in SUPERBLOCKS {
@@ -41,7 +41,7 @@ pub(super) fn check_superblocks(region: &Region, repair: bool) -> Result<Vec<Fin
     Ok(findings)
 }
 
-/// Both copies of the state have to say what the pool was opened with.
+/// Checks that both copies of the state equal the one that the pool was opened with.
 pub(super) fn compare_states(engine: &Engine, pass: &mut Pass) {
     let state = engine.alloc.state().sealed();
     for (i, page) in PoolState::PAGES.into_iter().enumerate() {

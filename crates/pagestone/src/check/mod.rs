@@ -1,14 +1,15 @@
-//! Proves that nothing is lost and nothing owned twice, and repairs what can be repaired.
+//! The consistency check: verifies that every page in use has exactly one owner, and repairs what can be repaired.
 //!
 //! ```text
-//!   walk.rs     names -> inodes -> maps: every page that is reached is claimed once, and its
-//!               descriptor must name that owner
-//!   owners.rs   descriptors -> claims: every page that is owned was claimed; counts agree
-//!   repair.rs   what follows from a finding, as ordinary transactions
+//!   fixed.rs    superblock and layout state: both copies
+//!   walk.rs     names -> inodes -> maps: claims every reachable page once; its descriptor must
+//!               have the same owner
+//!   owners.rs   descriptors -> claims: every page with an owner was claimed; counts agree
+//!   repair.rs   the repair of each finding, as a transaction
 //! ```
 //!
-//! A check has the pool for itself. It takes DRAM in proportion to what is in use (about 100 bytes
-//! per frame and 60 per inode), unlike everything else here.
+//! A check needs exclusive access to the pool. Unlike the rest of the library it takes DRAM in proportion to what
+//! is in use (about 100 bytes per frame and 60 per inode).
 
 mod fixed;
 mod owners;
@@ -25,50 +26,50 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::pool::{OpenOptions, Pool, open_existing};
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Report {
-    /// What is wrong, in the order in which it was found.
+    /// The findings, in the order in which they were made.
     pub findings: Vec<Finding>,
-    /// Inodes reached.
+    /// Number of inodes reached.
     pub inodes: u64,
-    /// Pages owned.
+    /// Number of pages in use.
     pub pages: u64,
-    /// Pages, among them, that were taken out of use because the media had lost them.
+    /// How many of these are retired because the media have lost them.
     pub retired: u64,
 }
 
 impl Report {
-    /// Nothing was found.
+    /// Whether there are no findings.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 
-    /// Everything that was found is repaired.
+    /// Whether all findings were repaired.
     pub fn is_repaired(&self) -> bool {
         self.findings.iter().all(|f| f.repaired)
     }
 }
 
-/// One thing that is wrong.
+/// One inconsistency.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Which structure, where; with the path of the file if one is concerned.
+    /// The structure and its place; with the path of the file if one is affected.
     pub place: String,
     /// What is wrong with it.
     pub what: String,
-    /// What that means for the user's data.
+    /// The consequence for the user's data.
     pub consequence: String,
     /// Whether it was repaired.
     pub repaired: bool,
 }
 
-/// Called with work done and work in all (inodes and frames).
+/// Called with the work done and the total work (in inodes and frames).
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 
-/// What a check is to do.
+/// Options for a check.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct CheckOptions {
@@ -78,45 +79,44 @@ pub struct CheckOptions {
 }
 
 impl CheckOptions {
-    /// A check that changes nothing, and reads no data of files.
+    /// A check that changes nothing and does not read the data of files.
     pub fn new() -> CheckOptions {
         CheckOptions::default()
     }
 
-    /// Whether to mend what can be mended, and check again.
+    /// Whether to repair what can be repaired, and check again.
     pub fn repair(mut self, repair: bool) -> CheckOptions {
         self.repair = repair;
         self
     }
 
-    /// Whether to read the data of all files, too, and name what the media have lost of them.
+    /// Whether to read the data of all files too, and report what the media have lost of it.
     pub fn data(mut self, data: bool) -> CheckOptions {
         self.data = data;
         self
     }
 
-    /// What kind of media the path is; `None` finds out.
+    /// The kind of media at the path; `None` detects it.
     pub fn media(mut self, kind: impl Into<Option<MediaKind>>) -> CheckOptions {
         self.media = kind.into();
         self
     }
 }
 
-/// Checks the pool at `path`. `progress` is called with the work done and the work in all. Nobody else has the pool
-/// then, so whatever it does, it cannot wait for a lock of ours.
+/// Checks the pool at `path`. `progress` is called with the work done and the total work. The check has exclusive
+/// access to the pool, so the callback cannot deadlock with it.
 ///
-/// Without `repair` the media is opened read-only and not changed: a journal is replayed in
-/// private memory.
+/// Without `repair` the media are opened read-only and not changed: the journal is replayed into private memory.
 ///
 /// # Errors
-/// What [`Pool::open`] answers, except damage, which is a finding.
+/// Those of [`Pool::open`], except damage, which is a finding.
 pub fn check(path: impl AsRef<Path>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let opened =
         open_existing(path.as_ref(), &pmem::Open { read_only: !options.repair, kind: options.media, size: None })?;
     check_on(opened.media, options, progress)
 }
 
-/// As [`check`], of media that are open already; `repair` needs media that take changes.
+/// As [`check`], for media that are open already. `repair` needs media that take changes.
 pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let region = Region::new(media.clone());
     let superblocks = fixed::check_superblocks(&region, options.repair)?;
@@ -155,7 +155,7 @@ pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dy
     Ok(report.report)
 }
 
-/// One look at everything, and what repair needs to know.
+/// One pass over the pool, with what a repair needs.
 pub(crate) struct Pass {
     report: Report,
     /// Whether to read the data.
@@ -166,13 +166,13 @@ pub(crate) struct Pass {
 impl Pass {
     fn find(&mut self, place: impl Into<String>, what: impl Into<String>, consequence: &str) {
         let (place, what) = (place.into(), what.into());
-        // One finding for one thing, however often it is met.
+        // Report a finding once, however often it is encountered.
         if !self.report.findings.iter().rev().take(64).any(|f| f.place == place && f.what == what) {
             self.report.findings.push(Finding { place, what, consequence: consequence.into(), repaired: false });
         }
     }
 
-    /// Reports an error that an access met.
+    /// Reports an error of an access.
     fn add_error(&mut self, context: &str, error: &Error, consequence: &str) {
         match error {
             Error::Corrupt { place, what } => self.find(format!("{place} ({context})"), what.clone(), consequence),
@@ -181,7 +181,7 @@ impl Pass {
     }
 }
 
-/// What a finding says of bytes that the media have lost. Only a write over them mends it.
+/// The consequence of bytes that the media have lost. Only a write over them repairs it.
 const DATA_LOST: &str = "reads of it are errors; the rest of the file is there; written over, it gets new storage";
 
 fn pass(pool: &Pool, data: bool, progress: Progress<'_>) -> Pass {

@@ -1,4 +1,4 @@
-//! From the descriptors up: every page that somebody owns was claimed, and the counts agree.
+//! The pass over the descriptors: every page with an owner was claimed, and the counts agree.
 
 use super::walk::Claims;
 use super::{Pass, Progress, repair::Fix};
@@ -33,11 +33,11 @@ pub(super) fn compare(engine: &Engine, pass: &mut Pass, claims: &Claims, progres
     }
 }
 
-/// Pages of the frame that are owned.
+/// Compares a frame with the claims. Returns how many of its pages are in use.
 fn compare_frame(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: FrameNo, desc: &FrameDesc) -> Result<u64> {
     let claimed = claims.pages.get(&frame).copied().unwrap_or_default();
     match desc.state() {
-        // What a session lends is counted by itself, and ends with it.
+        // Lent frames are counted separately and end with their session.
         FrameState::Free | FrameState::Lent => Ok(0),
         FrameState::Retired => {
             pass.report.retired += PAGES_PER_FRAME;
@@ -81,7 +81,7 @@ fn compare_split(engine: &Engine, pass: &mut Pass, claims: &Claims, frame: Frame
     Ok(used)
 }
 
-/// Reports runs that have an owner who does not know of them.
+/// Reports runs that have an owner but were not claimed by it.
 fn leaked(pass: &mut Pass, frame: FrameNo, claimed: &[u64; 8], what: PageUse, owners: &[Option<u64>; 512]) {
     let lost = |i: usize| owners[i].filter(|_| !bit(claimed, i));
     let mut i = 0;
@@ -101,7 +101,7 @@ fn leaked(pass: &mut Pass, frame: FrameNo, claimed: &[u64; 8], what: PageUse, ow
     }
 }
 
-/// Reports inodes that no name leads to.
+/// Reports inodes that are not reachable by a name.
 fn unreached(engine: &Engine, pass: &mut Pass, claims: &Claims, page: PageNo) {
     let number = engine.alloc.number_of_inode_page(page).unwrap_or(page);
     for slot in 0..Ino::SLOTS_PER_PAGE as usize {

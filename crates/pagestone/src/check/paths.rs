@@ -1,16 +1,16 @@
-//! The paths of what a check reaches, as links to the directory above: a chain of directories takes memory
-//! in proportion to its length, and a path is written out only where there is something to say about it.
+//! The paths of what a check reaches, stored as a name and a link to the parent directory. A chain of directories
+//! takes memory in proportion to its length. A path is formatted only for a finding.
 
-/// One path. Copies of it are the same path.
+/// One path. Copies refer to the same path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PathId(usize);
 
 enum Link {
-    /// A name in the directory above.
+    /// A name in the directory of the link.
     Name(PathId, Box<[u8]>),
-    /// What clones of the file above have in common.
+    /// What clones of the linked file share.
     Shares(PathId),
-    /// No path, but words in place of one.
+    /// A description in place of a path.
     Words(&'static str),
 }
 
@@ -24,7 +24,7 @@ impl Paths {
     pub(super) const ORPHANS: PathId = PathId(1);
     /// A deleted file.
     pub(super) const DELETED: PathId = PathId(2);
-    /// Where moved inode pages lie.
+    /// The forwarding tables of relocated inode pages.
     pub(super) const FORWARDING: PathId = PathId(3);
 
     pub(super) fn new() -> Paths {
@@ -46,7 +46,7 @@ impl Paths {
         self.add(Link::Name(above, name.into()))
     }
 
-    /// What stands for the base of the file (or base) at `path`.
+    /// The path of the base of the file (or base) at `path`.
     pub(super) fn shared_by(&mut self, path: PathId) -> PathId {
         match self.0[path.0] {
             Link::Shares(_) => path,
@@ -54,7 +54,7 @@ impl Paths {
         }
     }
 
-    /// Written out.
+    /// Formats the path.
     pub(super) fn show(&self, path: PathId) -> String {
         let mut names = Vec::new();
         let mut at = path;
@@ -64,7 +64,7 @@ impl Paths {
                     names.push(name);
                     at = *above;
                 }
-                // The link leads to no other of this kind.
+                // The linked path is not of this kind.
                 Link::Shares(file) => return format!("what {} shares", self.show(*file)),
                 Link::Words(words) if names.is_empty() => return (*words).into(),
                 Link::Words(_) => break,

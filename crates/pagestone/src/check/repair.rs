@@ -1,7 +1,7 @@
-//! Repairs: each an ordinary transaction, so a crash in the middle is no worse than before.
+//! Repairs. Each is a normal transaction, so a crash during a repair leaves the pool no worse than before.
 //!
-//! What is damaged (a checksum that does not match, a pointer into nowhere) is left and reported:
-//! guessing at contents would hide what was lost.
+//! Damage (a checksum that does not match, a pointer outside the pool) is reported and not changed: guessing
+//! contents would hide what was lost.
 
 use super::Pass;
 use crate::alloc::Run;
@@ -12,32 +12,32 @@ use crate::error::{Error, Result};
 use crate::layout::{PageUse, ROOT};
 use crate::units::{FrameNo, Ino};
 
-/// What follows from a finding.
+/// The repair of a finding.
 #[derive(Clone, Debug)]
 pub(crate) enum Fix {
-    /// This name in this directory leads nowhere.
+    /// A name in this directory that leads to no inode.
     RemoveName(Ino, Vec<u8>),
     /// The inode has this many links.
     Links(Ino, u32),
     /// The inode has this many pages.
     Pages(Ino, u64),
-    /// The file's bases answer for this many pages.
+    /// The file's bases have storage for this many of its pages.
     Borrowed(Ino, u64),
-    /// The base has this many dependents, and this is their sum.
+    /// The base has this many dependents, with this xor of their numbers.
     Dependents(Ino, u32, u64),
     /// The directory has this many names.
     Names(Ino, u64),
     /// The directory's parent.
     Parent(Ino, Ino),
-    /// Pages whose owner does not know of them.
+    /// Pages that their owner does not use.
     Free(Run, PageUse, u64),
     /// The split frame has this many pages in use.
     Used(FrameNo, u16),
     /// An inode without a name.
     Reattach(Ino),
-    /// A copy of the pool's state is not whole.
+    /// A copy of the layout state is damaged.
     State,
-    /// The counters do not add up; done last.
+    /// The counters are wrong; repaired last.
     Counters,
 }
 
@@ -79,7 +79,7 @@ fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
     }
 }
 
-/// Gives an inode without a name one in `/lost+found`; a base that nothing stands on goes.
+/// Gives an inode without a name one in `/lost+found`. Frees a base without dependents.
 fn reattach(engine: &Engine, ino: Ino) -> Result<()> {
     if engine.alloc.inode(ino)?.is_base() {
         return engine.discard_base(ino);

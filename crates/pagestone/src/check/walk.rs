@@ -1,4 +1,4 @@
-//! From the root down: every inode, every node, every run is claimed for its owner.
+//! The walk from the root: every reachable inode, node and run is claimed for its owner.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::{ControlFlow, Range};
@@ -24,7 +24,7 @@ const SHARED: &str = "two owners overwrite each other";
 #[derive(Default)]
 pub(super) struct Claims {
     pub(super) pages: HashMap<FrameNo, FrameBits>,
-    /// By place: names found, link count, path of the first name.
+    /// By address: names found, link count, path of the first name.
     pub(super) inodes: HashMap<u64, Reached>,
     pub(super) inode_pages: HashSet<PageNo>,
     /// Bases, and the pages they own by their records.
@@ -37,7 +37,7 @@ pub(super) struct Reached {
     names: u32,
     nlink: u32,
     path: PathId,
-    /// Of a base: what stands on it, xored, as found and as its record says.
+    /// For a base: the xor of its dependents, as found and as recorded.
     kin: Option<(u64, u64)>,
 }
 
@@ -46,9 +46,9 @@ struct Walk<'a, 'p> {
     pass: &'a mut Pass,
     claims: Claims,
     paths: Paths,
-    /// Directories still to be read: number, parent, path.
+    /// Directories to be read: number, parent, path.
     todo: Vec<(Ino, Ino, PathId)>,
-    /// Bases still to be reached: number, dependent, path of the file above.
+    /// Bases to be visited: number, dependent, path of the file that uses it.
     bases: Vec<(Ino, Ino, PathId)>,
     progress: Progress<'p>,
     buffer: Vec<u8>,
@@ -80,7 +80,7 @@ impl Walk<'_, '_> {
         &self.engine.alloc
     }
 
-    /// An inode was found under a name. Returns its record at the first time.
+    /// Visits an inode that was found under a name. Returns its record on the first visit.
     fn reach(&mut self, ino: Ino, kind: Option<Kind>, name: Option<(Ino, &[u8])>, path: PathId) -> Option<InodeRec> {
         if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
             reached.names += 1;
@@ -97,7 +97,7 @@ impl Walk<'_, '_> {
             Ok(_) => return None,
             Err(e) => {
                 self.pass.add_error(&self.paths.show(path), &e, "the name leads nowhere; its file is lost");
-                // A record that is damaged may still be wanted; a name of nothing is not.
+                // A name with a damaged record may still be needed; a name without an inode is not.
                 let nothing = name.filter(|_| matches!(e, Error::Stale(_)));
                 self.pass.fixes.extend(nothing.map(|(dir, name)| Fix::RemoveName(dir, name.to_vec())));
                 return None;
@@ -187,8 +187,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Names the pages of a run that the media have lost, as far as that is known or, if it is to be
-    /// read, found out.
+    /// Reports the pages of a run that the media have lost: the known ones, or, if data is to be read, all.
     fn data(&mut self, m: &Mapped, path: PathId) {
         const AT_ONCE: u64 = 256;
         let region = self.engine.alloc.region.clone();
@@ -221,7 +220,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Compares what a file's bases answer for with what its record says.
+    /// Compares what a file reads from its bases with its record.
     fn borrowed(&mut self, rec: &InodeRec, path: PathId) {
         let map = Map { nodes: self.alloc(), alloc: self.alloc(), rec };
         match map.borrowed_in(0, rec.base_pages) {
@@ -239,7 +238,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// A file, or a base, stands on `base`.
+    /// Visits the base of a file, or of another base.
     fn base(&mut self, base: Ino, dependent: Ino, path: PathId) {
         let shared = self.paths.shared_by(path);
         let rec = self.reach(base, None, None, shared);
@@ -258,7 +257,7 @@ impl Walk<'_, '_> {
     fn nodes(&mut self, id: TreeId, root: TreeRef, owner: u64, path: PathId) {
         let mut found = Vec::new();
         let mut errors = Vec::new();
-        // A node that is reached twice is claimed twice, but gone into once.
+        // A node that is reached twice is claimed twice, but visited once.
         let mut seen = HashSet::new();
         btree::walk_nodes(self.alloc(), id, root, &mut |page, node| match node {
             Ok(_) => {
@@ -278,7 +277,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Claims pages and compares with what their descriptors say.
+    /// Claims pages and compares them with their descriptors.
     fn claim(&mut self, run: Run, what: PageUse, owner: u64, path: PathId) {
         for (frame, first, count) in by_frame(run) {
             let bits = self.claims.pages.entry(frame).or_default();
@@ -363,7 +362,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Orphans have no name, but are owners until they are reclaimed.
+    /// Visits the orphans: they have no name, but own storage until they are reclaimed.
     fn orphans(&mut self) {
         if self.reach(ORPHANS, None, None, Paths::ORPHANS).is_none() {
             return;
@@ -385,13 +384,13 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The tables that say where moved inode pages lie.
+    /// Visits the forwarding tables.
     fn forwarding(&mut self) {
         let mut tables: Vec<(PageNo, u32)> = Vec::new();
         tables.extend(self.alloc().state().forward_root().map(|root| (root, FORWARD_LEVELS - 1)));
         let (mut forwarded, mut seen) = (0, HashSet::new());
         while let Some((table, level)) = tables.pop() {
-            // A hostile table that leads to itself is claimed twice, but gone into once.
+            // A hostile table that refers to itself is claimed twice, but visited once.
             let first = seen.insert(table);
             self.claim(Run { page: table, pages: 1 }, PageUse::Forward, 0, Paths::FORWARDING);
             let Some(view) = self.engine.alloc.page(table).ok().filter(|_| first) else { continue };

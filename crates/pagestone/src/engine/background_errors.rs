@@ -1,6 +1,6 @@
-//! Errors of work that no caller waits for: giving back space after a name or a handle has gone,
-//! merging bases, the sync at an interval. The operation that left the work has happened, so it
-//! does not answer with them; [`Info`](crate::Info) tells.
+//! Errors of work that no caller waits for: freeing space after a name or a handle was removed, merging bases, the
+//! sync at an interval. The operation that caused the work has already succeeded and cannot return them;
+//! [`Info`](crate::Info) reports them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 
-/// How many there were, and the last one.
+/// The number of errors and the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
     count: AtomicU64,
@@ -16,7 +16,7 @@ pub(crate) struct Failures {
 }
 
 impl Failures {
-    /// Takes note of an error; `what` was tried.
+    /// Records an error of the operation `what`.
     pub(crate) fn note(&self, what: &str, result: Result<()>) {
         if let Err(e) = result {
             self.add(what, &e);
@@ -28,12 +28,12 @@ impl Failures {
         *self.last.lock() = Some(format!("{what}: {error}"));
     }
 
-    /// Errors since the pool was opened; a step that is tried again and fails again counts again.
+    /// Errors since the pool was opened. A retry that fails again counts again.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What the last one said.
+    /// The last error.
     pub(crate) fn last(&self) -> Option<String> {
         self.last.lock().clone()
     }

@@ -1,15 +1,16 @@
-//! The inode locks: a fixed number of stripes, so they cost the same for any number of files.
-//!
-//! Whoever needs several takes them in one call, in the order of the stripes; nobody waits for one
-//! while holding another. Finding out *which* is done before, and checked again under the locks.
+//! The inode locks: a fixed number of stripes, so their cost does not depend on the number of files.
 //!
 //! ```text
 //!   stripe   [ lock | generation ]    generation: how often it was held exclusively
 //!                                     same number under two shared locks: nothing changed between
 //! ```
 //!
-//! What is remembered of an inode (see `last_extent.rs`) is compared with the generation. The number
-//! moves with the lock itself, so no operation has to think of what others remember.
+//! An operation that needs several locks takes them in one call, in the order of the stripes. No thread waits for
+//! one while it holds another. An operation looks up which inodes it needs before it locks them, and checks again
+//! under the locks.
+//!
+//! What is cached about an inode (see `last_extent.rs`) is valid for one generation. Every exclusive lock changes
+//! the generation, so no operation has to invalidate such a cache.
 
 use pmem::OwnerProcess;
 use smallvec::SmallVec;
@@ -25,13 +26,13 @@ const STRIPES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Locks {
     stripes: Vec<Stripe>,
-    home: OwnerProcess,
-    /// What a child of the process takes: its operations are refused, but must not wait for a
-    /// thread that it does not have.
-    elsewhere: Stripe,
+    owner: OwnerProcess,
+    /// The stripe that a child of the process uses. Its operations are rejected, but must not wait for a thread
+    /// that does not exist in it.
+    in_child: Stripe,
 }
 
-/// Each on a line of its own, so that neighbours do not slow each other.
+/// On a cache line of its own, so that neighbours do not share one.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Stripe(RwLock<rank::Inode, u64>);
@@ -42,17 +43,17 @@ pub(crate) struct ReadGuard<'a> {
     guard: lock::ReadGuard<'a, u64>,
 }
 
-/// Shared locks of two inodes, which may have one stripe.
+/// Shared locks of two inodes, which may share a stripe.
 pub(crate) struct ReadGuards<'a>(#[allow(dead_code)] SmallVec<[lock::ReadGuard<'a, u64>; 2]>);
 
 /// Exclusive locks of several inodes.
 pub(crate) struct WriteGuards<'a> {
     locks: &'a Locks,
-    /// Which stripes, and their guards.
+    /// The stripes held, with their guards.
     held: SmallVec<[(usize, WriteGuard<'a>); 4]>,
 }
 
-/// An exclusive lock of one stripe; only [`Stripe`] makes one.
+/// An exclusive lock of one stripe. Only [`Stripe`] constructs it.
 struct WriteGuard<'a>(#[allow(dead_code)] lock::WriteGuard<'a, u64>);
 
 impl ReadGuard<'_> {
@@ -61,7 +62,7 @@ impl ReadGuard<'_> {
         *self.guard
     }
 
-    /// That the inode is locked.
+    /// Witness that the inode is locked.
     pub(crate) fn held(&self) -> InodeRead<'_> {
         InodeRead::new(self.ino)
     }
@@ -75,31 +76,31 @@ impl<'a> WriteGuard<'a> {
 }
 
 impl WriteGuards<'_> {
-    /// That `ino`, one of those that were asked for, is locked.
+    /// Witness that `ino`, one of the inodes passed to the lock call, is locked.
     pub(crate) fn of(&self, ino: Ino) -> InodeWrite<'_> {
         debug_assert!(self.covers(ino), "{ino} is not among the inodes that are locked");
         InodeWrite::new(ino)
     }
 
-    /// That the orphan index, which was asked for, is locked.
+    /// Witness that the orphan index, which was passed to the lock call, is locked.
     pub(crate) fn orphans(&self) -> OrphansWrite<'_> {
         debug_assert!(self.covers(ORPHANS), "the orphan index is not among what is locked");
         OrphansWrite::new()
     }
 
-    /// As [`WriteGuards::orphans`], if it was asked for.
+    /// As [`WriteGuards::orphans`], or `None` if it was not passed to the lock call.
     pub(crate) fn orphans_if_held(&self) -> Option<OrphansWrite<'_>> {
         self.covers(ORPHANS).then(OrphansWrite::new)
     }
 
-    /// A child locks nothing: its operations are refused.
+    /// A child locks nothing: its operations are rejected.
     fn covers(&self, ino: Ino) -> bool {
         let stripe = Locks::stripe(ino);
-        !self.locks.home.is_current() || self.held.iter().any(|&(held, _)| held == stripe)
+        !self.locks.owner.is_current() || self.held.iter().any(|&(held, _)| held == stripe)
     }
 
-    /// Locks one more inode exclusively unless that would mean to wait: so its place in the order
-    /// does not matter. True if it is locked, also if it was before.
+    /// Locks one more inode exclusively if that does not block. So its place in the order does not matter. Returns
+    /// whether it is locked, including by this guard before.
     #[must_use]
     pub(crate) fn try_also(&mut self, ino: Ino) -> bool {
         let stripe = Locks::stripe(ino);
@@ -138,8 +139,8 @@ impl Locks {
     pub(super) fn new() -> Locks {
         Locks {
             stripes: (0..STRIPES).map(Stripe::new).collect(),
-            home: OwnerProcess::current(),
-            elsewhere: Stripe::new(0),
+            owner: OwnerProcess::current(),
+            in_child: Stripe::new(0),
         }
     }
 
@@ -148,19 +149,19 @@ impl Locks {
     }
 
     fn at(&self, stripe: usize) -> &Stripe {
-        if self.home.is_current() { &self.stripes[stripe] } else { &self.elsewhere }
+        if self.owner.is_current() { &self.stripes[stripe] } else { &self.in_child }
     }
 
     /// In a child every stripe is the same one.
     fn distinct<A: smallvec::Array<Item = usize>>(&self, stripes: &mut SmallVec<A>) {
         stripes.sort_unstable();
         stripes.dedup();
-        if !self.home.is_current() {
+        if !self.owner.is_current() {
             stripes.truncate(1);
         }
     }
 
-    /// Exclusive lock of one inode, if nobody holds it.
+    /// An exclusive lock of one inode, or `None` if another thread holds it.
     pub(crate) fn try_write(&self, ino: Ino) -> Option<WriteGuards<'_>> {
         let mut guards = WriteGuards { locks: self, held: SmallVec::new() };
         guards.try_also(ino).then_some(guards)
@@ -205,7 +206,7 @@ mod tests {
     use super::Locks;
     use crate::units::{Ino, PageNo};
 
-    /// Inodes of stripes of their own.
+    /// Two inodes with different stripes.
     fn two(locks: &Locks) -> (Ino, Ino) {
         let ino = |slot| Ino::new(PageNo(100), slot, 1);
         assert_ne!(Locks::stripe(ino(0)), Locks::stripe(ino(1)));

@@ -1,16 +1,16 @@
-//! The run of a file that was used last, remembered with its open file.
+//! A cache of the extent that was used last, one for each open file.
 //!
 //! ```text
 //!   open file   [ generation | file page, run, length ]
 //!                     |
-//!   inode stripe  generation: the same?  yes: no record to read, no map to walk
+//!   inode stripe  generation: the same?  yes: no lookup of the record or the map
 //! ```
 //!
-//! Nothing clears a hint. It counts only under a shared lock whose generation is the one it was
-//! remembered under, and whoever changes a map or a length has held that lock exclusively.
+//! Nothing clears an entry. It is valid only under a shared lock with the generation under which it was stored;
+//! every change of a map or a length holds that lock exclusively and so changes the generation.
 //!
-//! Readers of one file remember at the same time, so the fields are guarded by a counter that is
-//! odd while they change: whoever saw it move, or odd, has found nothing.
+//! Readers of one file store entries concurrently. A counter, odd during a change, protects the fields: a reader
+//! that sees it odd or changed ignores the entry.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -18,16 +18,16 @@ use super::ReadGuard;
 use crate::alloc::Run;
 use crate::units::{PAGE_SIZE, PageNo};
 
-/// One remembered run, for an open file.
+/// The entry of an open file.
 #[derive(Debug, Default)]
 pub(crate) struct LastExtent {
     /// Odd while the fields change.
     turn: AtomicU64,
-    /// Generation, file page, pool page, pages (0: nothing is remembered), length of the file.
+    /// Generation, file page, pool page, pages (0: no entry), length of the file.
     fields: [AtomicU64; 5],
 }
 
-/// What is remembered: true for as long as the lock is held under which it was found.
+/// A valid entry. It stays valid for as long as the lock is held under which it was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     /// File page of the run's first page.
@@ -38,8 +38,8 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// The pool byte at which `[offset, end)` begins, if that is not empty and all of it lies in the
-    /// run and in the file.
+    /// The pool byte at which `[offset, end)` begins, if that range is not empty and lies inside the run and the
+    /// file.
     pub(crate) fn at(&self, offset: u64, end: u64) -> Option<u64> {
         let first = self.file_page * PAGE_SIZE;
         let inside =
@@ -49,7 +49,7 @@ impl Known {
 }
 
 impl LastExtent {
-    /// What is remembered, if nothing can have changed since. `lock` is the file's.
+    /// The entry, if nothing has changed since it was stored. `lock` is the file's.
     pub(crate) fn known(&self, lock: &ReadGuard<'_>) -> Option<Known> {
         let turn = self.turn.load(Ordering::Acquire);
         let [generation, file_page, page, pages, size] =
@@ -60,7 +60,7 @@ impl LastExtent {
         (whole && pages > 0 && generation == lock.generation()).then_some(Known { file_page, run, size })
     }
 
-    /// Remembers a run of the file, read under `lock`; does nothing if somebody else is at it.
+    /// Stores a run of the file, read under `lock`. Does nothing if another thread is storing one.
     pub(crate) fn remember(&self, lock: &ReadGuard<'_>, file_page: u64, run: Run, size: u64) {
         let turn = self.turn.load(Ordering::Relaxed);
         let odd = turn.wrapping_add(1);

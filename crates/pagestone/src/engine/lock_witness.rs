@@ -1,4 +1,4 @@
-//! Witnesses: what is locked, as a parameter of whoever relies on it.
+//! Lock witnesses: a proof that an inode is locked, as a parameter of the functions that rely on it.
 //!
 //! ```text
 //!   Locks::write(&[a, b]) --> WriteGuards --- of(a) --> InodeWrite(a) --- shared() --> InodeRead(a)
@@ -6,27 +6,27 @@
 //!   Locks::write(&[.., ORPHANS]) ------------ orphans() -> OrphansWrite
 //! ```
 //!
-//! A witness names its inode, so a function that takes one needs no number beside it, and works on no inode but the
-//! one that is locked. It borrows from the guard and cannot outlive it. That the guard has that inode's stripe is checked
-//! where the witness is made, in debug builds.
+//! A witness names its inode. A function that takes one needs no inode number beside it, so it cannot work on an
+//! inode that is not locked. The witness borrows from the guard and cannot outlive it. Debug builds check, where
+//! the witness is made, that the guard holds the inode's stripe.
 
 use std::marker::PhantomData;
 
 use crate::units::Ino;
 
-/// An inode is locked, shared at least: its record and its map stay as they are, and it does not go.
+/// Proves at least a shared lock of an inode: its record and its map do not change, and it is not freed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InodeRead<'a> {
     ino: Ino,
     guard: PhantomData<&'a ()>,
 }
 
-/// An inode is locked exclusively: whoever has this may change it.
+/// Proves an exclusive lock of an inode: the holder may change it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InodeWrite<'a>(InodeRead<'a>);
 
 impl<'a> InodeRead<'a> {
-    /// For guards alone, which lend it for as long as they are there.
+    /// Called by the guards only. The witness borrows from the guard.
     pub(super) fn new(ino: Ino) -> InodeRead<'a> {
         InodeRead { ino, guard: PhantomData }
     }
@@ -48,13 +48,13 @@ impl<'a> InodeWrite<'a> {
         self.0.ino
     }
 
-    /// What is locked exclusively is locked.
+    /// An exclusive lock implies a shared one.
     pub(crate) fn shared(self) -> InodeRead<'a> {
         self.0
     }
 }
 
-/// The orphan index is locked exclusively: whoever has this may put something in or take something out.
+/// Proves an exclusive lock of the orphan index: the holder may add and remove entries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OrphansWrite<'a>(PhantomData<&'a ()>);
 

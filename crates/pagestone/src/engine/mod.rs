@@ -1,16 +1,16 @@
-//! What everybody above shares of one open pool: the allocator, the locks, the open inodes.
+//! The state of one open pool that the layers above share: the allocator, the locks, the open inodes.
 //!
 //! ```text
-//!   EngineRef --Arc--> Engine { alloc (and journal, media below), locks, open inodes, ... }
+//!   EngineRef --Arc--> Engine { alloc (and journal, media beneath), locks, open inodes, ... }
 //!                        |
 //!        inode_locks.rs  |  open_inodes.rs        last_extent.rs
-//!        who may read and change an inode         what is open, who observes it, the extent used last
+//!        locks of inodes |  handles, observers    the extent used last
 //!        lock_witness.rs                          background_errors.rs
-//!        the proof of it, as a parameter          errors of work that no caller waits for
+//!        the proof of a lock, as a parameter      errors of work that no caller waits for
 //! ```
 //!
-//! The order of the locks is in `lock/rank.rs`, and is checked in debug builds. It must not know what lies in a file
-//! or a directory: the layers above add their operations to [`Engine`] by `impl` blocks of their own.
+//! `lock/rank.rs` has the order of the locks; debug builds check it. This module does not depend on the structure
+//! of files or directories: the layers above add their operations in further `impl` blocks of [`Engine`].
 
 mod background_errors;
 mod inode_locks;
@@ -37,36 +37,36 @@ use background_errors::Failures;
 use inode_locks::Locks;
 use open_inodes::OpenInodes;
 
-/// A reference to an open pool: the pool stays open while there is one.
+/// A reference to an open pool. The pool stays open while a reference exists.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineRef(Arc<Shared>);
 
-/// What all references share. The last one to be dropped ends the background thread first.
+/// Shared by all references. Dropping the last one stops the background thread first.
 #[derive(Debug)]
 struct Shared {
-    /// Dropped before the engine: it waits for its thread, so closing is over when it is over.
+    /// Dropped before the engine. Its drop waits for the thread, so a close is complete when it returns.
     _background: Option<Box<dyn Any + Send + Sync>>,
     engine: Arc<Engine>,
 }
 
 impl EngineRef {
-    /// The first reference. `background` is dropped before the engine.
+    /// Creates the first reference. `background` is dropped before the engine.
     pub(crate) fn new(engine: Arc<Engine>, background: Option<impl Any + Send + Sync>) -> EngineRef {
         let boxed = |background| -> Box<dyn Any + Send + Sync> { Box::new(background) };
         EngineRef(Arc::new(Shared { _background: background.map(boxed), engine }))
     }
 
-    /// Whether both are of one pool.
+    /// Whether both refer to the same pool.
     pub(crate) fn is_same(&self, other: &EngineRef) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Runs `last` and drops the engine, if this is the only reference to it: its background thread has ended then.
+    /// If this is the only reference: stops the background thread, runs `last` and drops the engine.
     pub(crate) fn close<R>(self, last: impl FnOnce(&Engine) -> R) -> Option<R> {
         let Shared { _background, mut engine } = Arc::into_inner(self.0)?;
         drop(_background);
         let done = last(&engine);
-        // A thread that serves a child of the process may hold it for a moment.
+        // A thread that serves a child of the process may hold a reference for a moment.
         while let Err(shared) = Arc::try_unwrap(engine) {
             engine = shared;
             std::thread::yield_now();
@@ -74,7 +74,7 @@ impl EngineRef {
         Some(done)
     }
 
-    /// For who must not keep the pool open.
+    /// A reference that does not keep the pool open.
     pub(crate) fn downgrade(&self) -> WeakEngine {
         WeakEngine(Arc::downgrade(&self.0.engine))
     }
@@ -92,27 +92,29 @@ impl Deref for EngineRef {
 pub(crate) struct WeakEngine(Weak<Engine>);
 
 impl WeakEngine {
-    /// The same for all handles of one pool, and for no other pool while this handle is there.
+    /// Identifies the pool: equal for all references to it, different for any other pool while this reference
+    /// exists.
     pub(crate) fn identity(&self) -> usize {
         self.0.as_ptr() as usize
     }
 
-    /// The pool, if it is still open. To be held for a moment only: a close waits for it.
+    /// The pool, if it is still open. Hold it only briefly: a close waits for it.
     pub(crate) fn upgrade(&self) -> Option<Arc<Engine>> {
         self.0.upgrade()
     }
 }
 
-/// Bases that wait to be merged.
+/// Bases that wait for a merge.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    /// For the next sync or merge.
+    /// Merged at the next sync or merge.
     pub(crate) next: Vec<Ino>,
-    /// Until a pin is dropped, and how many were when it was tried: before, it would be tried in vain.
+    /// Merged after a pin is dropped, with the number of pins dropped at the last attempt: until that changes,
+    /// another attempt would fail.
     pub(crate) pinned: Vec<(Ino, u64)>,
 }
 
-/// What all handles of a pool share.
+/// The shared state of an open pool.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(crate) alloc: Allocator,
@@ -124,9 +126,9 @@ pub(crate) struct Engine {
     pub(crate) chains: RwLock<rank::Chain, ()>,
     /// Held while the pool is grown or shrunk.
     pub(crate) resizing: Mutex<rank::Resize, ()>,
-    /// Held while a tree is made, removed or restored.
+    /// Held while a tree is copied, removed or restored.
     pub(crate) trees: Mutex<rank::Trees, ()>,
-    /// Bases to be merged after the next sync (at an open at the latest: they are orphans).
+    /// Bases to merge after the next sync, or at the next open (they are orphans).
     pub(crate) merges: Mutex<rank::Leaf, Waiting>,
     /// Errors of work that no caller waits for.
     pub(crate) failures: Failures,
@@ -157,7 +159,7 @@ impl Engine {
         self.alloc.inode(ino)?.kind().ok_or(Error::Stale(ino.0))
     }
 
-    /// Keyed hash of a name: nobody can make names that collide without knowing the pool's seed.
+    /// Keyed hash of a name. Without the pool's seed, names that collide cannot be constructed.
     pub(crate) fn hash(&self, name: &[u8]) -> u64 {
         let key = self.superblock.hash_seed;
         siphasher::sip::SipHasher13::new_with_keys(key, key.rotate_left(32)).hash(name)
@@ -169,7 +171,7 @@ impl Drop for Engine {
         let ours = !self.alloc.region.describe().read_only && self.alloc.check_process().is_ok();
         if ours && self.alloc.journal.check_latch().is_ok() {
             let _ = self.alloc.checkpoint();
-            // Stores through mappings leave no record, so that a checkpoint may have had nothing to do.
+            // Stores through mappings leave no record, so the checkpoint may have had nothing to do.
             let _ = self.alloc.journal.sync();
         }
     }

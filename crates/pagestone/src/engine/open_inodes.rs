@@ -1,7 +1,13 @@
-//! Which files are open, and what of them is not yet on the media.
+//! The open inodes: their handles, their observers, and what of them is not on the media yet.
 //!
-//! An overwrite in place changes no metadata but the times; they are kept here and written with
-//! the next record of the inode, at sync, or at the last close (Linux calls it lazytime).
+//! ```text
+//!   OpenInodes   shards: inode -> (OpenInode, handles)
+//!   OpenInode    time of the last overwrite | preallocated pages | privileges | LastExtent
+//!                observers (mappings) | pages that dropped mappings may have stored to
+//! ```
+//!
+//! An overwrite in place changes no metadata except the times. These are kept here and written with the next record
+//! of the inode, at a sync, or at the last close (as Linux does with lazytime).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,19 +27,20 @@ use super::{Engine, InodeRead, InodeWrite};
 
 const SHARDS: usize = 64;
 
-/// Somebody who shows a file's pages to others (a mapping) and has to apply_invalidation when they change.
-/// Most calls come with the inode locked, exclusively but where it says otherwise. Pages are the file's.
+/// An observer of a file whose pages are visible elsewhere (a mapping). It has to follow changes of the file. Most
+/// methods are called with the inode locked: exclusively, except where the signature says otherwise. Pages are
+/// pages of the file.
 pub(crate) trait MappingObserver: Send + Sync + std::fmt::Debug {
-    /// These pages are about to be given back: nobody may reach them any more on return.
+    /// These pages are about to be freed. On return they must be inaccessible.
     fn invalidate(&self, held: InodeWrite<'_>, pages: Range<u64>);
-    /// What was announced by `cut` has not happened: the pages are the file's as before.
+    /// What `invalidate` announced did not happen: the pages belong to the file as before.
     fn revalidate(&self, held: InodeWrite<'_>, pages: Range<u64>);
-    /// These pages have storage now, or other storage.
+    /// These pages got storage, or other storage.
     fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>);
-    /// Whether `filled` moves no memory, so that the thread that reads faults may call it.
+    /// Whether `filled` calls no `mremap`, so that the fault reader may call it.
     fn fills_in_place(&self) -> bool;
-    /// What the file has may be shared with a clone from now on, or lie elsewhere, and be stored to
-    /// by nobody: it must be asked for again. The pages `replaced` are given back.
+    /// Makes the file's pages unresolved and not writable: from now on they may be shared with a clone or be
+    /// relocated. The pages `replaced` will be freed.
     fn freeze(
         &self,
         held: InodeWrite<'_>,
@@ -41,19 +48,19 @@ pub(crate) trait MappingObserver: Send + Sync + std::fmt::Debug {
         rec: &InodeRec,
         replaced: Option<&[Range<u64>]>,
     ) -> Result<()>;
-    /// Unmaps and unpins the pages that it pinned to map them, where that loses no store; true if there were any. The
-    /// next touch maps them again.
+    /// Unmaps and unpins the pages that the observer has pinned to map them, where no store is lost. Returns true
+    /// if there were any. The next access maps them again.
     fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool;
-    /// These pages will lie elsewhere: they must be asked for again.
+    /// These pages will be relocated: makes them unresolved.
     fn unmap_for_relocation(&self, held: InodeWrite<'_>, pages: Range<u64>) -> Result<()>;
-    /// The file has grown: these pages lie inside it now.
+    /// The file has grown over these pages.
     fn grown(&self, held: InodeWrite<'_>, pages: Range<u64>);
-    /// The file has other bytes in these pages than before.
+    /// The contents of these pages have changed.
     fn changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]);
-    /// The file ends at `len` now, and was longer.
+    /// The file was truncated to `len`.
     fn shortened(&self, held: InodeWrite<'_>, len: u64);
-    /// Pages that may be stored to through it, and whose stores somebody has to flush; none where nobody has
-    /// to. Nothing need be locked.
+    /// Pages that may be stored to through the observer and whose stores have to be flushed; empty if none have to.
+    /// The inode need not be locked.
     fn stores(&self) -> Range<u64>;
 }
 
@@ -64,25 +71,25 @@ pub(crate) type MappingObservers = Vec<Arc<dyn MappingObserver>>;
 #[derive(Debug)]
 pub(crate) struct OpenInode {
     ino: Ino,
-    /// Nanoseconds since 1970 of the last overwrite that no record carries yet; 0: none.
+    /// Nanoseconds since 1970 of the last overwrite that is not in a record yet; 0: none.
     touched: AtomicI64,
-    /// File pages that were taken ahead of need; those of them behind the end are given back at the last close.
+    /// File pages that were preallocated. Those beyond the end are freed at the last close.
     ahead: Mutex<rank::Leaf, Range<u64>>,
-    /// What [`Privileges`] the file has, in the bits below; 0: not looked up since they changed.
+    /// The [`Privileges`] of the file, in the bits below; 0: not looked up since they changed.
     privileges: AtomicU8,
-    /// The run used last.
+    /// The extent used last.
     pub(crate) hint: LastExtent,
     observers: Mutex<rank::Observers, MappingObservers>,
-    /// Whether there are any.
+    /// Whether there are observers.
     watched: AtomicBool,
-    /// Pages that mappings which are gone may have stored to, and that were not flushed since.
+    /// Pages that dropped mappings may have stored to and that were not flushed since.
     stored: Mutex<rank::Leaf, Vec<Range<u64>>>,
-    /// Somebody is flushing them.
+    /// Whether a thread is flushing them.
     flushing: AtomicBool,
 }
 
-/// Ranges of stored pages that are remembered at most, before they are taken for one.
-const STORED: usize = 64;
+/// Limit on the ranges of stored pages in the list. Beyond it they are replaced by one range that covers them.
+const MAX_STORED_RANGES: usize = 64;
 
 const LOOKED_UP: u8 = 1;
 const SET_ID: u8 = 2;
@@ -103,7 +110,7 @@ impl OpenInode {
         }
     }
 
-    /// The contents changed now.
+    /// Sets the time of the last overwrite to now.
     pub(crate) fn touch(&self) {
         let now = Time::now();
         let nanos = now.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(now.nsec));
@@ -112,7 +119,8 @@ impl OpenInode {
         }
     }
 
-    /// These pages were written in place. Whoever begins to watch locks the inode too.
+    /// Notifies the observers that these pages were written in place. An observer is added under the inode's lock,
+    /// so none is missed.
     pub(crate) fn notify_changed(&self, held: InodeRead<'_>, pages: Range<u64>) {
         if self.watched.load(Ordering::Acquire) {
             let observers = self.observers.lock().clone();
@@ -120,14 +128,14 @@ impl OpenInode {
         }
     }
 
-    /// What privileges the file has, if that is known.
+    /// The privileges of the file, if they are known.
     pub(crate) fn privileges(&self) -> Option<Privileges> {
         let bits = self.privileges.load(Ordering::Relaxed);
         let known = Privileges { set_id: bits & SET_ID != 0, capability: bits & CAPABILITY != 0 };
         (bits & LOOKED_UP != 0).then_some(known)
     }
 
-    /// Remembers what was looked up.
+    /// Stores privileges that were looked up.
     pub(crate) fn remember_privileges(&self, held: InodeRead<'_>, found: Privileges) {
         debug_assert_eq!(held.ino(), self.ino);
         let set_id = if found.set_id { SET_ID } else { 0 };
@@ -135,53 +143,53 @@ impl OpenInode {
         self.privileges.store(LOOKED_UP | set_id | capability, Ordering::Relaxed);
     }
 
-    /// A record carries the time.
+    /// The time is in a record now.
     pub(crate) fn clear_touched(&self) {
         self.touched.store(0, Ordering::Relaxed);
     }
 
-    /// These pages were taken ahead of need.
+    /// Records pages that were preallocated.
     pub(crate) fn note_ahead(&self, held: InodeWrite<'_>, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
         *self.ahead.lock() = pages;
     }
 
-    /// The pages taken ahead of need, which are not remembered any more.
+    /// Removes and returns the preallocated pages.
     pub(crate) fn take_ahead(&self, held: InodeWrite<'_>) -> Range<u64> {
         debug_assert_eq!(held.ino(), self.ino);
         std::mem::take(&mut *self.ahead.lock())
     }
 
-    /// Whether the last close has something to do.
+    /// Whether the last close has work to do.
     fn has_pending(&self) -> bool {
         let ahead = !self.ahead.lock().is_empty();
         let stored = !self.stored.lock().is_empty();
         ahead || stored || self.touched.load(Ordering::Relaxed) != 0
     }
 
-    /// A mapping that may have stored to these pages is gone.
+    /// A mapping that may have stored to these pages was dropped.
     fn note_stored(&self, pages: Range<u64>) {
         let mut stored = self.stored.lock();
         if pages.is_empty() || stored.iter().any(|known| known.start <= pages.start && pages.end <= known.end) {
             return;
         }
         stored.push(pages);
-        if stored.len() > STORED {
+        if stored.len() > MAX_STORED_RANGES {
             let all = stored.drain(..).reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
             stored.extend(all);
         }
     }
 
-    /// Pages that mappings, here or gone, may have stored to since this was asked last.
+    /// Pages that current or dropped mappings may have stored to since the last call.
     fn take_stored(&self) -> Vec<Range<u64>> {
-        // In this order, so that a mapping which goes meanwhile is not missed.
+        // In this order, so that a mapping that is dropped meanwhile is not missed.
         let mut here: Vec<_> = self.observers.lock().iter().map(|w| w.stores()).collect();
         here.retain(|pages| !pages.is_empty());
         here.append(&mut self.stored.lock());
         here
     }
 
-    /// A flush of stored pages is over, and fenced; `failed` is what still has to be flushed.
+    /// Ends a flush of stored pages, after its fence. `failed` still has to be flushed.
     pub(crate) fn end_flush(&self, failed: Vec<Range<u64>>) {
         failed.into_iter().for_each(|pages| self.note_stored(pages));
         self.flushing.store(false, Ordering::SeqCst);
@@ -203,14 +211,14 @@ impl OpenInode {
     }
 }
 
-/// Open inodes by place, and how many handles each has.
+/// Open inodes by address, with the number of handles.
 type Shard = AddressMap<u64, (Arc<OpenInode>, usize)>;
 
 /// All open inodes.
 #[derive(Debug)]
 pub(crate) struct OpenInodes {
     shards: Vec<CachePadded<Mutex<rank::OpenFiles, Shard>>>,
-    /// MappingObservers of all files: while there are none, nobody looks for one.
+    /// Number of observers of all files. While it is 0, no lookup is needed.
     watched: AtomicUsize,
 }
 
@@ -225,7 +233,7 @@ impl OpenInodes {
         &self.shards[ino.place() as usize % SHARDS]
     }
 
-    /// One more handle. The file cannot go in between.
+    /// Adds a handle. The lock ensures that the file is not freed meanwhile.
     pub(crate) fn open(&self, held: InodeRead<'_>) -> Arc<OpenInode> {
         let ino = held.ino();
         let mut shard = self.shard(ino).lock();
@@ -234,7 +242,7 @@ impl OpenInodes {
         open.clone()
     }
 
-    /// One handle less; true if it was the last.
+    /// Removes a handle. Returns true if it was the last.
     pub(crate) fn close(&self, ino: Ino) -> bool {
         let mut shard = self.shard(ino).lock();
         let Some((_, handles)) = shard.get_mut(&ino.place()) else { return true };
@@ -246,14 +254,14 @@ impl OpenInodes {
         last
     }
 
-    /// Whether one handle is left. Nobody opens it meanwhile.
+    /// Whether exactly one handle is left. No handle is added while the lock is held.
     pub(crate) fn is_last(&self, held: InodeWrite<'_>) -> bool {
         let ino = held.ino();
         self.shard(ino).lock().get(&ino.place()).is_some_and(|(_, handles)| *handles == 1)
     }
 
-    /// One handle less, unless the last close of the inode has something to do under its lock:
-    /// `None` then, else whether it was the last.
+    /// Removes a handle, unless the last close of the inode has work to do under its lock. Returns `None` then,
+    /// otherwise whether it was the last handle.
     pub(crate) fn close_unless_pending(&self, ino: Ino) -> Option<bool> {
         let mut shard = self.shard(ino).lock();
         match shard.get_mut(&ino.place()) {
@@ -269,8 +277,8 @@ impl OpenInodes {
         }
     }
 
-    /// Somebody asked for storage for these pages, or gives them back: they are not ahead of need any more, nor is
-    /// what lies in front of them.
+    /// These pages were requested by the program, or are freed: they no longer count as preallocated, nor do the
+    /// pages before them.
     pub(crate) fn claim_ahead(&self, ino: Ino, pages: &Range<u64>) {
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
             let mut ahead = open.ahead.lock();
@@ -280,17 +288,17 @@ impl OpenInodes {
         }
     }
 
-    /// The inode, if anybody has it open.
+    /// The inode, if it is open.
     pub(crate) fn get(&self, ino: Ino) -> Option<Arc<OpenInode>> {
         self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone())
     }
 
-    /// Whether anybody has it open.
+    /// Whether it is open.
     pub(crate) fn is_open(&self, ino: Ino) -> bool {
         self.shard(ino).lock().contains_key(&ino.place())
     }
 
-    /// The time of an overwrite that no record carries yet.
+    /// The time of an overwrite that is not in a record yet.
     pub(crate) fn touched(&self, ino: Ino) -> Option<Time> {
         self.shard(ino).lock().get(&ino.place()).and_then(|(open, _)| open.touched())
     }
@@ -301,8 +309,8 @@ impl OpenInodes {
         self.shards.iter().flat_map(|s| s.lock().values().filter_map(touched).collect::<Vec<_>>()).collect()
     }
 
-    /// Pages that mappings may have stored to since this was asked last, for a flush that [`OpenInode::end_flush`] ends.
-    /// The inode stays locked until then.
+    /// Pages that mappings may have stored to since the last call, for a flush that [`OpenInode::end_flush`] ends.
+    /// The inode must stay locked until then.
     pub(crate) fn begin_flush(&self, held: InodeWrite<'_>) -> Option<(Arc<OpenInode>, Vec<Range<u64>>)> {
         let ino = held.ino();
         let open = self.shard(ino).lock().get(&ino.place()).map(|(open, _)| open.clone())?;
@@ -315,7 +323,7 @@ impl OpenInodes {
         Some((open, stored))
     }
 
-    /// Whether there are any.
+    /// Whether there are such pages.
     pub(crate) fn has_stored(&self, ino: Ino) -> bool {
         self.shard(ino).lock().get(&ino.place()).is_some_and(|(open, _)| open.has_stored())
     }
@@ -326,14 +334,14 @@ impl OpenInodes {
         self.shards.iter().flat_map(|s| s.lock().values().filter_map(stored).collect::<Vec<_>>()).collect()
     }
 
-    /// A record carries the time.
+    /// The time is in a record now.
     pub(crate) fn clear_touched(&self, ino: Ino) {
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
             open.clear_touched();
         }
     }
 
-    /// The privileges of a file change: who wants to know them looks them up again.
+    /// The privileges of the file are about to change: the next query looks them up.
     pub(crate) fn forget_privileges(&self, held: InodeWrite<'_>) {
         let ino = held.ino();
         if let Some((open, _)) = self.shard(ino).lock().get(&ino.place()) {
@@ -341,7 +349,7 @@ impl OpenInodes {
         }
     }
 
-    /// Who shows the pages of this file to others.
+    /// The observers of this file.
     pub(crate) fn observers(&self, ino: Ino) -> MappingObservers {
         if self.watched.load(Ordering::SeqCst) == 0 {
             return MappingObservers::new();
@@ -350,7 +358,7 @@ impl OpenInodes {
         open.map_or_else(MappingObservers::new, |open| open.observers.lock().clone())
     }
 
-    /// Every open inode that somebody observes.
+    /// Every open inode with observers.
     pub(crate) fn all_observed(&self) -> Vec<Ino> {
         if self.watched.load(Ordering::SeqCst) == 0 {
             return Vec::new();
@@ -359,7 +367,7 @@ impl OpenInodes {
         self.shards.iter().flat_map(|s| s.lock().values().filter_map(observed).collect::<Vec<_>>()).collect()
     }
 
-    /// `observer` is notified of every change from now on.
+    /// Adds an observer. It is notified of every change from now on.
     pub(crate) fn watch(&self, held: InodeWrite<'_>, open: &OpenInode, observer: Arc<dyn MappingObserver>) {
         debug_assert_eq!(held.ino(), open.ino);
         self.watched.fetch_add(1, Ordering::SeqCst);
@@ -368,11 +376,11 @@ impl OpenInodes {
         open.watched.store(true, Ordering::Release);
     }
 
-    /// `observer` is notified of no change that starts from now on.
+    /// Removes an observer. It is not notified of changes that start from now on.
     pub(crate) fn remove_observer(&self, open: &OpenInode, observer: &Arc<dyn MappingObserver>) {
         let mut observers = open.observers.lock();
         if let Some(i) = observers.iter().position(|w| Arc::ptr_eq(w, observer)) {
-            // Before it leaves the list: who asks for what was stored looks at the list first.
+            // Before it leaves the list: `take_stored` reads the list first.
             open.note_stored(observer.stores());
             observers.swap_remove(i);
             open.watched.store(!observers.is_empty(), Ordering::Release);

@@ -1,4 +1,4 @@
-//! One file, twice: O(1), whatever its size.
+//! Clones: two files with the same contents in O(1), whatever the size.
 //!
 //! ```text
 //!   before    src [map] --> (base)            after    src [ ] --\
@@ -6,9 +6,9 @@
 //!                                                      dst [ ] --/
 //! ```
 //!
-//! One record moves the map of `src` into a new base X and starts two empty maps on top of it. No run
-//! is touched: those of X go on naming `src` as their owner. Where `src` has nothing of its own
-//! since it was cloned last, `dst` joins it on its base.
+//! Cloning freezes the map of `src` as an immutable *base* X; `src` and `dst` continue with empty maps above it. It
+//! is one record and touches no run: the runs of X still name `src` as their owner. If the map of `src` is empty
+//! since it was cloned last, `dst` becomes another dependent of its base.
 
 use smallvec::SmallVec;
 
@@ -22,13 +22,14 @@ use crate::layout::InodeRec;
 use crate::txn::Tx;
 use crate::units::{Ino, PAGE_SIZE};
 
-/// Pieces that a file keeps of what was allocated behind its end when its map becomes a base, or a base's map its own.
-const MOST_BEHIND: usize = 64;
-/// Most dependents of a base.
+/// Limit on the extents beyond the end that a file keeps when its map becomes a base, or when it takes over the map
+/// of a base.
+const MAX_BEHIND: usize = 64;
+/// Limit on the dependents of a base.
 const MAX_DEPENDENTS: u32 = 1 << 30;
 
 impl Engine {
-    /// Lets `dst`, which is empty, have the contents of `src`.
+    /// Gives `dst`, which is empty, the contents of `src`.
     pub(crate) fn share_contents(&self, src: Ino, dst: Ino) -> Result<()> {
         if src == dst {
             return Err(Error::Invalid("a file is no clone of itself"));
@@ -36,7 +37,7 @@ impl Engine {
         self.detach_unused_base(dst)?;
         self.with_base_locked(src, &[dst], |tx, src| {
             let mut dst = tx.inode(dst)?;
-            if !is_bare(tx, &dst)? {
+            if !is_blank(tx, &dst)? {
                 return Err(Error::Invalid("only an empty file can become a clone").into());
             }
             share(tx, src, &mut dst)?;
@@ -47,7 +48,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets `dst` go on at its end with what `src` has there; returns how many bytes it could share.
+    /// Appends a part of `src` to `dst` by sharing. Returns how many bytes were shared.
     pub(crate) fn share_range(&self, src: Ino, dst: Ino, offset: u64, len: u64) -> Result<u64> {
         if src == dst {
             return Ok(0);
@@ -58,16 +59,16 @@ impl Engine {
         let shared = self.with_base_locked(src, &[dst], |tx, src| {
             let mut dst = tx.inode(dst)?;
             let end = src.size.min(offset.saturating_add(len));
-            // A part ends with a page, so that the next one can go on there.
+            // A part must end at a page boundary, so that the next part can continue there, or at the end of `src`.
             let whole = end == src.size || end.is_multiple_of(PAGE_SIZE);
             if dst.kind() != Some(Kind::File) || dst.size != offset || end <= offset || !whole {
                 return Ok(0);
             }
-            if offset == 0 && is_bare(tx, &dst)? {
+            if offset == 0 && is_blank(tx, &dst)? {
                 share(tx, src, &mut dst)?;
                 dst.set_borrowed(0);
                 (dst.size, dst.base_pages) = (0, 0);
-            } else if !goes_on(tx, src, &dst, end)? {
+            } else if !can_continue(tx, src, &dst, end)? {
                 return Ok(0);
             }
             let from = dst.base_pages;
@@ -85,7 +86,7 @@ impl Engine {
         Ok(shared)
     }
 
-    /// Runs `f` as a transaction with `src`, its base, and `others` locked.
+    /// Runs `f` as a transaction, with `src`, its base and `others` locked.
     pub(crate) fn with_base_locked<R>(
         &self,
         src: Ino,
@@ -102,7 +103,7 @@ impl Engine {
             if rec.base != base {
                 continue;
             }
-            // What is left behind the end then was asked for, and stays the file's.
+            // Storage that remains beyond the end after this was requested by the program, and stays with the file.
             if let Some(open) = self.opens.get(src) {
                 self.trim_locked(locks.of(src), &open)?;
             }
@@ -112,11 +113,11 @@ impl Engine {
                 Some(Kind::Dir) => return Err(Error::IsDirectory),
                 _ => return Err(Error::Invalid("not a regular file")),
             }
-            // What is the file's own will be a base's: nobody may store to it through a mapping. The
-            // next touch, once the lock is free, finds what it is then.
+            // The file's own pages become shared pages, so no mapping may store to them any more. The next access
+            // waits for the inode's lock and resolves the page again.
             self.opens.observers(src).iter().try_for_each(|w| w.freeze(locks.of(src), self, &rec, None))?;
-            // What was stored there is the clone's too: no sync of this file would make it durable any more once it is
-            // written over here.
+            // The clone has these stores too. After a later write to the page in `src`, no sync of `src` would make
+            // them durable.
             self.persist_stored_locked(locks.of(src))?;
             let lengths: SmallVec<[u64; 2]> =
                 others.iter().map(|&ino| self.alloc.inode(ino).map_or(0, |rec| rec.size)).collect();
@@ -135,7 +136,7 @@ impl Engine {
         }
     }
 
-    /// The record as it is now; nobody is kept from changing it.
+    /// The current record. It may change as soon as this returns.
     pub(crate) fn peek(&self, ino: Ino) -> Result<InodeRec> {
         let _lock = self.locks.read(ino);
         self.alloc.inode(ino)
@@ -143,13 +144,14 @@ impl Engine {
 }
 
 /// Whether a file has neither contents nor storage.
-fn is_bare(tx: &Tx<'_>, rec: &InodeRec) -> Result<bool> {
+fn is_blank(tx: &Tx<'_>, rec: &InodeRec) -> Result<bool> {
     let file = rec.kind() == Some(Kind::File) && rec.size == 0 && rec.base == 0;
     Ok(file && in_tx(tx, rec).at_or_after(0)?.is_none())
 }
 
-/// Whether `dst`, up to its end, has just what the base of `src` says, as `src` has from there up to `end`.
-fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool> {
+/// Whether sharing can continue at the end of `dst`: up to its end it reads the base of `src` alone, and `src`
+/// reads the base alone from there up to `end`.
+fn can_continue(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool> {
     let page = dst.size / PAGE_SIZE;
     let aligned = dst.size.is_multiple_of(PAGE_SIZE) && dst.base_pages == page;
     if dst.base == 0 || dst.base != src.base || !aligned || src.base_pages < end.div_ceil(PAGE_SIZE) {
@@ -159,10 +161,10 @@ fn goes_on(tx: &Tx<'_>, src: &InodeRec, dst: &InodeRec, end: u64) -> Result<bool
     Ok(own && in_tx(tx, dst).first_after(page)?.is_none())
 }
 
-/// Lets `dst`, which has no contents, share those of `src`. The caller stages both.
+/// Makes `dst`, which has no contents, share those of `src`. The caller stages both.
 pub(crate) fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
-    // A backing is shared by way of a base as well: one inode has it, and not two.
+    // A backing is shared through a base too: one inode has it, not two.
     let backed = src.base == 0 && src.base_pages > 0 && has_below(src);
     if backed || in_tx(tx, src).at_or_after(0)?.is_some_and(|m| m.file_page < end) {
         let from = end.next_multiple_of(tx.map_alignment());
@@ -185,11 +187,11 @@ pub(crate) fn share(tx: &mut Tx<'_>, src: &mut InodeRec, dst: &mut InodeRec) -> 
     tx.put_inode(&base)
 }
 
-/// Takes out of a map what it has from `page` on, as many pieces as are kept; each has an owner still.
+/// Removes the extents from `page` on from a map, up to the limit. They keep their owner.
 pub(crate) fn take_extents_behind(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64) -> TxResult<SmallVec<[Mapped; 4]>> {
     let mut taken: SmallVec<[Mapped; 4]> = SmallVec::new();
     while let Some(m) = in_tx(tx, rec).first_after(page)? {
-        if taken.len() == MOST_BEHIND || !tx.has_room(32 << 10) {
+        if taken.len() == MAX_BEHIND || !tx.has_room(32 << 10) {
             break;
         }
         let piece = m.part(m.file_page.max(page), m.end());
@@ -202,7 +204,7 @@ pub(crate) fn take_extents_behind(tx: &mut Tx<'_>, rec: &mut InodeRec, page: u64
     Ok(taken)
 }
 
-/// Gives a map, which has the same owner, what [`take_extents_behind`] has taken.
+/// Inserts what [`take_extents_behind`] has removed into a map with the same owner.
 pub(crate) fn put_extents_back(tx: &mut Tx<'_>, rec: &mut InodeRec, taken: SmallVec<[Mapped; 4]>) -> TxResult<()> {
     for piece in taken {
         rec.pages += piece.run.pages;
@@ -211,11 +213,11 @@ pub(crate) fn put_extents_back(tx: &mut Tx<'_>, rec: &mut InodeRec, taken: Small
     Ok(())
 }
 
-/// Moves the map of `src` into a new base, on which `src` then stands alone.
+/// Moves the map of `src` into a new base. `src` is its only dependent then.
 pub(crate) fn freeze_as_base(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()> {
     let end = src.size.div_ceil(PAGE_SIZE);
-    // Nobody would see in a base what lies behind the end. What one record does not give back goes with the base, and
-    // so does what private mappings show with the last page.
+    // Nothing beyond the end is visible in a base. What one record cannot free becomes part of the base, as does
+    // the last page with what private mappings show of it.
     extent_map::remove(tx, src, end.next_multiple_of(tx.map_alignment()), u64::MAX)?;
     let behind = pages_from(&in_tx(tx, src), end)?;
     let mut base = InodeRec::base_of(tx.new_ino()?, src);
@@ -234,7 +236,7 @@ pub(crate) fn freeze_as_base(tx: &mut Tx<'_>, src: &mut InodeRec) -> TxResult<()
     tx.put_inode(&base)
 }
 
-/// Pages that the map has from `page` on.
+/// The number of pages that the map has from `page` on.
 fn pages_from(map: &Map<'_, Tx<'_>>, mut page: u64) -> Result<u64> {
     let mut sum = 0;
     while let Some(m) = map.first_after(page)? {

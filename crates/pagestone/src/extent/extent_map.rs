@@ -1,13 +1,13 @@
-//! A file's map: which run of the pool answers for which file page.
+//! The extent map of one file: which run of the pool stores which file page.
 //!
 //! ```text
 //!   inode record   [0..4 -> P] [9..2 -> Q] ...   up to three runs, in order
-//!   tree           file page -> [ pool page | pages ]   as soon as there are more
+//!   tree           file page -> [ pool page | pages ]   for more runs
 //! ```
 //!
-//! Runs never overlap; neighbours that touch in the file and in the pool are one run.
-//! A page that no run covers is absent. Below `base_pages` the base or the backing answers for it (`resolve.rs`). A run
-//! at page 0 is a *void*: a hole that stays one although the base or the backing has something there.
+//! Runs never overlap. Runs that are adjacent in the file and in the pool are coalesced. A page without a run is
+//! absent; below `base_pages` the base or the backing resolves it (`resolve.rs`). A run at pool page 0 is a *void*:
+//! it hides the base and the backing and reads as a hole.
 
 use crate::alloc::{Allocator, Run, TxResult};
 use crate::backing::has_below;
@@ -19,7 +19,7 @@ use crate::units::{PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 use crate::extent::MAX_LEN;
 
-/// A file ends before this page, and what was taken ahead of need with it.
+/// Upper bound for file pages, including pages that were preallocated beyond the end.
 const MAX_FILE_PAGES: u64 = MAX_LEN / PAGE_SIZE + 2 * PAGES_PER_FRAME;
 
 /// A run of a file.
@@ -30,25 +30,25 @@ pub(crate) struct Mapped {
 }
 
 impl Mapped {
-    /// First file page behind it.
+    /// The first file page after it.
     pub(crate) fn end(&self) -> u64 {
         self.file_page + self.run.pages
     }
-    /// Whether it says that nothing is there, whatever the base has.
+    /// Whether it is a void.
     pub(crate) fn is_void(&self) -> bool {
         self.run.page.0 == 0
     }
-    /// The hole `[from, to)` over a base.
+    /// A void over `[from, to)`.
     pub(crate) fn void(from: u64, to: u64) -> Mapped {
         Mapped { file_page: from, run: Run { page: PageNo(0), pages: to - from } }
     }
-    /// The part of it in `[from, to)`, which lies inside.
+    /// The part of it in `[from, to)`. That range must lie inside.
     pub(crate) fn part(&self, from: u64, to: u64) -> Mapped {
         let page = if self.is_void() { self.run.page } else { self.run.page.plus(from - self.file_page) };
         Mapped { file_page: from, run: Run { page, pages: to - from } }
     }
-    /// Whether `next` goes on where this ends, in the file and in the pool.
-    fn runs_on_in(&self, next: &Mapped) -> bool {
+    /// Whether `next` continues this run, in the file and in the pool.
+    fn is_adjacent_to(&self, next: &Mapped) -> bool {
         let touch = self.is_void() || self.run.page.plus(self.run.pages) == next.run.page;
         self.end() == next.file_page && self.is_void() == next.is_void() && touch
     }
@@ -60,21 +60,21 @@ impl Mapped {
     }
 }
 
-/// The state of a run stands in the bits of its first pool page from here on; none is defined yet.
+/// The bits of the first pool page from here on are reserved for the state of a run; none is defined yet.
 const STATE_SHIFT: u32 = 48;
 
-/// What a map by itself says of a file page, and how far that goes.
+/// The result of a lookup in one map: the kind of a file page, and how far it extends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum LocalAnswer {
-    /// Storage from this page on.
+    /// Storage, starting with this page.
     Data(Run),
-    /// Nothing for this many pages, whatever the base has.
+    /// A void of this many pages.
     Void(u64),
-    /// No answer for this many pages.
+    /// No extent for this many pages.
     Nothing(u64),
 }
 
-/// Reads a map; `frames` says what addresses are possible.
+/// Reads a map. `alloc` checks which addresses are possible.
 #[derive(Clone, Copy)]
 pub(crate) struct Map<'a, N> {
     pub(crate) nodes: &'a N,
@@ -133,7 +133,7 @@ impl<'a, N: Nodes> Map<'a, N> {
         self.of_inline(self.inline().iter().find(|x| x.file_page >= file_page))
     }
 
-    /// What this map says of `file_page`.
+    /// Looks up `file_page` in this map.
     pub(crate) fn local(&self, file_page: u64) -> Result<LocalAnswer> {
         if let Some(m) = self.at_or_before(file_page)?
             && file_page < m.end()
@@ -157,13 +157,12 @@ impl<'a, N: Nodes> Map<'a, N> {
     }
 }
 
-/// The map of `rec` as the transaction sees it.
+/// The map of `rec`, as the transaction sees it.
 pub(crate) fn in_tx<'a, 'p>(tx: &'a Tx<'p>, rec: &'a InodeRec) -> Map<'a, Tx<'p>> {
     Map { nodes: tx, alloc: tx.alloc(), rec }
 }
 
-/// Adds a run whose contents are durable, where the file had no storage of its own. The caller
-/// stages `rec`.
+/// Adds a run whose contents are durable, where the file has no storage of its own. The caller stages `rec`.
 pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> TxResult<()> {
     let (file_page, run) = durable.parts();
     let new = Mapped { file_page, run };
@@ -176,7 +175,7 @@ pub(crate) fn insert(tx: &mut Tx<'_>, rec: &mut InodeRec, durable: Durable) -> T
     join(tx, rec, new)
 }
 
-/// Puts a run, or a void, where the map says nothing, and makes it one with its neighbours.
+/// Inserts a run or a void where the map has no extent, and coalesces it with its neighbours.
 pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxResult<()> {
     let left = if new.file_page > 0 { in_tx(tx, rec).at_or_before(new.file_page - 1)? } else { None };
     let right = in_tx(tx, rec).at_or_after(new.file_page)?;
@@ -184,7 +183,7 @@ pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxRe
         if left.end() > new.file_page {
             return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
         }
-        if left.runs_on_in(&new) {
+        if left.is_adjacent_to(&new) {
             new = Mapped {
                 file_page: left.file_page,
                 run: Run { page: left.run.page, pages: left.run.pages + new.run.pages },
@@ -192,7 +191,7 @@ pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxRe
         }
     }
     if let Some(right) = right
-        && new.runs_on_in(&right)
+        && new.is_adjacent_to(&right)
     {
         take(tx, rec, right.file_page)?;
         new.run.pages += right.run.pages;
@@ -200,7 +199,7 @@ pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxRe
     put(tx, rec, new)
 }
 
-/// Takes the void out that lies over `[from, to)`, if one does.
+/// Removes the part of a void that lies in `[from, to)`, if there is one.
 fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     while let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) {
         if !m.is_void() {
@@ -211,7 +210,7 @@ fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()
     Ok(())
 }
 
-/// Takes `[from, to)`, a part of the run `m`, out of the map.
+/// Removes `[from, to)`, a part of the run `m`, from the map.
 pub(crate) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to: u64) -> TxResult<()> {
     match from > m.file_page {
         true => put(tx, rec, m.part(m.file_page, from))?,
@@ -220,12 +219,12 @@ pub(crate) fn cut(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped, from: u64, to:
     if to < m.end() { put(tx, rec, m.part(to, m.end())) } else { Ok(()) }
 }
 
-/// Takes the runs in `[from, to)` out of the map, from the back to the front, and gives their
-/// pages back. Stops when the record is full: returns where to go on (the new `to`), or `None`.
+/// Removes the runs in `[from, to)` from the map, from the end to the start, and frees their pages. Stops when the
+/// record is full and returns where to continue (the new `to`); otherwise returns `None`.
 ///
-/// What lies below comes into view there: the caller lowers `base_pages`, or puts voids.
+/// The layers beneath become visible there: the caller has to lower `base_pages` or insert voids.
 pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64) -> TxResult<Option<u64>> {
-    // Allocator whose descriptors one step may change; a run of many frames is given back in steps.
+    // Limit on the frames whose descriptors one step changes. A longer run is freed in several steps.
     const STEP: u64 = 16 * PAGES_PER_FRAME;
     while to > from {
         let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) else { break };
@@ -241,7 +240,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64
     Ok(None)
 }
 
-/// Gives back all runs of a map that has no tree.
+/// Frees all runs of a map that has no tree.
 pub(crate) fn remove_all_inline(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
     while let Some(m) = in_tx(tx, rec).at_or_before(u64::MAX)? {
         free(tx, rec, m);
@@ -250,7 +249,7 @@ pub(crate) fn remove_all_inline(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult
     Ok(())
 }
 
-/// Gives back the pages of what was taken out.
+/// Frees the pages of a run that was removed.
 fn free(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) {
     if !m.is_void() {
         rec.pages = rec.pages.saturating_sub(m.run.pages);
@@ -289,7 +288,7 @@ fn put(tx: &mut Tx<'_>, rec: &mut InodeRec, m: Mapped) -> TxResult<()> {
     Ok(())
 }
 
-/// Takes out the run that starts at `file_page`.
+/// Removes the run that starts at `file_page`.
 fn take(tx: &mut Tx<'_>, rec: &mut InodeRec, file_page: u64) -> TxResult<()> {
     if rec.map().depth > 0 {
         let id = TreeId::map(rec.owner());

@@ -1,20 +1,20 @@
-//! Letting go of a base, and merging one that only one dependent is left of.
+//! Detaching a file from its base, and merging a base that has one dependent left.
 //!
 //! ```text
-//!   D [own]--\                           D goes: its reference with it, in the same record
-//!             >-- X [map] --> Z          one left: X is entered as an orphan, and merged:
+//!   D [own]--\                           D is detached: its reference is dropped in the same record
+//!             >-- X [map] --> Z          one dependent left: X becomes an orphan and is merged:
 //!   E [own]--/
 //!                                        E [own]-- X [map] --> Z
-//!     what E hides of X is freed;        E [   ]-- X [map'] --> Z      piece by piece
-//!     what E has moves into X            E [map'] --> Z                one record
+//!     trim_base: free what E hides of X  E [   ]-- X [map'] --> Z      in steps
+//!     push_down: move E's extents to X   E [map'] --> Z                one record (replace_base)
 //! ```
 //!
-//! Where commits are durable only at sync, merging waits for the next one. Else a power cut could undo
-//! that D went, but not what E has meanwhile written in place into a page that was X's: D would come back
-//! with E's bytes.
+//! Where commits are durable only at sync, a merge waits for the next sync. Otherwise a power cut could undo the
+//! detachment of D but not what E has written since, in place, into a page that belonged to X: D would be a
+//! dependent again and read E's bytes.
 //!
-//! Each step is a record and leaves what E reads as it is, so a crash in the middle needs no more than
-//! going on. The cost is that of what E has of its own and of what it hides.
+//! Each step is one record and changes nothing that E reads, so recovery after a crash only continues. The cost is
+//! in proportion to what E owns and what it hides.
 
 use pmem::Durability;
 
@@ -29,17 +29,17 @@ use crate::layout::{InodeRec, ORPHANS, PageUse};
 use crate::txn::Tx;
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME};
 
-/// What an error of a merge is noted as.
+/// The name under which errors of a merge are recorded.
 const MERGING: &str = "merging what clones shared";
 
-/// What a step of a merge leaves.
+/// Whether another step of a merge is needed.
 enum Step {
     More,
     Done,
 }
 
-/// `dependent` stands on `base` no more. Returns the base if it is nobody's or one's only now, for the
-/// caller to reclaim once the record is committed. Of the `locks`, those of the base and of the orphan index count.
+/// Removes `dependent` from the dependents of `base`. Returns the base if at most one dependent is left; the caller
+/// then has to reclaim it once the record is committed. `locks` must cover the base and the orphan index.
 pub(crate) fn detach(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
     let mut rec = tx.inode(locks.of(base).ino())?;
     if !rec.is_base() {
@@ -56,7 +56,7 @@ pub(crate) fn detach(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, depend
 }
 
 impl Engine {
-    /// Lets go of the base of `ino`, if it answers for nothing any more.
+    /// Detaches `ino` from its base if it reads nothing from it any more.
     pub(crate) fn detach_unused_base(&self, ino: Ino) -> Result<()> {
         loop {
             let rec = self.peek(ino)?;
@@ -87,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// Gives back a base that nothing stands on, whatever it counts: for `check`.
+    /// Frees a base that has no dependents, whatever its count says. For `check`.
     pub(crate) fn discard_base(&self, base: Ino) -> Result<()> {
         {
             let locks = self.locks.write(&[base, ORPHANS]);
@@ -101,7 +101,7 @@ impl Engine {
         self.reclaim(base)
     }
 
-    /// Merges `base`, an orphan, as soon as it is durable that others do not need it.
+    /// Merges `base`, an orphan, once it is durable that no other file depends on it.
     pub(crate) fn merge_when_durable(&self, base: Ino) {
         self.merge_later(&[base]);
         if self.alloc.region.describe().durability != Durability::AtSync {
@@ -109,7 +109,7 @@ impl Engine {
         }
     }
 
-    /// Leaves bases for the next sync or merge.
+    /// Queues bases for the next sync or merge.
     pub(crate) fn merge_later(&self, bases: &[Ino]) {
         let mut merges = self.merges.lock();
         for &base in bases {
@@ -120,32 +120,32 @@ impl Engine {
         }
     }
 
-    /// Takes the bases of which a merge may do something now.
+    /// Removes and returns the bases that a merge can make progress on now.
     pub(crate) fn take_merges(&self) -> Vec<Ino> {
         let dropped = self.alloc.pins_dropped();
         let mut merges = self.merges.lock();
-        let mut taken = std::mem::take(&mut merges.next);
-        taken.extend(merges.pinned.extract_if(.., |&mut (_, then)| then != dropped).map(|(base, _)| base));
-        taken
+        let mut ready = std::mem::take(&mut merges.next);
+        ready.extend(merges.pinned.extract_if(.., |&mut (_, then)| then != dropped).map(|(base, _)| base));
+        ready
     }
 
-    /// Merges the bases whose last but one dependent has gone before the last sync.
+    /// Merges the bases that have had one dependent since before the last sync.
     pub(crate) fn merge_pending(&self) {
         let waiting = self.take_merges();
         self.merge_bases(&waiting);
     }
 
-    /// See [`Engine::merge_pending`]. What cannot be merged now waits for the next sync, or, as it stays in the
-    /// orphan index, for the next open.
+    /// See [`Engine::merge_pending`]. A base that cannot be merged now waits for the next sync. It stays in the
+    /// orphan index, so the next open of the pool merges it at the latest.
     pub(crate) fn merge_bases(&self, bases: &[Ino]) {
         for &base in bases {
             let dropped = self.alloc.pins_dropped();
             match self.merge(base) {
                 Ok(()) => {}
                 Err(Stop::NoSpace) => self.merge_later(&[base]),
-                // A private mapping may still show what would be given back.
+                // A private mapping may still map what would be freed.
                 Err(Stop::Pinned) => self.merges.lock().pinned.push((base, dropped)),
-                // Damage does not go away, and is for `check` to report.
+                // Damage is permanent; `check` reports it.
                 Err(Stop::Failed(damage @ Error::Corrupt { .. })) => self.failures.note(MERGING, Err(damage)),
                 Err(failed) => {
                     self.failures.note(MERGING, Err(failed.into()));
@@ -155,7 +155,7 @@ impl Engine {
         }
     }
 
-    /// Merges `base` into its only dependent, if it has only one.
+    /// Merges `base` into its dependent, if it has exactly one.
     fn merge(&self, base: Ino) -> TxResult<()> {
         loop {
             let Ok(rec) = self.peek(base) else { return Ok(()) };
@@ -165,7 +165,7 @@ impl Engine {
             let locks = self.locks.write(&inos);
             match self.alloc.inode(base) {
                 Ok(now) if now.nlink != 1 => {
-                    // Cloned again meanwhile, or given back.
+                    // It was cloned again meanwhile, or freed.
                     return self.alloc.attempt(true, |tx| remove_orphan(tx, locks.orphans(), base));
                 }
                 Ok(now) if (now.parent, now.base) != (rec.parent, rec.base) => continue,
@@ -174,12 +174,12 @@ impl Engine {
                 Err(e) => return Err(e.into()),
             }
             if self.alloc.region.map_alignment().is_some_and(|bytes| bytes > PAGE_SIZE) {
-                // A whole frame is mapped there beyond the end of the file, and what lies behind the
-                // end is given back below.
+                // A whole frame is mapped there, across the end of the file. The storage beyond the end is freed
+                // below.
                 let (rec, observers) = (self.alloc.inode(dependent)?, self.opens.observers(dependent));
                 observers.iter().try_for_each(|w| w.freeze(locks.of(dependent), self, &rec, None))?;
             }
-            // Only now: a mapping reads through its chain as it is frozen, and waits for the fault reader.
+            // Not earlier: freezing a mapping reads through the chain and waits for the fault reader.
             let chain = self.chain_to_merge();
             let done = self.alloc.attempt(true, |tx| step(tx, (&chain, locks.orphans()), base, dependent));
             drop(chain);
@@ -193,7 +193,7 @@ impl Engine {
     }
 }
 
-/// One record's worth of merging `base` into `dependent`.
+/// Merges `base` into `dependent` as far as one record allows.
 fn step(
     tx: &mut Tx<'_>,
     (_chain, orphans): (&ChainWrite<'_>, OrphansWrite<'_>),
@@ -220,14 +220,15 @@ fn step(
     Ok(if done { Step::Done } else { Step::More })
 }
 
-/// Where what the dependent has to itself ends, and what somebody allocated behind its end begins: nothing of that may
-/// come to lie in a base. A base's length says nothing once something has sunk into it.
+/// The first page beyond the end of the dependent. Storage from there on was allocated by request and must not
+/// become part of a base. The length of a base means nothing once extents were pushed down into it.
 fn seen_end(d: &InodeRec) -> u64 {
     if d.is_base() { u64::MAX } else { d.size.div_ceil(PAGE_SIZE) }
 }
 
-/// Gives back what the base has behind the part that is seen, and what the dependent has behind its end where that
-/// cannot stay: the runs of a map have one owner, and the dependent is about to take the base's. False if there is more.
+/// Frees the storage of the base beyond the visible part. Also frees the storage of the dependent beyond its end,
+/// if it cannot be kept: the runs of a map have one owner, and the dependent is about to take over the base's.
+/// Returns false if there is more.
 fn trim_base(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
     let stays = x.owner() == d.owner() && tx.map_alignment() == 1;
     if !stays && extent_map::remove(tx, d, seen_end(d), u64::MAX)?.is_some() {
@@ -240,7 +241,7 @@ fn trim_base(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bo
     Ok(true)
 }
 
-/// Moves what the dependent has into the base, from the back. False if there is more.
+/// Moves the dependent's extents into the base, from the end to the start. Returns false if there is more.
 fn push_down(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bool> {
     let Some(last) = seen_end(d).checked_sub(1) else { return Ok(true) };
     while let Some(m) = in_tx(tx, d).at_or_before(last)? {
@@ -248,7 +249,7 @@ fn push_down(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bo
             return Ok(false);
         }
         let inside = m.part(m.file_page, m.end().min(last.saturating_add(1)));
-        // A whole frame has one owner: it changes hands in one piece.
+        // A whole frame has one owner, so it is moved in one piece.
         let piece = if m.is_void() || x.owner() == d.owner() { inside } else { last_frame_of(&inside) };
         if extent_map::remove(tx, x, piece.file_page, piece.end())?.is_some() {
             return Ok(false);
@@ -274,15 +275,15 @@ fn push_down(tx: &mut Tx<'_>, x: &mut InodeRec, d: &mut InodeRec) -> TxResult<bo
     Ok(true)
 }
 
-/// The dependent, which has nothing of its own any more but behind its end, takes the base's place. False if more of
-/// that has to go before.
+/// Replaces the base by the dependent, which has no extents left except beyond its end. Returns false if more of
+/// these have to be freed first.
 fn replace_base(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mut InodeRec) -> TxResult<bool> {
     if in_tx(tx, d).first_after(seen_end(d))?.is_some() && !tx.has_room(48 << 10) {
-        // What lies behind the end has to fit in the record too: in the next one it does.
+        // The extents beyond the end have to fit into the same record. They fit into the next one.
         return Ok(false);
     }
     let behind = take_extents_behind(tx, d, seen_end(d))?;
-    // Only what is more than can be kept is left behind the end now.
+    // Only extents above the limit are left beyond the end now.
     if extent_map::remove(tx, d, 0, u64::MAX)?.is_some() {
         put_extents_back(tx, d, behind)?;
         return Ok(false);
@@ -303,7 +304,7 @@ fn replace_base(tx: &mut Tx<'_>, orphans: OrphansWrite<'_>, x: &InodeRec, d: &mu
     Ok(true)
 }
 
-/// The part of a run that lies in the last frame it reaches.
+/// The part of a run in the last frame that it reaches.
 fn last_frame_of(m: &Mapped) -> Mapped {
     let last = m.run.page.plus(m.run.pages - 1);
     let in_frame = (last.index_in_frame() as u64 + 1).min(m.run.pages);
@@ -330,7 +331,7 @@ mod tests {
         let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
         drop(a);
         let pin = b.map(0..8 << 20, &MapOptions::read_only())?.pin(0..8 << 20)?;
-        // What this hides in the base is a part of a whole frame, and all of it is pinned.
+        // This hides a part of a whole frame of the base, and all of that part is pinned.
         b.write_all_at(&[2; 8192], 6 << 20)?;
         let engine = pool.engine();
         let base = Ino(engine.peek(b.ino())?.base);
@@ -339,7 +340,7 @@ mod tests {
         let locked = || engine.locks.read(base).generation();
         let before = locked();
         for name in [b"c", b"d", b"e"] {
-            // Each of these merges a base of its own.
+            // Each of these merges another base.
             let c = pool.node(root.create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
             c.write_all_at(&[3; 4096], 0)?;
             root.clone_file(b"copy", c.ino())?;

@@ -1,12 +1,12 @@
-//! Giving a whole file back: at once if it is small, else as an orphan and piece by piece.
+//! Reclaiming whole files: a small file at once, a larger one as an orphan and in steps.
 //!
 //! ```text
-//!   last name gone    small and closed: pages and inode in the same record
-//!                     open, or large:   into the orphan index, in the same record
-//!   last close, or the next open of the pool:  pieces, then inode and index entry in one record
+//!   last name removed   small and closed: frees pages and inode in the same record
+//!                       open, or large:   enters the orphan index in the same record
+//!   last close, or the next open of the pool:  frees the pages in steps, then inode and index entry in one record
 //! ```
 //!
-//! A base without dependents goes the same way; one with a single dependent is in the index until it is
+//! A base without dependents is reclaimed in the same way. A base with one dependent is in the index until it is
 //! merged (`merge.rs`).
 
 use crate::alloc::TxResult;
@@ -21,10 +21,10 @@ use crate::units::{Ino, PAGES_PER_FRAME};
 use crate::extent::extent_map;
 use crate::extent::merge::detach;
 
-/// Runs of a file that is given back together with its name.
+/// Limit on the runs of a file that is freed together with its name.
 const SMALL_RUNS: usize = 3;
 
-/// Whether all of it can be given back in one record.
+/// Whether one record can free all of it.
 pub(crate) fn is_small(rec: &InodeRec) -> bool {
     let runs = &rec.inline[..usize::from(rec.inline_count).min(rec.inline.len())];
     let pages = runs.iter().fold(0u64, |sum, x| sum.saturating_add(x.pages));
@@ -32,9 +32,9 @@ pub(crate) fn is_small(rec: &InodeRec) -> bool {
     bare && runs.len() <= SMALL_RUNS && pages <= 16 * PAGES_PER_FRAME
 }
 
-/// The inode has lost its last name. Returns true if it is an orphan now, for the caller to
-/// reclaim once the record is committed (if nobody has it open). `orphans` is needed if the inode is
-/// open or not small.
+/// Handles the removal of the last name of an inode. Returns true if it has become an orphan. The caller then has
+/// to reclaim it once the record is committed, unless it is open. `orphans` is required if the inode is open or not
+/// small.
 pub(crate) fn drop_inode(
     tx: &mut Tx<'_>,
     orphans: Option<OrphansWrite<'_>>,
@@ -44,7 +44,7 @@ pub(crate) fn drop_inode(
     rec.nlink = 0;
     let ino = rec.ino();
     if !open && is_small(&rec) {
-        give_back_small(tx, &mut rec)?;
+        free_small(tx, &mut rec)?;
         tx.free_ino(ino)?;
         return Ok(false);
     }
@@ -54,7 +54,7 @@ pub(crate) fn drop_inode(
     Ok(true)
 }
 
-/// Enters `ino` into the orphan index.
+/// Adds `ino` to the orphan index.
 pub(crate) fn add_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let tree = btree::insert(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place(), &ino.0.to_le_bytes())?;
@@ -62,7 +62,7 @@ pub(crate) fn add_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) -> 
     tx.put_inode(&orphans)
 }
 
-/// Takes `ino` out of the orphan index.
+/// Removes `ino` from the orphan index.
 pub(crate) fn remove_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) -> TxResult<()> {
     let mut orphans = tx.inode(ORPHANS)?;
     let (tree, _) = btree::remove(tx, TreeId::map(ORPHANS.place()), orphans.map(), ino.place())?;
@@ -70,22 +70,22 @@ pub(crate) fn remove_orphan(tx: &mut Tx<'_>, _held: OrphansWrite<'_>, ino: Ino) 
     tx.put_inode(&orphans)
 }
 
-/// Gives a small file back, whatever else the record holds: three runs touch six split tables at
-/// most and the attributes one node, for which every record has room besides its names.
-fn give_back_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
+/// Frees a small file, whatever else the record holds. Three runs touch at most six split tables, and the
+/// attributes one node. Every record has room for that besides its names.
+fn free_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
     let id = TreeId::xattrs(rec.ino().place());
     let left = btree::destroy_leaf(tx, id, rec.xattrs(), |_, _, _| Ok(()))?;
     rec.set_xattrs(left);
-    if has_runs(rec) { extent_map::remove_all_inline(tx, rec) } else { Ok(()) }
+    if has_map(rec) { extent_map::remove_all_inline(tx, rec) } else { Ok(()) }
 }
 
-/// Whether the map is one: a short symlink's target stands in its place.
-fn has_runs(rec: &InodeRec) -> bool {
+/// Whether the record has a map. A short symlink has its target in place of it.
+fn has_map(rec: &InodeRec) -> bool {
     rec.kind() == Some(Kind::File) || rec.is_base() || rec.size > InodeRec::INLINE_TARGET as u64
 }
 
-/// Gives back as much of the file as one record takes; true if there is more.
-fn give_back(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<bool> {
+/// Frees as much of the file as one record allows. Returns true if there is more.
+fn free_some(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<bool> {
     let id = TreeId::xattrs(rec.ino().place());
     while rec.xattrs().depth > 0 {
         if !tx.has_room(24 << 10) {
@@ -94,22 +94,22 @@ fn give_back(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<bool> {
         let left = btree::destroy_leaf(tx, id, rec.xattrs(), |_, _, _| Ok(()))?;
         rec.set_xattrs(left);
     }
-    if has_runs(rec) {
+    if has_map(rec) {
         return Ok(extent_map::remove(tx, rec, 0, u64::MAX)?.is_some());
     }
     Ok(false)
 }
 
-/// What a step of giving back leaves.
+/// Whether another step is needed.
 enum Step {
     More,
-    /// With the base, if it has to be looked at.
+    /// Complete. Has the base if that must be reclaimed next.
     Done(Option<Ino>),
 }
 
 impl Engine {
-    /// Gives an orphan back, unless somebody has it open; then, if that was the last that stood on its
-    /// base, the base, and so on down.
+    /// Reclaims an orphan, unless it is open. If it was the last dependent of its base, reclaims the base too, and
+    /// so on.
     pub(crate) fn reclaim(&self, ino: Ino) -> Result<()> {
         let mut next = Some(ino);
         while let Some(ino) = next {
@@ -118,17 +118,17 @@ impl Engine {
         Ok(())
     }
 
-    /// As [`Engine::reclaim`], for an operation that has happened whatever becomes of the space: what fails is noted,
-    /// and tried again at the next open, as the orphan stays in the index.
+    /// As [`Engine::reclaim`], for an operation that has already succeeded. An error is recorded. The orphan stays
+    /// in the index, so the next open of the pool tries again.
     pub(crate) fn reclaim_beside(&self, ino: Ino) {
         self.failures.note("giving back the space of a deleted file", self.reclaim(ino));
     }
 
-    /// As [`Engine::reclaim`], but leaves the base, and returns it.
+    /// As [`Engine::reclaim`], but does not reclaim the base: returns it.
     fn reclaim_one(&self, ino: Ino) -> Result<Option<Ino>> {
         loop {
             let peeked = match self.peek(ino) {
-                // The last unlink and the last close both come here: one is the second.
+                // The last unlink and the last close both call this; the second finds the inode freed.
                 Err(Error::Stale(_)) => return Ok(None),
                 rec => rec?,
             };
@@ -154,7 +154,7 @@ impl Engine {
                 if rec.nlink > 0 {
                     return Ok(Step::Done(None));
                 }
-                if give_back(tx, &mut rec)? {
+                if free_some(tx, &mut rec)? {
                     tx.put_inode(&rec)?;
                     return Ok(Step::More);
                 }
@@ -169,10 +169,10 @@ impl Engine {
         }
     }
 
-    /// Reclaims what an earlier session left as orphans; one that fails does not keep the others waiting.
-    pub(crate) fn reclaim_orphans(&self, go_on: impl Fn() -> bool) -> Result<()> {
+    /// Reclaims the orphans of an earlier session. If one fails, the others are still reclaimed.
+    pub(crate) fn reclaim_orphans(&self, keep_going: impl Fn() -> bool) -> Result<()> {
         let mut from = 0;
-        while go_on() {
+        while keep_going() {
             let Some((place, ino)) = self.orphan_from(from)? else { break };
             self.reclaim_beside(ino);
             let Some(after) = place.checked_add(1) else { return Ok(()) };
@@ -181,7 +181,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether there are any.
+    /// Whether there are orphans.
     pub(crate) fn has_orphans(&self) -> Result<bool> {
         self.orphan_from(0).map(|found| found.is_some())
     }

@@ -1,19 +1,20 @@
-//! What a file page is: by the file's own map, then by its base's, then by that one's base, then by the backing.
+//! Resolving a file page: in the file's own map, then in its base, then in that one's base, at last by the backing.
 //!
 //! ```text
 //!   file     [own ]............[void].............     base_pages
-//!   base     ......[data      ][data].............[data]...|   <- not seen from here on
+//!   base     ......[data      ][data].............[data]...|   <- not visible from here on
 //!   base     [data           ]........[data    ]...............
 //!   backing  oooooooooooooooooooooooooooooooooooooooooooooooooo
 //!            --------------------------------------------------
-//!   seen     Own   Shared      zeros  Shared   o  Shared    zeros
+//!   result   Own   Shared      zeros  Shared   o  Shared    zeros
 //! ```
 //!
-//! Nothing lies below a void: it is absent, and reads as zeros. So is what lies behind `base_pages`. Everywhere else the
-//! backing of the lowest base answers (of the file, if it has no base).
+//! A void hides everything beneath it: the page is absent and reads as zeros. The same holds beyond `base_pages`.
+//! Everywhere else the backing of the lowest base (or of the file, if it has no base) resolves a page without an
+//! extent.
 //!
-//! A base never changes, except that it is merged into its only dependent (`merge.rs`). So a chain is
-//! read with the file's own lock and, only if there is a base, [`Engine::chain`].
+//! A base never changes, except that it is merged into its only dependent (`merge.rs`). So reading a chain needs
+//! the file's own lock and, only if there is a base, [`Engine::chain`].
 
 use crate::alloc::{Allocator, Run, TxResult};
 use crate::backing::{Answer, Contents, answer_absent, answer_of, has_below};
@@ -26,24 +27,24 @@ use crate::lock::{ReadGuard, WriteGuard};
 use crate::txn::Tx;
 use crate::units::{Ino, PAGE_SIZE};
 
-/// What a file page is, and how far that goes.
+/// What a file page is, and for how many pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Span {
-    /// Storage of the file's own, from this page on.
+    /// The file's own storage, starting with this page.
     Own(Run),
-    /// A base's storage: to be read, never written.
+    /// Storage of a base: may be read, must not be written.
     Shared(Run),
-    /// No extent for this many pages: the backing answers.
+    /// No extent for this many pages: the backing resolves them.
     Absent {
-        /// How many.
+        /// Number of pages.
         pages: u64,
-        /// Which backing.
+        /// The backing.
         answer: Answer,
     },
 }
 
 impl Span {
-    /// How far it goes.
+    /// The number of pages.
     pub(crate) fn pages(&self) -> u64 {
         match *self {
             Span::Own(run) | Span::Shared(run) => run.pages,
@@ -51,7 +52,7 @@ impl Span {
         }
     }
 
-    /// The first `pages` of it, or all if it has fewer.
+    /// The first `pages` of it, or all of it if it is shorter.
     pub(crate) fn first(self, pages: u64) -> Span {
         match self {
             Span::Own(run) => Span::Own(run.first(pages)),
@@ -60,7 +61,7 @@ impl Span {
         }
     }
 
-    /// Without its first `skip` pages, of which it has more.
+    /// All but the first `skip` pages. It must have more.
     pub(crate) fn without_first(self, skip: u64) -> Span {
         let rest = |run: Run| Run { page: run.page.plus(skip), pages: run.pages - skip };
         match self {
@@ -70,17 +71,17 @@ impl Span {
         }
     }
 
-    /// Whether it is absent, and all zeros: a hole.
+    /// Whether it is absent and reads as zeros: a hole.
     pub(crate) fn is_hole(&self) -> bool {
         matches!(self, Span::Absent { answer, .. } if answer.is_zeros())
     }
 
-    /// Whether a backing answers with bytes that have to be put somewhere before anybody can map them.
+    /// Whether it is absent and does not read as zeros: the bytes need storage before they can be mapped.
     pub(crate) fn needs_storage(&self) -> bool {
         matches!(self, Span::Absent { answer, .. } if !answer.is_zeros())
     }
 
-    /// Reads its first bytes; it begins at `file_page`.
+    /// Reads the first bytes of the span, which begins at `file_page`.
     pub(crate) fn read(&self, alloc: &Allocator, file_page: u64, buf: &mut [u8]) -> Result<()> {
         match *self {
             Span::Own(run) | Span::Shared(run) => Ok(alloc.region.read_data(run.page.byte(), buf)?),
@@ -88,20 +89,21 @@ impl Span {
         }
     }
 
-    /// What fresh storage for its first `pages` begins with, in a file of `size` bytes; it begins at `file_page`.
+    /// The initial contents of fresh storage for the first `pages` of the span, which begins at `file_page`, in a
+    /// file of `size` bytes.
     pub(crate) fn contents(&self, alloc: &Allocator, file_page: u64, pages: u64, size: u64) -> Result<Contents> {
         if self.is_hole() {
             return Ok(Contents::default());
         }
         let mut bytes = vec![0; (pages * PAGE_SIZE) as usize];
-        // Behind the end of the file nothing counts.
+        // Bytes beyond the end of the file have no meaning.
         let seen = size.saturating_sub(file_page * PAGE_SIZE).min(pages * PAGE_SIZE) as usize;
         self.read(alloc, file_page, &mut bytes[..seen])?;
         Ok(Contents::bytes(bytes))
     }
 }
 
-/// Where inode records are read from besides nodes.
+/// A source of inode records and nodes.
 pub(crate) trait Records: Nodes {
     /// The live inode with this number.
     fn record(&self, ino: Ino) -> Result<InodeRec>;
@@ -120,7 +122,7 @@ impl Records for Tx<'_> {
 }
 
 impl<N: Records> Map<'_, N> {
-    /// What `file_page` is. It may go on the same way behind the end of what is answered.
+    /// Resolves `file_page`. The span may be shorter than possible: the next one may be of the same kind.
     pub(crate) fn span(&self, file_page: u64) -> Result<Span> {
         let limit = match self.local(file_page)? {
             LocalAnswer::Data(run) => return Ok(Span::Own(run)),
@@ -130,10 +132,10 @@ impl<N: Records> Map<'_, N> {
         self.below(file_page, limit)
     }
 
-    /// What `file_page` is, of which this map says nothing for `limit` pages: the bases and the backing decide.
+    /// Resolves `file_page`, for which this map has no extent for `limit` pages, through the bases and the backing.
     #[inline]
     pub(crate) fn below(&self, file_page: u64, limit: u64) -> Result<Span> {
-        // A file without base and backing.
+        // The file has neither base nor backing there.
         if file_page >= self.rec.base_pages { Ok(hole(limit)) } else { self.in_bases(file_page, limit) }
     }
 
@@ -154,7 +156,7 @@ impl<N: Records> Map<'_, N> {
         Ok(hole(limit))
     }
 
-    /// How many pages of `[from, to)` the bases answer for.
+    /// The number of pages of `[from, to)` that the bases have storage for.
     pub(crate) fn borrowed_in(&self, mut from: u64, to: u64) -> Result<u64> {
         let to = to.min(self.rec.base_pages);
         let mut sum = 0;
@@ -170,12 +172,12 @@ impl<N: Records> Map<'_, N> {
     }
 }
 
-/// Pages behind everything that bases and backing answer for, or hidden from them by a void.
+/// Pages beyond everything that bases and backing have, or hidden by a void.
 fn hole(pages: u64) -> Span {
     Span::Absent { pages, answer: Answer::Zeros }
 }
 
-/// The base of `rec`, which has one.
+/// The base of `rec`, which must have one.
 fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
     let wrong = |what: &str| Err(Error::corrupt(rec.ino().to_string(), format!("{what}: {}", Ino(rec.base))));
     match records.record(Ino(rec.base)) {
@@ -186,7 +188,7 @@ fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
     }
 }
 
-/// Hides what the base or the backing has in `[from, to)`, where the map says nothing.
+/// Hides what the base or the backing has in `[from, to)`, where the map has no extent.
 pub(crate) fn cover_with_void(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     let to = to.min(rec.base_pages);
     let mut at = from;
@@ -203,8 +205,8 @@ pub(crate) fn cover_with_void(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to
     Ok(())
 }
 
-/// What fresh storage for `file_page` has to begin with, where the file has none: what a base or the backing has there,
-/// zeros from the end of the file on. Zeros too, unread, if the file has storage.
+/// The initial contents of fresh storage for `file_page`: what a base or the backing has there, and zeros from the
+/// end of the file on. If the file has storage there itself, zeros, without reading it.
 pub(crate) fn page_below(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Result<Contents> {
     if file_page >= rec.base_pages {
         return Ok(Contents::default());
@@ -215,22 +217,21 @@ pub(crate) fn page_below(tx: &Tx<'_>, rec: &InodeRec, file_page: u64) -> Result<
     }
 }
 
-/// The bases of a file, if it has any, are not merged while this is there.
+/// While this exists, the bases of a file, if any, are not merged.
 pub(crate) struct ChainRead<'a>(Option<ReadGuard<'a, ()>>);
 
 impl ChainRead<'_> {
-    /// Whether `rec` can be read through its bases.
+    /// Whether `rec` may be read through its bases.
     pub(crate) fn covers(&self, rec: &InodeRec) -> bool {
         rec.base == 0 || self.0.is_some()
     }
 }
 
-/// Nobody reads through a base while this is there.
+/// While this exists, no thread reads through a base.
 pub(crate) struct ChainWrite<'a>(#[allow(dead_code)] WriteGuard<'a, ()>);
 
 impl Engine {
-    /// Keeps the bases of `rec` from being merged while it is read through them. Taken once, after the
-    /// inode's lock.
+    /// Excludes merges of the bases of `rec` while it is read through them. Take it once, after the inode's lock.
     pub(crate) fn chain(&self, rec: &InodeRec) -> ChainRead<'_> {
         ChainRead((rec.base != 0).then(|| self.chains.read()))
     }
@@ -245,7 +246,7 @@ impl Engine {
         Ok(self.chain(&self.alloc.inode(held.ino())?))
     }
 
-    /// Keeps everybody from reading through a base while one is merged.
+    /// Excludes all reads through bases while one is merged.
     pub(crate) fn chain_to_merge(&self) -> ChainWrite<'_> {
         ChainWrite(self.chains.write())
     }

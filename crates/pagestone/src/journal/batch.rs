@@ -1,12 +1,11 @@
-//! The changes of one transaction, staged in DRAM until they are logged.
+//! The batch: the changes of one transaction, staged in DRAM until they are logged.
 //!
 //! ```text
 //!   object: [ place on the media | length | copy of its bytes | which of its 64 lines changed ]
 //! ```
 //!
-//! An object (a node, an inode record, a line of descriptors) is copied from the media when it is
-//! first touched; what is read through the batch afterwards sees the change. Only changed lines go
-//! into the record.
+//! An object (a node, an inode record, a line of descriptors) is copied from the media when it is first accessed.
+//! Reads through the batch then see the changes. Only changed lines are written to the record.
 
 use pmem::{PageBuf, PageRef, Region};
 use zerocopy::IntoBytes;
@@ -16,21 +15,21 @@ use crate::error::{Error, Result};
 use crate::layout::{RECORD_MAGIC, RecordHeader, entry_word};
 use crate::units::LINE;
 
-/// So many objects are looked through; more get an index.
-const FEW: usize = 16;
+/// Up to this number of objects, a lookup scans the list; beyond it, an index is used.
+const INDEX_ABOVE: usize = 16;
 
-/// Staged objects, found by place.
+/// The staged objects, found by address.
 #[derive(Default)]
 pub(crate) struct Batch {
     objects: Vec<Staged>,
-    /// Where each object lies.
+    /// The address of each object.
     places: Vec<u64>,
-    /// Object by place, once they are more than a few.
+    /// Object by address, if there are more than [`INDEX_ABOVE`].
     index: AddressMap<u64, u32>,
     spare: Vec<Box<PageBuf>>,
 }
 
-/// One object's new bytes.
+/// The new bytes of one object.
 pub(crate) struct Staged {
     at: u64,
     len: usize,
@@ -45,24 +44,24 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Staged {
-    /// The bytes as they will be.
+    /// The new bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes.0[..self.len]
     }
-    /// Whether anything was changed.
+    /// Whether any line was changed.
     pub(crate) fn is_dirty(&self) -> bool {
         self.dirty != 0
     }
-    /// Word-wise view of a staged page.
+    /// A word-wise view of a staged page.
     pub(crate) fn view(&self) -> PageRef<'_> {
         self.bytes.view()
     }
-    /// Changes bytes and marks their lines.
+    /// Writes bytes and marks their lines as changed.
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         self.bytes.0[at..at + bytes.len()].copy_from_slice(bytes);
         self.mark(at, bytes.len());
     }
-    /// The bytes, for changes that the caller marks with [`Staged::mark`].
+    /// The bytes for direct changes. The caller has to call [`Staged::mark`].
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes.0[..self.len]
     }
@@ -78,7 +77,7 @@ impl Staged {
 }
 
 impl Batch {
-    /// Forgets everything; buffers are kept.
+    /// Removes all objects. Buffers are kept for reuse.
     pub(crate) fn clear(&mut self) {
         self.places.clear();
         if !self.index.is_empty() {
@@ -91,12 +90,12 @@ impl Batch {
         }
     }
 
-    /// Whether nothing was changed.
+    /// Whether no line was changed.
     pub(crate) fn is_empty(&self) -> bool {
         self.objects.iter().all(|o| o.dirty == 0)
     }
 
-    /// A bound on the length of the record so far, in bytes.
+    /// An upper bound for the length of the record so far, in bytes.
     pub(crate) fn record_bound(&self) -> u64 {
         let lines: u64 = self.objects.iter().map(|o| u64::from(o.dirty.count_ones()) * 72).sum();
         lines + 128
@@ -108,7 +107,7 @@ impl Batch {
     }
 
     fn find(&self, at: u64) -> Option<usize> {
-        if self.places.len() <= FEW {
+        if self.places.len() <= INDEX_ABOVE {
             return self.places.iter().position(|&place| place == at);
         }
         self.index.get(&at).map(|&i| i as usize)
@@ -117,14 +116,14 @@ impl Batch {
     fn push(&mut self, object: Staged) {
         self.places.push(object.at);
         self.objects.push(object);
-        // The index begins when the objects have just become too many.
-        let new = if self.places.len() == FEW + 1 { 0 } else { FEW.max(self.places.len() - 1) };
+        // The index is built when the number of objects first exceeds the limit.
+        let new = if self.places.len() == INDEX_ABOVE + 1 { 0 } else { INDEX_ABOVE.max(self.places.len() - 1) };
         for i in new..self.places.len() {
             self.index.insert(self.places[i], i as u32);
         }
     }
 
-    /// Takes back the last [`Batch::push`].
+    /// Undoes the last [`Batch::push`].
     fn pop(&mut self) {
         self.objects.pop();
         if let Some(place) = self.places.pop()
@@ -134,7 +133,7 @@ impl Batch {
         }
     }
 
-    /// The object of `len` bytes at `at`, copied from the media when first touched.
+    /// The object of `len` bytes at `at`, copied from the media at the first access.
     pub(crate) fn stage(&mut self, region: &Region, at: u64, len: usize) -> Result<&mut Staged> {
         let (i, new) = self.slot(at, len)?;
         let object = &mut self.objects[i];
@@ -145,7 +144,7 @@ impl Batch {
         Ok(&mut self.objects[i])
     }
 
-    /// The object at `at` with all zero bytes, whatever the media holds; nothing is marked.
+    /// The object at `at` as all zero bytes, whatever the media contain. Nothing is marked as changed.
     pub(crate) fn stage_blank(&mut self, at: u64, len: usize) -> Result<&mut Staged> {
         let (i, _) = self.slot(at, len)?;
         self.objects[i].bytes.0[..len].fill(0);
@@ -168,7 +167,7 @@ impl Batch {
         Ok((self.objects.len() - 1, true))
     }
 
-    /// Changed runs: `(first line of the pool, bytes)`.
+    /// The changed runs: `(first line of the pool, bytes)`.
     pub(super) fn runs(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.objects.iter().flat_map(|object| {
             let mut dirty = object.dirty;
@@ -185,7 +184,7 @@ impl Batch {
         })
     }
 
-    /// The record of this batch, without sequence and checksum, padded to whole lines.
+    /// Encodes the record of this batch, without sequence number and checksum, padded to whole lines.
     pub(super) fn encode(&self, record: &mut Vec<u8>) {
         record.clear();
         record.resize(RecordHeader::SIZE, 0);
@@ -197,7 +196,7 @@ impl Batch {
     }
 }
 
-/// Fills in the head of an encoded record.
+/// Fills in the header of an encoded record.
 pub(super) fn seal(record: &mut [u8], sequence: u64, flags: u32, salt: u64) {
     let mut header = RecordHeader { magic: RECORD_MAGIC, crc: 0, sequence, len: record.len() as u32, flags, salt };
     record[..RecordHeader::SIZE].copy_from_slice(header.as_bytes());

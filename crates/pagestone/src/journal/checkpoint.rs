@@ -1,10 +1,10 @@
-//! Forgetting records: checkpoints and syncs.
+//! Checkpoints and syncs: making records durable in place, and removing them from the lanes.
 //!
 //! ```text
 //!   checkpoint   all lanes held
-//!     1  records and data durable, and the sync mark says so   (media durable at sync only)
-//!     2  every line the records describe: flush; fence or sync
-//!     3  mark = last sequence: persist; sync      <- from here on the records are history
+//!     1  records and data durable, and recorded in the sync mark   (media durable at sync only)
+//!     2  every line that the records describe: flush; fence or sync
+//!     3  mark = last sequence: persist; sync      <- from here on the records no longer count
 //!     4  lanes start over; freed pages become free
 //!
 //!   sync         (media durable at sync only)
@@ -12,11 +12,11 @@
 //!     2  if records published data: sync mark = last sequence before step 1; durable
 //! ```
 //!
-//! Step 1 comes first because what step 2 flushes may reach the media at once: after a power cut
-//! in its midst, all the records must be there, and count, to be replayed over it.
+//! Step 1 comes first because what step 2 flushes may reach the media at once. After a power cut during step 2, all
+//! the records must be present and count, so that replay overwrites it.
 //!
-//! A crash before step 3 is durable leaves all records counting; replaying them over places that
-//! were flushed already changes nothing, because replay ends with the newest bytes of each place.
+//! After a crash before step 3 is durable, all records count. Replaying them over places that were flushed already
+//! is harmless, because replay ends with the newest bytes of each place.
 
 use std::sync::atomic::Ordering;
 
@@ -29,13 +29,13 @@ use crate::layout::{CheckpointMark, JOURNAL_HEADER, RecordHeader, SyncMark, entr
 use crate::lock::{MutexGuard, rank};
 use crate::units::LINE;
 
-/// The marks' slots lie in sectors of their own.
+/// The slots of the marks are in different sectors.
 pub(super) const CHECKPOINT_SLOTS: [u64; 2] = [JOURNAL_HEADER.byte(), JOURNAL_HEADER.byte() + 512];
 pub(super) const SYNC_SLOTS: [u64; 2] = [JOURNAL_HEADER.byte() + 1024, JOURNAL_HEADER.byte() + 1536];
 
 impl Journal {
-    /// Makes everything that was committed durable in place and empties the lanes. `released` is
-    /// called at the end, while no transaction can run.
+    /// Makes everything that was committed durable in place and empties the lanes. `released` is called at the end,
+    /// while no transaction can run.
     pub(crate) fn checkpoint(&self, released: impl FnOnce()) -> Result<()> {
         self.check_latch()?;
         let mut marks = self.marks.lock();
@@ -91,8 +91,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Flushes every line that a record's payload in `[at, end)` describes; false if it is malformed.
-    /// Only the words before the runs are read.
+    /// Flushes every line that a record's payload in `[at, end)` describes. Returns false if the payload is
+    /// malformed. Reads only the words before the runs.
     fn flush_record(&self, mut at: u64, end: u64) -> Result<bool> {
         while at + 8 <= end {
             let mut word = [0; 8];
@@ -122,13 +122,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Starts a session after recovery: what replay stored in place is durable, and the mark names
-    /// this session's media.
+    /// Starts a session after recovery. What replay stored in place becomes durable, and the mark identifies the
+    /// media of this session.
     pub(crate) fn start_session(&self, replayed: &Replayed) -> Result<()> {
         let mut marks = self.marks.lock();
         let sequence = marks.checkpoint;
         if self.at_sync() && replayed.records > 0 {
-            // Up to the last that counted: what published data that is not there must stay void.
+            // Only up to the last record that counted: later records published data that does not exist, and must
+            // not count.
             self.sync_records(&mut marks, replayed.applied, true)?;
         }
         for &(place, len) in &replayed.runs {
@@ -141,8 +142,8 @@ impl Journal {
         self.write_checkpoint_mark(&mut marks, sequence)
     }
 
-    /// Everything committed, and all data written, before this call is durable on return.
-    /// Callers that come together share the media's work.
+    /// Everything committed and all data written before this call is durable on return. Concurrent callers share
+    /// the media's work.
     pub(crate) fn sync(&self) -> Result<()> {
         self.check_latch()?;
         if !self.at_sync() {
@@ -175,7 +176,8 @@ impl Journal {
 
     fn sync_round(&self) -> Result<()> {
         let mut marks = self.marks.lock();
-        // Holding all lanes for a moment: every number given out so far has its record written.
+        // Taking all lanes, even briefly, ensures that the record of every sequence number assigned so far is
+        // written.
         let (sequence, published) = {
             let _lanes: Vec<_> = self.lanes.iter().map(|l| l.lock()).collect();
             (self.sequence.load(Ordering::SeqCst), self.unsynced_data.swap(false, Ordering::SeqCst))
@@ -187,8 +189,8 @@ impl Journal {
         result
     }
 
-    /// Makes all records up to `sequence`, and the data they publish, durable; if there is such
-    /// data, says so in the sync mark.
+    /// Makes all records up to `sequence` durable, with the data that they publish. If there is such data, also
+    /// updates the sync mark.
     fn sync_records(&self, marks: &mut Marks, sequence: u64, published: bool) -> Result<()> {
         self.region.sync()?;
         if !published {

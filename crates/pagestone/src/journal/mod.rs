@@ -1,28 +1,28 @@
-//! The journal: transactions that happen wholly or not at all, at one fence each.
+//! The journal: atomic transactions at the cost of one fence each.
 //!
 //! ```text
 //!   Batch ---- log: one record, streamed, one fence ----> Logged ---- apply ----> in place
 //!   (DRAM)          the commit point                      (must be used)          (cached stores)
 //!
-//!   lane 0  [record][record][record]..............    each thread prefers a lane of its own;
+//!   lane 0  [record][record][record]..............    each thread prefers one lane;
 //!   lane 1  [record]..............................    a record never wraps
 //!              checkpoint: flush what the records describe, fence, advance the mark, start over
 //! ```
 //!
-//! * In-place stores follow the record's fence and are not flushed one by one: the lanes hold their
-//!   lines until the next checkpoint, which flushes them all and then forgets the records. The
-//!   lanes are short, so replay is, too.
-//! * Sequence numbers are taken while every lock of the transaction is held, and the locks are kept
-//!   until it is applied. So of two records that touch one place, the later one has the larger
-//!   number, in whichever lanes they stand, and replay goes by number.
-//! * A checkpoint covers all lanes at once: a lane must not forget a record while another lane keeps
-//!   an older one for the same place.
-//! * What a record may still overwrite at replay must not become anything else before the next
-//!   checkpoint: the allocator keeps freed pages in quarantine until then.
+//! * In-place stores follow the record's fence and are not flushed one by one. The lanes hold their lines until the
+//!   next checkpoint, which flushes all of them and then removes the records. The lanes are short, so replay is
+//!   short too.
+//! * A sequence number is assigned while every lock of the transaction is held, and the locks are held until the
+//!   record is applied. So of two records for the same place, the later one has the larger number, whatever their
+//!   lanes. Replay is in the order of the numbers.
+//! * A checkpoint covers all lanes at once: a lane must not drop a record while another lane has an older one for
+//!   the same place.
+//! * What replay of a record may overwrite must not be reused before the next checkpoint: the allocator keeps freed
+//!   pages in quarantine until then.
 //!
-//! On media that are durable only at sync, a record counts after a power cut if it was synced
-//! (`SyncMark`), or if all before it counts and it publishes no data. After a mere end of the
-//! process, the page cache has kept everything and every record counts.
+//! On media that are durable only at sync, a record counts after a power cut if it was synced (`SyncMark`), or if
+//! all records before it count and it publishes no data. After a crash of the process alone, the page cache is
+//! intact and every record counts.
 
 mod batch;
 mod checkpoint;
@@ -42,24 +42,24 @@ use crate::error::{Error, Result};
 use crate::layout::{Geometry, RECORD_PUBLISHES, entry_word};
 use crate::lock::{Mutex, MutexGuard, rank};
 
-/// Longest record. Whoever builds a transaction keeps below it; a lane with less room than this
-/// is checkpointed before the next one begins.
+/// Longest record. A transaction must not exceed it. A lane with less room than this needs a checkpoint before the
+/// next transaction begins.
 pub(crate) const MAX_RECORD: u64 = 128 << 10;
 
-/// The lanes and what orders them.
+/// The lanes and their order.
 #[derive(Debug)]
 pub(crate) struct Journal {
     region: Region,
     geometry: Geometry,
     salt: u64,
     lanes: Vec<CachePadded<Mutex<rank::Lane, Lane>>>,
-    /// Last sequence number given out.
+    /// The last sequence number assigned.
     sequence: CachePadded<AtomicU64>,
-    /// Marks on the media, and the right to write them.
+    /// The marks on the media. Its holder may write them.
     marks: Mutex<rank::Marks, Marks>,
-    /// Which open of the pool for writing this is.
+    /// Number of this session: how often the pool was opened for writing.
     session: u64,
-    /// A publishing record was logged since the last sync.
+    /// Whether a publishing record was logged since the last sync.
     unsynced_data: AtomicBool,
     rounds: parking_lot::Mutex<Rounds>,
     round_ended: Condvar,
@@ -70,13 +70,13 @@ pub(crate) struct Journal {
 /// One lane, held by one transaction at a time.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    /// Which one.
+    /// Number of the lane.
     pub(crate) index: u32,
-    /// Bytes of it in use.
+    /// Bytes in use.
     used: u64,
-    /// The record being built, kept for its capacity.
+    /// The record that is being built; reused for its capacity.
     record: Vec<u8>,
-    /// The changes being collected, kept for their buffers.
+    /// The changes that are being collected; reused for its buffers.
     pub(crate) batch: Batch,
 }
 
@@ -95,7 +95,7 @@ struct Marks {
     session: u64,
 }
 
-/// Group commit of syncs: a caller needs a round that starts after it came.
+/// Group commit of syncs: a caller needs a round that starts after its call.
 #[derive(Debug, Default)]
 struct Rounds {
     started: u64,
@@ -103,8 +103,8 @@ struct Rounds {
     running: bool,
 }
 
-/// A record that is in the journal; it has to be applied. If it is not (a panic in between), what is in place and in
-/// DRAM stays behind the journal, and the pool takes no more changes: the next open replays the record.
+/// A record in the journal that must be applied. If it is not (because of a panic), the places and the DRAM state
+/// are older than the journal, and the pool takes no more changes; the next open replays the record.
 #[must_use = "a logged record has to be applied"]
 pub(crate) struct Logged<'a> {
     journal: &'a Journal,
@@ -118,7 +118,7 @@ thread_local! {
 static NEXT_PREFERENCE: AtomicUsize = AtomicUsize::new(0);
 
 impl Journal {
-    /// The lanes of an open pool. `replayed` says where the last session ended.
+    /// The lanes of an open pool. `replayed` describes the end of the last session.
     pub(crate) fn new(region: Region, geometry: Geometry, salt: u64, replayed: &Replayed) -> Journal {
         let lanes = (0..geometry.lanes)
             .map(|index| CachePadded::new(Mutex::numbered(index as usize, Lane::new(index))))
@@ -146,12 +146,12 @@ impl Journal {
         }
     }
 
-    /// Opens of the pool for writing so far, this one included if it is one.
+    /// How often the pool was opened for writing, including this time if it is open for writing.
     pub(crate) fn session(&self) -> u64 {
         self.session
     }
 
-    /// Takes a lane with room for a record; `None` if a checkpoint has to come first.
+    /// Takes a lane with room for a record. `None` if a checkpoint is needed first.
     pub(crate) fn begin(&self) -> Result<Option<MutexGuard<'_, Lane>>> {
         self.check_latch()?;
         let preferred = PREFERRED.with(|p| {
@@ -166,8 +166,8 @@ impl Journal {
         Ok((self.geometry.lane_len() - lane.used >= MAX_RECORD).then_some(lane))
     }
 
-    /// Writes the lane's batch as one record and fences. On return the transaction has happened
-    /// (durable at once, or at the next sync: see [`Durability`]). Nothing is in place yet.
+    /// Writes the lane's batch as one record and fences. On return the transaction has happened (durable at once,
+    /// or at the next sync: see [`Durability`]). Nothing is stored in place yet.
     pub(crate) fn log<'a>(&'a self, lane: &'a mut Lane, publishes: bool) -> Result<Logged<'a>> {
         let Lane { index, used, record, batch } = lane;
         batch.encode(record);
@@ -181,7 +181,8 @@ impl Journal {
         let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
         batch::seal(record, sequence, if publishes { RECORD_PUBLISHES } else { 0 }, self.salt);
         let at = self.geometry.lane_at(*index) + *used;
-        // From here on the record may be there or not: what follows it would stand on doubt.
+        // From here on it is unknown whether the media have the record, so no other record may follow it after a
+        // failure.
         let mut logged = Logged { journal: self, batch, applied: false };
         if let Err(e) = self.region.persist(&[Part::Bytes { at, bytes: record }]) {
             let e = Error::from(e);
@@ -193,7 +194,7 @@ impl Journal {
         Ok(logged)
     }
 
-    /// The last sequence number given out.
+    /// The last sequence number assigned.
     pub(crate) fn last_sequence(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
@@ -203,7 +204,7 @@ impl Journal {
         self.region.describe().durability == Durability::AtSync
     }
 
-    /// Refuses further changes: the media has failed in the middle of one.
+    /// Rejects all further changes, after the media have failed during one.
     pub(crate) fn set_latch(&self, error: &Error) {
         self.latch_for(error);
     }
@@ -213,7 +214,7 @@ impl Journal {
         self.latched.store(true, Ordering::SeqCst);
     }
 
-    /// [`Error::Latched`] after [`Journal::set_latch`].
+    /// Returns [`Error::Latched`] after [`Journal::set_latch`].
     pub(crate) fn check_latch(&self) -> Result<()> {
         if !self.latched.load(Ordering::Relaxed) {
             return Ok(());
@@ -223,8 +224,7 @@ impl Journal {
 }
 
 impl Logged<'_> {
-    /// Stores the record's lines in place. They need no flush: the record holds them until the
-    /// next checkpoint.
+    /// Stores the record's lines in place. They need no flush: the record has them until the next checkpoint.
     pub(crate) fn apply(mut self) {
         for (line, bytes) in self.batch.runs() {
             debug_assert!(bytes.len().is_multiple_of(64));
@@ -244,7 +244,7 @@ impl Drop for Logged<'_> {
     }
 }
 
-/// Takes a record's payload apart: `each(first pool byte, bytes)`. False if it is malformed.
+/// Decodes a record's payload: `each(first pool byte, bytes)`. Returns false if it is malformed.
 fn for_each_run(payload: &[u8], each: &mut dyn FnMut(u64, &[u8])) -> bool {
     let mut rest = payload;
     while let Some((word, tail)) = rest.split_first_chunk::<8>() {

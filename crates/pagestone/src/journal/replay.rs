@@ -1,12 +1,12 @@
-//! Opening after a crash: find the records that count, apply them in order of their numbers.
+//! Replay at open: finds the records that count and applies them in the order of their numbers.
 //!
 //! ```text
-//!   lane   [ok 7][ok 9][torn]....        stops at the first record that is not whole
+//!   lane   [ok 7][ok 9][torn]....        ends at the first record that is not whole
 //!   lane   [ok 8][old 3].........        or that an earlier checkpoint covers
 //! ```
 //!
-//! A torn record is the end of its lane: nothing was acknowledged after it. If a whole, newer
-//! record lies behind it, it was not torn but damaged, and that is reported, not skipped.
+//! A torn record ends its lane: nothing after it was acknowledged. If a whole, newer record follows it, the record
+//! was not torn but damaged. That is an error and is not skipped.
 
 use pmem::Region;
 use zerocopy::FromBytes;
@@ -20,23 +20,23 @@ use crate::layout::{
 };
 use crate::units::{LINE, PAGE_SIZE};
 
-/// No pool lives long enough for larger numbers; counting on from here cannot overflow.
+/// Limit on sequence numbers. No pool reaches it, and counting on from here cannot overflow.
 const MAX_NUMBER: u64 = 1 << 62;
 
-/// Where the last session ended.
+/// The state at the end of the last session.
 #[derive(Debug, Default)]
 pub(crate) struct Replayed {
-    /// Last sequence number that was given out, as far as can be told.
+    /// The last sequence number that is known to have been assigned.
     pub(crate) last_sequence: u64,
-    /// Last sequence number that counts.
+    /// The last sequence number that counts.
     pub(crate) applied: u64,
     pub(crate) checkpoint_turn: u64,
     pub(crate) sync_turn: u64,
-    /// Which open of the pool for writing this is.
+    /// How often the pool was opened for writing, including this session.
     pub(crate) session: u64,
-    /// Records applied.
+    /// The number of records applied.
     pub(crate) records: u64,
-    /// What they stored, `(pool byte, length)`: to be flushed before the session starts.
+    /// The lines that were stored, `(pool byte, length)`: to be flushed before the session starts.
     pub(crate) runs: Vec<(u64, u64)>,
 }
 
@@ -46,27 +46,27 @@ struct Found {
     bytes: Vec<u8>,
 }
 
-/// What a scan goes by.
+/// The criteria of a scan.
 struct Mark {
-    /// Records up to this number are history.
+    /// Records up to this number no longer count.
     after: u64,
-    /// The pool's own.
+    /// The salt of the pool.
     salt: u64,
-    /// Records became durable in the order of their lane, so a gap is damage. Not so after a power
-    /// cut on media durable at sync: the kernel writes pages back in any order.
+    /// Records became durable in the order of their lane, so a gap is damage. False after a power cut on media
+    /// durable at sync: there the kernel writes pages back in any order.
     strict: bool,
 }
 
-/// Applies to the meta window every record that counts.
+/// Applies every record that counts to the metadata view.
 pub(crate) fn replay(region: &Region, geometry: &Geometry, salt: u64) -> Result<Replayed> {
     let (checkpoint, sync) = read_marks(region)?;
-    // A cache that cannot be told from another (all zeros) counts as lost.
+    // A cache without an identity (all zeros) counts as lost.
     let cache_id = region.describe().cache_id;
     let cache_survived = cache_id != [0; 16] && checkpoint.cache_id == cache_id;
     let prefix_only = checkpoint.at_sync != 0 && !cache_survived;
     let mark = Mark { after: checkpoint.sequence, salt, strict: !prefix_only };
     let mut found = Vec::new();
-    // The largest number seen is never given out again, even if its record does not count.
+    // The largest number seen is never assigned again, even if its record does not count.
     let mut largest = 0;
     for lane in 0..geometry.lanes {
         largest = scan_lane(region, geometry, lane, &mark, &mut found)?.max(largest);
@@ -81,9 +81,8 @@ pub(crate) fn replay(region: &Region, geometry: &Geometry, salt: u64) -> Result<
     };
     let mut next = checkpoint.sequence.max(sync.sequence).saturating_add(1);
     for record in &found {
-        // A number that was given out and whose record is missing was never acknowledged; others
-        // that were may have come after it. Only where the page cache is gone may a missing
-        // record be one that was whole.
+        // A number whose record is missing was never acknowledged; later ones may have been. Only if the page cache
+        // was lost may a missing record have been a whole one.
         let synced = record.sequence <= sync.sequence;
         if prefix_only && !synced && (record.sequence != next || record.publishes) {
             break;
@@ -114,8 +113,8 @@ fn read_marks(region: &Region) -> Result<(CheckpointMark, SyncMark)> {
     Ok((checkpoint.ok_or_else(missing)?, sync.unwrap_or(SyncMark::new(0, 0))))
 }
 
-/// Collects a lane's records up to the first that is not whole, and returns the largest number
-/// seen anywhere in the lane.
+/// Collects a lane's records up to the first that is not whole. Returns the largest number found anywhere in the
+/// lane.
 fn scan_lane(region: &Region, geometry: &Geometry, lane: u32, mark: &Mark, found: &mut Vec<Found>) -> Result<u64> {
     let mut bytes = vec![0; geometry.lane_len() as usize];
     region.read_data(geometry.lane_at(lane), &mut bytes)?;
@@ -174,15 +173,15 @@ fn apply(region: &Region, geometry: &Geometry, record: &Found, out: &mut Replaye
     Ok(())
 }
 
-/// A record may change counters, the root inode page, the size of the pool, the last requests, descriptors and what lies
-/// behind them.
+/// Checks that a record may change the place: counters, the root inode page, the size of the pool, the last
+/// requests, and everything from the descriptors on.
 fn allowed(geometry: &Geometry, place: u64, len: u64) -> Result<()> {
     let inside = |from: u64, to: u64| place >= from && place.checked_add(len).is_some_and(|end| end <= to);
     let fixed = inside(COUNTERS.byte(), COUNTERS.byte() + PAGE_SIZE)
         || inside(ROOT_INODES.byte(), ROOT_INODES.byte() + PAGE_SIZE)
         || inside(REQUESTS.byte(), REQUESTS.byte() + PAGE_SIZE);
     let fixed = fixed || PoolState::PAGES.iter().any(|page| inside(page.byte(), page.byte() + LINE));
-    // The size that the media must have is a part of what the records may change: they reach as far as the media.
+    // The records may change the size that the media must have, so the limit here is the end of the media.
     if fixed || inside(geometry.descriptors.byte(), u64::MAX) {
         return Ok(());
     }

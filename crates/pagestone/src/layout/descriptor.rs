@@ -1,18 +1,18 @@
-//! Descriptors: who owns a frame, and, once it is split, who owns each of its pages.
+//! Frame descriptors and split tables: the owner of each frame, and of each page of a split frame.
 //!
 //! ```text
-//!   frame descriptor, 64 bytes per 2 MiB            split entry, 8 bytes per 4 KiB
-//!     0  checksum (salted with the frame number)      bits  0..3   use (0: free)
-//!     4  state: free, whole, split, retired, lent        bits  4..43  owner: place of the inode
-//!     6  used pages (split)                           bits 44..55  zero
-//!     8  owner: place of the inode (whole)            bits 56..63  check of the other bits and
-//!    16  first file page (whole)                                   of the page's number
+//!   frame descriptor, 64 bytes per 2 MiB               split entry, 8 bytes per 4 KiB
+//!     0  checksum (salted with the frame number)         bits  0..3   use (0: free)
+//!     4  state: free, whole, split, retired, lent        bits  4..43  owner: address of the inode
+//!     6  used pages (split)                              bits 44..55  zero
+//!     8  owner: address of the inode (whole)             bits 56..63  check of the other bits and
+//!    16  first file page (whole)                                      of the page's number
 //!    24  page of the split table (split)
 //!    32  session (lent)
 //! ```
 //!
-//! A split frame's table is one of the frame's own pages, so splitting and merging need no space
-//! elsewhere and a full pool can still take a frame apart in order to free a part of it.
+//! The table of a split frame is one of the frame's pages, so splitting and coalescing need no space elsewhere: a
+//! part of a whole frame can be freed even in a full pool.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,19 +20,19 @@ use super::crc32c;
 use crate::error::{Error, Result};
 use crate::units::{FrameNo, PageNo};
 
-/// What a frame is used for.
+/// The use of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum FrameState {
-    /// Nobody's.
+    /// Without an owner.
     Free = 0,
-    /// One file's, all 512 pages.
+    /// All 512 pages belong to one file.
     Whole = 1,
-    /// Divided; the table says who owns which page.
+    /// The table has the owner of each page.
     Split = 2,
     /// Taken out of use after a media error.
     Retired = 3,
-    /// Lent as memory in the session that the descriptor names; free in every other.
+    /// Lent as memory in the session that the descriptor names; free in every other session.
     Lent = 4,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct FrameDesc {
     zero: u8,
     /// Pages in use, the table included (split).
     pub(crate) used: u16,
-    /// Place of the owning inode (whole).
+    /// Address of the owning inode (whole).
     pub(crate) owner: u64,
     /// File page at which the frame is mapped (whole).
     pub(crate) file_page: u64,
@@ -77,12 +77,12 @@ impl FrameDesc {
         FrameDesc { state: FrameState::Whole as u8, owner, file_page, ..Self::FREE }.sealed(frame)
     }
 
-    /// A divided frame, of whose pages `used` are taken (the table is one of them).
+    /// A split frame with `used` pages in use (including the table).
     pub(crate) fn split(frame: FrameNo, table: PageNo, used: u16) -> FrameDesc {
         FrameDesc { state: FrameState::Split as u8, used, table: table.0, ..Self::FREE }.sealed(frame)
     }
 
-    /// A frame that nobody is to have again: a part of it was lost.
+    /// A retired frame: the media have lost a part of it.
     pub(crate) fn retired(frame: FrameNo) -> FrameDesc {
         FrameDesc { state: FrameState::Retired as u8, ..Self::FREE }.sealed(frame)
     }
@@ -93,7 +93,7 @@ impl FrameDesc {
         FrameDesc { state: FrameState::Lent as u8, session, ..Self::FREE }.sealed(frame)
     }
 
-    /// As it counts in `session`: what an earlier session lent is free.
+    /// The descriptor as it counts in `session`: frames lent in an earlier session are free.
     pub(crate) fn in_session(self, session: u64) -> FrameDesc {
         if self.state() == FrameState::Lent && self.session != session { Self::FREE } else { self }
     }
@@ -126,7 +126,7 @@ impl FrameDesc {
         }
     }
 
-    /// What the frame is used for; the record was checked by [`FrameDesc::parse`].
+    /// The use of the frame. [`FrameDesc::parse`] has checked the record.
     pub(crate) fn state(&self) -> FrameState {
         match self.state {
             0 => FrameState::Free,
@@ -143,7 +143,7 @@ impl FrameDesc {
     }
 }
 
-/// What a page of a split frame is used for.
+/// The use of a page of a split frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub(crate) enum PageUse {
@@ -155,9 +155,9 @@ pub(crate) enum PageUse {
     Node = 3,
     /// This frame's split table.
     Table = 4,
-    /// Nobody's, and not to be used again: the media have lost it.
+    /// Retired: the media have lost it.
     Retired = 5,
-    /// A table that says where moved inode pages lie.
+    /// A forwarding table of relocated inode pages.
     Forward = 6,
 }
 

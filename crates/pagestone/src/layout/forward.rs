@@ -1,20 +1,21 @@
-//! The forwarding table: where inode pages lie that had to leave the frames their numbers name.
+//! The forwarding table: the current pages of inode pages that were relocated from the frames that their numbers
+//! name.
 //!
 //! ```text
 //!   page number of an inode, 36 bits:   [ 9 | 9 | 9 | 9 ]      four levels of tables, as a processor's page tables
-//!   table: 512 words of 8 bytes         bits 0..39 page of the next table, or at the last level of the inode page
-//!                                       bits 40..55 zero     bits 56..63 check of the others and of the word's place
+//!   table: 512 words of 8 bytes         bits 0..39 page of the next table, at the last level the inode page
+//!                                       bits 40..55 zero     bits 56..63 check of the rest and the position
 //! ```
 //!
-//! A zero word: not forwarded.
+//! A zero word means: not relocated.
 
 use crate::error::{Error, Result};
 use crate::units::PageNo;
 
-/// Levels of tables.
+/// Number of levels.
 pub(crate) const LEVELS: u32 = 4;
 
-/// Which word of its table at `level` (0: the last) leads to the inode page numbered `page`.
+/// The index, in its table at `level` (0: the last), of the word for the inode page numbered `page`.
 pub(crate) fn index(page: PageNo, level: u32) -> usize {
     (page.0 >> (9 * level)) as usize & 511
 }
@@ -24,7 +25,7 @@ pub(crate) fn index(page: PageNo, level: u32) -> usize {
 pub(crate) struct ForwardEntry(pub(crate) u64);
 
 impl ForwardEntry {
-    /// The word number `index` of the table at `table` that leads to `to`.
+    /// The word at `index` of the table at `table` that refers to `to`.
     pub(crate) fn new(table: PageNo, index: usize, to: PageNo) -> ForwardEntry {
         ForwardEntry(to.0 | Self::check(to.0, table, index) << 56)
     }
@@ -34,7 +35,7 @@ impl ForwardEntry {
         ((word ^ place).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15)) >> 56
     }
 
-    /// Where it leads; `None` for a word of zeros.
+    /// The page it refers to; `None` for a word of zeros.
     pub(crate) fn parse(self, table: PageNo, index: usize) -> Result<Option<PageNo>> {
         if self.0 == 0 {
             return Ok(None);

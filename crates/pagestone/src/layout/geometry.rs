@@ -1,4 +1,4 @@
-//! Where everything lies in a pool: fixed when it is made, but for the number of frames.
+//! The geometry of a pool: the positions of its parts, fixed at creation except for the number of frames.
 //!
 //! ```text
 //!   |fixed pages|lanes|descriptors of segment 0| frames ...      segment 0: `first_segment` frames
@@ -6,8 +6,9 @@
 //!   |descriptors| frames ...                                     segment 2
 //! ```
 //!
-//! Each segment but the first begins with one frame that holds the descriptors of the whole segment, those that the
-//! pool has not yet reached included. So a pool grows by frames, and needs no table of segments.
+//! Each segment except the first begins with one frame that contains the descriptors of the whole segment,
+//! including those of frames beyond the current end of the pool. So a pool can grow by frames, and needs no table
+//! of segments.
 
 use super::{FIRST_LANE, FrameDesc, MAX_POOL, MIN_POOL};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ pub(crate) const SEGMENT: u64 = FRAME_SIZE / FrameDesc::SIZE;
 pub(crate) struct Geometry {
     /// Journal lanes.
     pub(crate) lanes: u32,
-    /// Pages of each.
+    /// Pages of each lane.
     pub(crate) lane_pages: u32,
     /// First page of the descriptors of segment 0.
     pub(crate) descriptors: PageNo,
@@ -31,7 +32,7 @@ pub(crate) struct Geometry {
     pub(crate) first_segment: u64,
 }
 
-/// The frames of a pool of `size` bytes, or why there cannot be one.
+/// The number of frames of a pool of `size` bytes, or an error if that size is not possible.
 pub(crate) fn frames_of(size: u64) -> Result<u64> {
     match size {
         _ if size < MIN_POOL => {
@@ -51,7 +52,7 @@ impl Geometry {
         let descriptors = FIRST_LANE.plus(u64::from(lanes * lane_pages));
         let needed = (frames.min(SEGMENT) * FrameDesc::SIZE).div_ceil(PAGE_SIZE);
         let first_frame = FrameNo(descriptors.plus(needed).0.div_ceil(PAGES_PER_FRAME));
-        // Whatever is left before the first frame holds descriptors too: room to grow that costs nothing.
+        // The whole space before the first frame is used for descriptors: it lets the pool grow at no cost.
         let room = (first_frame.byte() - descriptors.byte()) / FrameDesc::SIZE;
         Geometry { lanes, lane_pages, descriptors, first_frame, first_segment: room.min(SEGMENT) }
     }
@@ -66,7 +67,7 @@ impl Geometry {
         u64::from(self.lane_pages) * PAGE_SIZE
     }
 
-    /// Whether the frame holds the descriptors of the segment that it begins.
+    /// Whether the frame contains the descriptors of a segment.
     pub(crate) fn holds_descriptors(&self, frame: FrameNo) -> bool {
         frame.0 >= self.first_segment && (frame.0 - self.first_segment).is_multiple_of(SEGMENT)
     }
@@ -89,7 +90,7 @@ impl Geometry {
         pages > 0 && first >= self.first_frame && last.0 < frames && self.next_descriptors(first) > last
     }
 
-    /// Where a frame's descriptor lies, in pool bytes.
+    /// Address of a frame's descriptor, as a pool byte.
     pub(crate) fn descriptor_at(&self, frame: FrameNo) -> u64 {
         match frame.0.checked_sub(self.first_segment) {
             None => self.descriptors.byte() + frame.0 * FrameDesc::SIZE,

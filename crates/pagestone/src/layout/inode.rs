@@ -1,27 +1,27 @@
-//! The inode record: 256 bytes, sixteen to a page; its place is its number.
+//! The inode record: 256 bytes, sixteen to a page. Its address is its number.
 //!
 //! ```text
 //!    0 checksum of 4..256   40 size (entries, for a      88..104 nanoseconds of the four times
-//!    4 kind (0: free)          directory)               104 device number; pages that the base
-//!    5 inline extents       48 pages owned                  answers for (files)
+//!    4 kind (0: free)          directory)               104 device number; pages that the bases
+//!    5 inline extents       48 pages owned                  have storage for (files)
 //!    6 depth of the map     56 atime (s)                112 parent inode number (directories);
 //!    7 depth of the xattrs  64 mtime (s)                    dependents, xored (bases)
-//!    8 place                72 ctime (s)                120 root page of the map
+//!    8 address              72 ctime (s)                120 root page of the map
 //!   16 generation           80 btime (s)                128 root page of the xattrs
 //!   20 permissions                                      136 inode number of the base (clones)
-//!   24 uid  28 gid                                      144 pages that the base may answer for
-//!   32 nlink; dependents (bases)                        152 owner its runs name, if not itself
+//!   24 uid  28 gid                                      144 end of the pages visible in base or backing
+//!   32 nlink; dependents (bases)                        152 owner that its runs name, if not itself
 //!   36 height over the lowest base                      160 backing  164 flags  168 epoch
 //!                                                       176 zero
 //!                                                       184 three inline extents of 24 bytes, or
 //!                                                           a symlink's target
 //! ```
 //!
-//! A free slot keeps its generation, so that the next use of the place gets another number.
-//! Up to three runs stand in the record itself: a small file needs no tree.
+//! A free slot keeps its generation, so that the next inode at the address gets another number. Up to three runs
+//! are stored in the record: a small file needs no tree.
 //!
-//! A *base* is what a file held when it was cloned: no name leads to it and nothing changes it, and the
-//! files (or bases) that name it as their base see it wherever their own maps say nothing.
+//! A *base* is the frozen map of a file that was cloned. It has no name and never changes. The files (or bases)
+//! that name it as their base read it wherever their own maps have no extent.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -35,13 +35,13 @@ pub(crate) const INLINE_EXTENTS: usize = 3;
 
 /// Largest number of a backing that this version knows.
 const LAST_BACKING: u32 = 2;
-/// The kind byte of a base.
+/// The value of the kind byte of a base.
 const BASE: u8 = 8;
 
-/// No length and no count is larger, so that sums of a few cannot overflow.
+/// Limit on lengths and counts, so that sums of a few cannot overflow.
 const MAX_COUNT: u64 = i64::MAX as u64;
 
-/// The root of a tree: where, and how many levels (0: no tree yet).
+/// The root of a tree: its page, and the number of levels (0: no tree yet).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct TreeRef {
     pub(crate) root: PageNo,
@@ -72,25 +72,25 @@ pub(crate) struct InodeRec {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) nlink: u32,
-    /// More than that of the base: a chain of bases cannot lead back to itself.
+    /// Larger than that of the base: a chain of bases cannot loop.
     pub(crate) height: u32,
     pub(crate) size: u64,
     pub(crate) pages: u64,
     seconds: [i64; 4],
     nanos: [u32; 4],
-    /// Device number; of a file, pages that its base answers for.
+    /// Device number; for a file, the number of its pages that the bases have storage for.
     pub(crate) rdev: u64,
-    /// Parent of a directory; of a base, the numbers of its dependents, xored.
+    /// Parent of a directory; for a base, the xor of its dependents' numbers.
     pub(crate) parent: u64,
     map_root: u64,
     xattr_root: u64,
     /// Number of the base; 0: none.
     pub(crate) base: u64,
-    /// Pages from here on are neither the base's nor the backing's to answer.
+    /// From this page on, neither the base nor the backing is visible.
     pub(crate) base_pages: u64,
-    /// Owner that runs and nodes of the map name; 0: this inode.
+    /// Owner named by the runs and nodes of the map; 0: this inode.
     owner: u64,
-    /// Who answers pages that neither the map nor a base has, up to `base_pages`: 0 zeros, 1 one byte (for
+    /// The backing, which resolves pages without an extent below `base_pages`: 0 zeros, 1 one byte (for
     /// measurements), 2 a pattern (for tests).
     pub(crate) backing: u32,
     /// None is defined: all zero.
@@ -122,7 +122,7 @@ impl InodeRec {
         rec
     }
 
-    /// A free slot that remembers its last use.
+    /// A free slot that keeps the generation of its last use.
     pub(crate) fn free(ino: Ino) -> InodeRec {
         let mut rec: InodeRec = zerocopy::transmute!([0u8; 256]);
         rec.place = ino.place();
@@ -130,14 +130,14 @@ impl InodeRec {
         rec
     }
 
-    /// With its checksum, ready for the media.
+    /// The record with its checksum, ready for the media.
     pub(crate) fn sealed(mut self) -> InodeRec {
         self.crc = crc32c(&self.as_bytes()[4..]);
         self
     }
 
-    /// Checks a record read from the media at `place`; a free slot passes. `known`: its checksum was
-    /// found good before.
+    /// Checks a record read from the media at `place`. A free slot passes. `known`: its checksum was verified
+    /// before.
     pub(crate) fn check(&self, place: u64, known: bool) -> Result<()> {
         let bytes = self.as_bytes();
         if self.place == 0 && *bytes == [0; 256] {
@@ -172,7 +172,7 @@ impl InodeRec {
         Ok(())
     }
 
-    /// Whether nothing lives here.
+    /// Whether the slot is free.
     pub(crate) fn is_free(&self) -> bool {
         self.kind == 0
     }
@@ -182,7 +182,7 @@ impl InodeRec {
         Kind::from_u8(self.kind)
     }
 
-    /// Whether this is what a file held when it was cloned.
+    /// Whether this is a base.
     pub(crate) fn is_base(&self) -> bool {
         self.kind == BASE
     }
@@ -191,12 +191,12 @@ impl InodeRec {
         self.is_base() || self.kind == Kind::File as u8
     }
 
-    /// Of a base, that it is one, and its pages: as `(1, pages)`.
+    /// The contribution of a base to the counters, `(1, pages)`; `(0, 0)` for other inodes.
     pub(crate) fn counts_as_base(&self) -> (i64, i64) {
         if self.is_base() { (1, self.pages as i64) } else { (0, 0) }
     }
 
-    /// A base that takes over the map of `file`, and its place over older bases.
+    /// A base that takes over the map of `file`, and its position above older bases.
     pub(crate) fn base_of(ino: Ino, file: &InodeRec) -> InodeRec {
         let mut base = *file;
         (base.kind, base.place, base.generation) = (BASE, ino.place(), ino.generation());
@@ -206,7 +206,7 @@ impl InodeRec {
         base
     }
 
-    /// Whose the runs and nodes of its map are, as their descriptors say.
+    /// The owner of the runs and nodes of its map, as their descriptors have it.
     pub(crate) fn owner(&self) -> u64 {
         if self.owner == 0 { self.place } else { self.owner }
     }
@@ -215,14 +215,14 @@ impl InodeRec {
         self.owner = if owner == self.place { 0 } else { owner };
     }
 
-    /// Takes the map out; what is left has none.
+    /// Removes the map. The record has none afterwards.
     pub(crate) fn clear_map(&mut self) {
         self.set_map(TreeRef::default());
         self.inline = Default::default();
         self.inline_count = 0;
         self.pages = 0;
     }
-    /// Takes over the map of `other`, whose runs keep their owner.
+    /// Takes over the map of `other`. Its runs keep their owner.
     pub(crate) fn adopt_map(&mut self, other: &InodeRec) {
         self.set_map(other.map());
         self.inline = other.inline;
@@ -231,11 +231,11 @@ impl InodeRec {
         self.set_owner(other.owner());
     }
 
-    /// Pages of the file that its base answers for.
+    /// Number of pages of the file that its bases have storage for.
     pub(crate) fn borrowed(&self) -> u64 {
         if self.kind == Kind::File as u8 { self.rdev } else { 0 }
     }
-    /// See [`Self::borrowed`]; a base does not count them.
+    /// See [`Self::borrowed`]. A base does not count them.
     pub(crate) fn set_borrowed(&mut self, pages: u64) {
         if self.kind == Kind::File as u8 {
             self.rdev = pages;
@@ -285,13 +285,13 @@ impl InodeRec {
     pub(crate) fn set_ctime(&mut self, t: Time) {
         self.set_time(2, t);
     }
-    /// Contents and inode changed now.
+    /// Sets the times of a change of contents and inode.
     pub(crate) fn touch(&mut self, t: Time) {
         self.set_mtime(t);
         self.set_ctime(t);
     }
 
-    /// As the library shows it.
+    /// The attributes for the public interface.
     pub(crate) fn attr(&self) -> Result<Attr> {
         let kind = self.kind().ok_or(Error::Stale(self.ino().0))?;
         Ok(Attr {
@@ -312,7 +312,7 @@ impl InodeRec {
         })
     }
 
-    /// A short symlink's target; the record's `size` says how long it is.
+    /// The target of a short symlink. The record's `size` is its length.
     pub(crate) fn inline_target(&self) -> &[u8] {
         let len = (self.size as usize).min(Self::INLINE_TARGET);
         &self.inline.as_bytes()[..len]

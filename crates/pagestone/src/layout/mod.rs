@@ -1,24 +1,23 @@
-//! Every on-media type, byte by byte. The same text for people: `docs/format.md`.
+//! Every type on the media, byte by byte. `docs/format.md` describes the same bytes.
 //!
 //! ```text
-//!   page 0      superblock, first copy           written once, by create
+//!   page 0      superblock, first copy           written once, at creation
 //!   page 1      journal header: checkpoint and sync marks, two slots each
 //!   page 2      lane counters, one line per lane
 //!   page 3      root inode page: inode 1 is the root directory, 2 the orphan index
-//!   page 4      frames of the pool, forwarding table: first copy
-//!   page 5      last requests of server threads     room for later
-//!   page 254    the same, second copy
+//!   page 4      layout state (frames of the pool, forwarding table): first copy
+//!   page 5      last requests of server threads     (reserved)
+//!   page 254    layout state, second copy
 //!   page 255    superblock, second copy
 //!   page 256    journal lanes, one after the other
 //!   ...         frame descriptors of segment 0, 64 bytes for every frame
-//!   first_frame the first 2 MiB frame that can be owned; from here on everything is allocated, but for
-//!               the first frame of each further segment, which holds its descriptors
+//!   first_frame the first 2 MiB frame that can be owned; from here on everything is allocated, except for
+//!               the first frame of each further segment, which contains its descriptors
 //! ```
 //!
-//! All numbers are little-endian. Every structure carries a checksum and the number of the place
-//! where it belongs, so that a flipped bit and a misplaced write are both found where they are
-//! read. An all-zero descriptor is a free frame and an all-zero inode record a free slot, which is
-//! why formatting writes six pages however large the pool is.
+//! All numbers are little-endian. Every structure has a checksum and its own address, so a flipped bit and a
+//! misplaced write are both detected when it is read. An all-zero descriptor is a free frame and an all-zero inode
+//! record a free slot, so formatting writes six pages however large the pool is.
 
 mod descriptor;
 mod forward;
@@ -53,11 +52,11 @@ pub(crate) const MIN_POOL: u64 = 8 << 20;
 /// Largest pool: what an inode number can address.
 pub(crate) const MAX_POOL: u64 = 1 << 48;
 
-/// Where the fixed structures lie.
+/// Addresses of the fixed structures.
 pub(crate) const JOURNAL_HEADER: PageNo = PageNo(1);
 pub(crate) const COUNTERS: PageNo = PageNo(2);
 pub(crate) const ROOT_INODES: PageNo = PageNo(3);
-/// One line for each server thread: the request that it did last. Zeros today.
+/// One line for each server thread: its last request. All zeros at present.
 pub(crate) const REQUESTS: PageNo = PageNo(5);
 pub(crate) const SUPERBLOCKS: [PageNo; 2] = [PageNo(0), PageNo(255)];
 pub(crate) const FIRST_LANE: PageNo = PageNo(256);
@@ -67,12 +66,12 @@ pub(crate) const ROOT: Ino = Ino::new(ROOT_INODES, 1, 1);
 /// The index of files that have no name but are still open.
 pub(crate) const ORPHANS: Ino = Ino::new(ROOT_INODES, 2, 1);
 
-/// CRC-32C, as everywhere in storage.
+/// CRC-32C (Castagnoli).
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// Where an inode record lies, in pool bytes, unless its page was moved.
+/// Address of an inode record, as a pool byte, unless its page was relocated.
 pub(crate) fn inode_at(ino: Ino) -> u64 {
     ino.page().byte() + ino.slot() as u64 * InodeRec::SIZE
 }

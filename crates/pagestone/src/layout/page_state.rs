@@ -1,12 +1,12 @@
-//! What a cache or a volume remembers of each page that it holds.
+//! The page states of a cache or a checksummed volume: one entry for each page that it stores.
 //!
 //! ```text
 //!   entry, 16 bytes per 4 KiB page:   0 crc of the page    4 state    5 zero (3)    8 epoch
 //!   a chunk of 512 pages: two pages of entries, in the file's map under the key 2^63 + chunk
 //! ```
 //!
-//! A record that writes a page changes its entry's line, which holds four entries. Pools made today have none: a
-//! program that writes them sets a feature bit that others refuse.
+//! A record that writes a page changes its entry's line, which contains four entries. Pools created by this version
+//! have none. A program that writes them must set a feature bit, so that other programs reject the pool.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -14,17 +14,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum PageState {
-    /// The backing answers for it.
+    /// Not stored: the backing has it.
     Absent = 0,
-    /// As in the backing.
+    /// Equal to the backing.
     Clean = 1,
     /// Newer than in the backing.
     Dirty = 2,
-    /// Newer, and on its way to the backing.
+    /// Newer, and being written to the backing.
     Writeback = 3,
 }
 
-/// One page's entry.
+/// The entry of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct PageStateEntry {
@@ -45,7 +45,7 @@ impl PageStateEntry {
         PageStateEntry { crc, state: state as u8, zero: [0; 3], epoch }
     }
 
-    /// The state; `None` for an entry that cannot be.
+    /// The state; `None` for an invalid value.
     pub(crate) fn state(&self) -> Option<PageState> {
         let state = match self.state {
             0 => PageState::Absent,

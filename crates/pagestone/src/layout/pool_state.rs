@@ -1,10 +1,12 @@
-//! What changes of a pool's layout: how many frames it has, and where moved inode pages are listed.
+//! The layout state: the variable part of a pool's layout. Has the number of frames and the root of the forwarding
+//! table.
 //!
 //! ```text
-//!   0 checksum of 4..64    4 zero    8 frames    16 root of the forwarding table, or 0    24 pages forwarded    32 zero
+//!   0 checksum of 4..64   4 zero   8 frames   16 root of the forwarding table, or 0   24 pages forwarded   32 zero
 //! ```
 //!
-//! Two copies, on pages of their own. A record that changes the state changes both, so they differ only by damage.
+//! There are two copies, on different pages. A record that changes the state changes both, so they differ only
+//! after damage.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,7 +22,7 @@ pub(crate) struct PoolState {
     zero: u32,
     pub(crate) frames: u64,
     forward_root: u64,
-    /// Inode pages that lie elsewhere than their inodes' numbers say.
+    /// Number of inode pages that were relocated.
     pub(crate) forwarded: u64,
     zero2: [u64; 4],
 }
@@ -44,7 +46,7 @@ impl PoolState {
         self.forward_root = page.0;
     }
 
-    /// Whether a pool can have it.
+    /// Whether the state is valid for a pool.
     pub(crate) fn is_possible(&self) -> bool {
         (MIN_POOL / FRAME_SIZE..=MAX_POOL / FRAME_SIZE).contains(&self.frames) && self.forwarded < 1 << 40
     }

@@ -1,12 +1,12 @@
-//! The journal's types: marks in the header page, counters, and records in the lanes.
+//! The types of the journal: marks in the header page, counters, and records in the lanes.
 //!
 //! ```text
 //!   record   0 magic   4 checksum   8 sequence   16 bytes in all   20 flags   24 pool salt   32 ...
 //!   then, for each run of lines:  [ first line (48 bits) | lines (16 bits) ] [ 64 x lines bytes ]
 //! ```
 //!
-//! A record is padded to whole lines. The checksum covers everything but itself, the salt is the
-//! pool's own, so a record of another pool or a file that contains one is never replayed.
+//! A record is padded to whole lines. The checksum covers everything except itself. The salt is unique to the pool,
+//! so a record of another pool, or a file that contains one, is never replayed.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -17,7 +17,7 @@ pub(crate) const RECORD_MAGIC: u32 = 0x4345_5250;
 /// Flag: the record makes pages reachable that were written beside the journal.
 pub(crate) const RECORD_PUBLISHES: u32 = 1;
 
-/// Head of a record.
+/// The header of a record.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct RecordHeader {
@@ -39,7 +39,7 @@ impl RecordHeader {
     }
 }
 
-/// The word before a run of lines; takes it apart too.
+/// The word before a run of lines.
 pub(crate) mod entry_word {
     /// First line and count of lines as one word.
     pub(crate) const fn pack(line: u64, lines: u64) -> u64 {
@@ -51,7 +51,8 @@ pub(crate) mod entry_word {
     }
 }
 
-/// Which records need not be replayed, and who wrote last. Two slots; the larger `turn` counts.
+/// The checkpoint mark: which records need no replay, and the media of the last session. Two slots; the larger
+/// `turn` counts.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct CheckpointMark {
@@ -61,14 +62,14 @@ pub(crate) struct CheckpointMark {
     pub(crate) turn: u64,
     /// All records up to this sequence are in place and durable.
     pub(crate) sequence: u64,
-    /// The volatile cache above the media in that session.
+    /// Identity of the volatile cache above the media in that session.
     pub(crate) cache_id: [u8; 16],
-    /// Opens of the pool for writing so far: frames that an earlier session lent are free.
+    /// How often the pool was opened for writing. Frames lent in an earlier session are free.
     pub(crate) session: u64,
     zero: [u64; 2],
 }
 
-/// Up to which sequence data that records publish is durable. Two slots.
+/// The sync mark: the sequence up to which the data that records publish is durable. Two slots.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct SyncMark {
@@ -79,22 +80,22 @@ pub(crate) struct SyncMark {
     zero2: [u64; 5],
 }
 
-/// What is counted, of a transaction, a lane or the pool: what came less what went.
+/// Counts of a transaction, a lane or the pool: allocated minus freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Counts {
     /// Pages allocated.
     pub(crate) pages: i64,
-    /// Inodes, bases too.
+    /// Inodes, including bases.
     pub(crate) inodes: i64,
-    /// Bases among them.
+    /// How many of these are bases.
     pub(crate) bases: i64,
     /// Data pages that bases own.
     pub(crate) shared: i64,
 }
 
 impl Counts {
-    /// With those of `other`, as far as numbers go.
+    /// The sum of both, saturating.
     pub(crate) fn plus(self, other: Counts) -> Counts {
         Counts {
             pages: self.pages.saturating_add(other.pages),
@@ -103,26 +104,26 @@ impl Counts {
             shared: self.shared.saturating_add(other.shared),
         }
     }
-    /// Whether nothing came or went.
+    /// Whether all counts are zero.
     pub(crate) fn is_zero(&self) -> bool {
         *self == Counts::default()
     }
-    /// The largest of them, whatever its sign.
+    /// The largest absolute value.
     pub(crate) fn largest(&self) -> u64 {
         [self.pages, self.inodes, self.bases, self.shared].map(i64::unsigned_abs).into_iter().max().unwrap_or(0)
     }
 }
 
-/// What one lane's transactions have added up to; the pool's totals are the sums over all lanes.
+/// The sums over one lane's transactions. The pool's totals are the sums over all lanes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct LaneCounters {
     crc: u32,
     lane: u32,
     pub(crate) counts: Counts,
-    /// Page of inodes that the lane was filling; 0: none. A hint: the page's descriptor decides.
+    /// The inode page that the lane was filling; 0: none. A hint: the page's descriptor decides.
     pub(crate) slots: u64,
-    /// Frames lent as memory, in the session `lent_in`; of another session they count as none.
+    /// Frames lent as memory in the session `lent_in`; 0 in any other session.
     lent: i64,
     lent_in: u64,
 }
@@ -131,7 +132,7 @@ macro_rules! one_line {
     ($name:ident) => {
         const _: () = assert!(size_of::<$name>() == 64);
         impl $name {
-            /// With its checksum, ready for the media.
+            /// The structure with its checksum, ready for the media.
             pub(crate) fn sealed(mut self) -> [u8; 64] {
                 self.crc = crc32c(&self.as_bytes()[4..]);
                 zerocopy::transmute!(self)

@@ -1,5 +1,5 @@
-//! The superblock: what the pool is and where its parts lie. Two copies, written once by create,
-//! never changed afterwards, so no crash can be in the middle of it. The size lies elsewhere ([`PoolState`](super::PoolState)).
+//! The superblock: identity and fixed geometry of a pool. Two copies, written once at creation and never changed,
+//! so no crash can leave it half written. The size is in [`PoolState`](super::PoolState).
 //!
 //! ```text
 //!   0  magic "PAGESTON"     40  frames it was made with     72  lanes        96  salt of the records
@@ -10,7 +10,8 @@
 //!  24  uuid
 //! ```
 //!
-//! The uuid is no secret, the hash seed and the salt are: who knows the salt could store bytes that look like a record.
+//! The uuid is not secret. The hash seed and the salt are: with the salt, a user could store bytes that look like a
+//! record.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -21,7 +22,7 @@ use crate::units::FRAME_SIZE;
 
 const MAGIC: [u8; 8] = *b"PAGESTON";
 
-/// What to do with a pool of a version that this program does not read.
+/// The advice for a pool of a version that this program does not read.
 const OLDER: &str = "its format is version VERSION, which this program does not read. To move the data, copy it out with \
                      the program that made the pool (pagestone get -r -a POOL:/ DIR), make a new pool, and copy it in \
                      (pagestone put -r -a DIR POOL:/)";
@@ -78,7 +79,7 @@ impl Superblock {
         sb
     }
 
-    /// Whether the checksum is right where versions 1 and 2 have it.
+    /// Whether the checksum is right at the position that versions 1 and 2 use.
     fn old_sum_is_right(&self) -> bool {
         let bytes = self.as_bytes();
         crc32c(&bytes[..96]).to_le_bytes() == bytes[96..100]
@@ -88,19 +89,19 @@ impl Superblock {
         crc32c(&self.as_bytes()[..124])
     }
 
-    /// Whether these bytes begin like a superblock, intact or not.
+    /// Whether these bytes begin with the magic of a superblock, intact or not.
     pub(crate) fn has_magic(bytes: &[u8]) -> bool {
         bytes.starts_with(&MAGIC)
     }
 
-    /// Reads one copy. The caller tries the other when this one fails.
+    /// Reads one copy. The caller tries the other one if this fails.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Superblock, Geometry)> {
         let (sb, _) = Superblock::read_from_prefix(bytes)
             .map_err(|_| Error::Size(format!("{} bytes are too few for a superblock", bytes.len())))?;
         if sb.magic != MAGIC {
             return Err(Error::NotAPool("no superblock at its start (wrong magic)".into()));
         }
-        // The version comes first: where the checksum lies depends on it.
+        // Check the version first: the position of the checksum depends on it.
         match sb.version {
             VERSION => {}
             1 | 2 if sb.old_sum_is_right() => {
@@ -131,7 +132,7 @@ impl Superblock {
         self.features_read_only != 0
     }
 
-    /// What the journal's records of this pool carry.
+    /// The salt of the journal's records in this pool.
     pub(crate) fn record_salt(&self) -> u64 {
         self.salt
     }

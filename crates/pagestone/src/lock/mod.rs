@@ -1,10 +1,10 @@
-//! Locks that know their place in the order of all locks ([`rank`]).
+//! Locks with a rank, their place in the order of all locks ([`rank`]).
 //!
 //! ```text
-//!   Mutex<rank, T>      parking_lot's, for everything that a forked child never touches
+//!   Mutex<rank, T>      parking_lot's, for everything that a forked child never accesses
 //!   RwLock<rank, T>
-//!   StdMutex, StdRwLock the standard library's: a child can release them, whoever waits in the parent
-//!   Guard               what is locked, and the entry on the thread's list (debug builds only)
+//!   StdMutex, StdRwLock the standard library's: a child can unlock them, even if threads of the parent wait
+//!   Guard               the locked value, and the entry in the thread's list of locks (debug builds only)
 //! ```
 
 pub(crate) mod rank;
@@ -16,7 +16,7 @@ use std::sync::{PoisonError, TryLockError};
 
 use rank::{Held, Rank};
 
-/// What is locked. Dropping it releases the lock.
+/// The locked value. Dropping it releases the lock.
 #[must_use = "dropping it releases the lock"]
 pub(crate) struct Guard<G> {
     guard: G,
@@ -57,7 +57,7 @@ impl<G: fmt::Debug> fmt::Debug for Guard<G> {
     }
 }
 
-/// A lock, its number among those of its rank, and the rank.
+/// A lock, its number within its rank, and the rank.
 struct Ranked<R, L> {
     lock: L,
     #[cfg(debug_assertions)]
@@ -104,11 +104,11 @@ macro_rules! lock {
         pub(crate) struct $name<R, T>(Ranked<R, $inner>);
 
         impl<R: Rank, T> $name<R, T> {
-            /// A lock that is the only one of its rank, or number 0.
+            /// A lock that is the only one of its rank, or has number 0.
             pub(crate) const fn new(value: T) -> Self {
                 Self::numbered(0, value)
             }
-            /// A lock of a rank that has several.
+            /// One of several locks of a rank.
             pub(crate) const fn numbered(number: usize, value: T) -> Self {
                 $name(Ranked::new(number, $new(value)))
             }
@@ -134,8 +134,8 @@ lock! {
     Mutex over parking_lot::Mutex<T>, parking_lot::Mutex::new
 }
 lock! {
-    /// A reader-writer lock of `parking_lot` with a rank. It is fair: a reader waits behind a writer that
-    /// waits, so no thread may read-lock one twice.
+    /// A reader-writer lock of `parking_lot` with a rank. It is fair: a reader waits behind a waiting writer. So no
+    /// thread may read-lock one twice.
     RwLock over parking_lot::RwLock<T>, parking_lot::RwLock::new
 }
 lock! {
@@ -179,7 +179,7 @@ impl<R: Rank, T> RwLock<R, T> {
     }
 }
 
-// What a panic left half done is not looked at: the state of a mapping is set before each step is taken.
+// Poisoning is ignored: the state of a mapping is set before each step, so a panic does not leave it inconsistent.
 
 impl<R: Rank, T> StdMutex<R, T> {
     #[inline]

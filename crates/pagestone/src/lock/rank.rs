@@ -7,31 +7,31 @@
 //!   Renames      renames that could make a directory its own ancestor
 //!   Mappings     the list of mappings of the process
 //!   Inode        stripes of inode locks, in the order of their numbers
-//!   MapState     what the pages of one mapping are
-//!   ------------ the fault reader: whoever calls `mremap` waits for it, and it waits only for locks below
+//!   MapState     the page states of one mapping
+//!   ------------ the fault reader: a thread that calls `mremap` waits for it. It waits for MapState, and for ranks
+//!                from here on
 //!   Chain        read: a file is read through its bases; write: a base is merged
 //!   Marks        the right to write the journal's marks: checkpoint, sync
 //!   Lane         journal lanes, in the order of their numbers
 //!   Cursor       the frame that a lane allocates from
 //!   Frame        stripes of frame descriptors, in the order of their numbers
-//!   Search       where free frames are looked for
+//!   Search       the search for free frames
 //!   Quarantine   pages that were freed since the last checkpoint
 //!   OpenFiles    shards of the table of open files
 //!   Observers    the mappings of one open file
 //!   Leaf         no other lock is taken while one of these is held
 //! ```
 //!
-//! A thread waits only for a lock that comes later than all it holds. A lock that is tried without
-//! waiting counts as held, but may be taken in any order. A violation panics in a debug build, at the
-//! first run that takes the locks in the wrong order, whether or not another thread is in the way. In a
-//! release build nothing of this is left.
+//! A thread waits only for a lock that is later than all locks it holds. A lock that is tried without waiting
+//! counts as held, but may be taken in any order. A debug build panics at the first violation, whether or not
+//! another thread holds the lock. A release build contains none of this.
 
-/// A lock's place in the order. Locks of one rank are ordered by a number.
+/// The position of a lock in the order. Locks of one rank are ordered by a number.
 pub(crate) trait Rank {
     /// Earlier locks have smaller numbers.
     #[cfg_attr(not(debug_assertions), allow(dead_code))]
     const ORDER: u8;
-    /// What a report calls it.
+    /// The name in reports.
     const NAME: &'static str;
 }
 
@@ -60,7 +60,7 @@ ranks! {
     Mappings = 4,
     /// Stripes of inode locks.
     Inode = 5,
-    /// What the pages of one mapping are.
+    /// The page states of one mapping.
     MapState = 6,
     /// Bases: shared to read through them, exclusive to merge one.
     Chain = 7,
@@ -72,7 +72,7 @@ ranks! {
     Cursor = 10,
     /// Stripes of frame descriptors.
     Frame = 11,
-    /// Where free frames are looked for.
+    /// The search for free frames.
     Search = 12,
     /// Pages that were freed since the last checkpoint.
     Quarantine = 13,
@@ -95,7 +95,7 @@ mod checked {
 
     use super::{Chain, Inode, MapState, Rank};
 
-    /// One lock that a thread holds.
+    /// A lock that a thread holds.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     struct Entry {
         order: u8,
@@ -108,7 +108,7 @@ mod checked {
         static READER: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Stands in a guard: the lock is on the thread's list until this is dropped.
+    /// Part of a guard: the lock is in the thread's list until this is dropped.
     #[derive(Debug)]
     #[must_use]
     pub(crate) struct Held(Entry);
@@ -122,7 +122,7 @@ mod checked {
             Held::add(new)
         }
 
-        /// The thread has a lock of this rank, for which it did not wait.
+        /// The thread has taken a lock of this rank without waiting.
         pub(crate) fn tried<R: Rank>(number: usize) -> Held {
             Held::add(Entry { order: R::ORDER, number, name: R::NAME })
         }
@@ -135,7 +135,8 @@ mod checked {
 
     impl Drop for Held {
         fn drop(&mut self) {
-            // Another thread's guard: the list of the thread that took it keeps the entry. Nobody sends one.
+            // The guard was moved to another thread, which does not happen: the list of the first thread keeps the
+            // entry.
             HELD.with_borrow_mut(|held| {
                 if let Some(i) = held.iter().rposition(|entry| *entry == self.0) {
                     held.swap_remove(i);
@@ -157,17 +158,17 @@ mod checked {
         }
     }
 
-    /// The thread is about to wait for something that others do with a lock of this rank.
+    /// The thread is about to wait for something that another thread does with a lock of this rank.
     #[track_caller]
     pub(crate) fn check_wait<R: Rank>() {
         check(Entry { order: R::ORDER, number: 0, name: R::NAME });
     }
 
-    /// The thread is about to call `mremap` on a mapping, and to wait for the fault reader.
+    /// The thread is about to call `mremap` on a mapping, which waits for the fault reader.
     ///
-    /// The reader may be waiting for any lock from [`Chain`] on. It also waits for a mapping's state, but has the
-    /// inode then; so whoever has the state here must have an inode, too (`alone`: but for a process without a
-    /// reader that takes locks, as a child has).
+    /// The reader may be waiting for any lock from [`Chain`] on. It also waits for a mapping's state, but only
+    /// while it holds the inode. So a thread that holds the state here must also hold an inode, unless `alone` is
+    /// set: no reader of this process takes locks, as in a child.
     #[track_caller]
     pub(crate) fn check_remap(alone: bool) {
         HELD.with_borrow(|held| {
@@ -183,7 +184,7 @@ mod checked {
         assert!(!READER.get(), "the fault reader waits for itself");
     }
 
-    /// What the thread does until this is dropped, it does as the fault reader.
+    /// While this exists, the thread acts as the fault reader.
     #[derive(Debug)]
     pub(crate) struct FaultReader(());
 
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_shared_lock_is_not_taken_twice() {
-        // A writer may have come between: the second waits for it, and it for the first.
+        // A writer may have come in between: the second reader waits for it, and the writer for the first.
         let chain = RwLock::<Chain, ()>::new(());
         assert!(refused(|| drop((chain.read(), chain.read()))).contains("Chain 0 is held"));
     }

@@ -1,7 +1,7 @@
-//! Making a tree that is a clone of another, and removing one.
+//! Creating a tree that is a clone of another one, and removing a tree.
 //!
-//! Both keep a stack of their own: a deep tree must not end ours. What a copy holds in DRAM is that stack
-//! and the numbers of files with several names.
+//! Both use an explicit stack instead of recursion, so that a deep tree does not overflow the thread's stack. A
+//! copy needs DRAM for that stack and for the numbers of files with several names.
 
 use std::collections::HashMap;
 
@@ -15,19 +15,19 @@ use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::units::Ino;
 
-/// How much a new tree holds.
+/// The contents of a new tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Copied {
-    /// Regular files.
+    /// Number of regular files.
     pub files: u64,
-    /// Directories.
+    /// Number of directories.
     pub directories: u64,
     /// Everything else, and further names of files.
     pub others: u64,
 }
 
-/// What is in a directory.
+/// The entries of a directory.
 pub(super) fn entries(dir: &Dir) -> Result<Vec<DirEntry>> {
     dir.entries().collect()
 }
@@ -35,15 +35,15 @@ pub(super) fn entries(dir: &Dir) -> Result<Vec<DirEntry>> {
 struct Copy<'p> {
     engine: &'p EngineRef,
     made: Copied,
-    /// Files with several names: theirs, and their clone.
+    /// Files with several names: source, and its clone.
     linked: HashMap<Ino, Ino>,
-    /// Directories to be filled: theirs, and ours.
+    /// Directories to be copied: source and target.
     todo: Vec<(Ino, Ino)>,
-    /// Directories whose times are set when nothing is made in them any more.
+    /// Directories whose times have to be set after all entries were created in them.
     times: Vec<(Ino, Attr)>,
 }
 
-/// Makes `name` in `dir` a clone of `from` and everything below it.
+/// Makes `name` in `dir` a clone of `from` and everything beneath it.
 pub(super) fn copy(engine: &EngineRef, from: Ino, dir: &Dir, name: &[u8]) -> Result<Copied> {
     let mut copy =
         Copy { engine, made: Copied::default(), linked: HashMap::new(), todo: Vec::new(), times: Vec::new() };
@@ -53,7 +53,7 @@ pub(super) fn copy(engine: &EngineRef, from: Ino, dir: &Dir, name: &[u8]) -> Res
         for entry in entries(&from)? {
             let is_snapshots = from.ino() == engine.root().ino() && entry.name == SNAPSHOTS;
             if !is_snapshots {
-                // What has gone meanwhile is not there to be cloned.
+                // A file that was removed meanwhile is skipped.
                 match copy.one(entry.ino, &to, &entry.name) {
                     Err(Error::Stale(_)) => {}
                     done => done?,
@@ -108,7 +108,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Anything but a regular file.
+    /// Creates anything but a regular file.
     fn make(&self, node: &Node, attr: &Attr, dir: &Dir, name: &[u8]) -> Result<Ino> {
         let target = if attr.kind == Kind::Symlink { node.read_link()? } else { Vec::new() };
         let new = NewNode {
@@ -128,17 +128,17 @@ impl Copy<'_> {
 }
 
 impl Dir {
-    /// Removes `name` and everything below it, the deepest first; returns how many names that were.
+    /// Removes `name` and everything beneath it, the deepest entries first. Returns the number of names removed.
     ///
     /// # Errors
-    /// [`Error::NotFound`], and the media's own; what was removed before stays so.
+    /// [`Error::NotFound`], and errors of the media. What was removed before the error stays removed.
     pub fn remove_tree(&self, name: &[u8]) -> Result<u64> {
         let top = self.lookup(name)?;
         if top.kind != Kind::Dir {
             return self.unlink(name).map(|()| 1);
         }
         let engine = self.engine();
-        // Directories with their own, and their name in it; a second visit finds them empty.
+        // Directories, with their parent and their name in it. The second visit finds them empty.
         let mut stack = vec![(self.ino(), name.to_vec(), top.ino)];
         let mut removed = 0;
         while let Some((parent, name, ino)) = stack.pop() {

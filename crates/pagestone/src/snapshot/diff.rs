@@ -1,4 +1,4 @@
-//! What is different between two trees.
+//! The differences between two trees.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use crate::units::Ino;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// From the top of both trees, with a leading `/`.
+    /// Relative to the top of both trees, with a leading `/`.
     pub path: String,
-    /// What has happened to it.
+    /// The kind of change.
     pub what: What,
-    /// Of a changed file, the bytes that differ, by page where both are as long.
+    /// For a changed file: the number of bytes that differ, in pages for the range that both have.
     pub bytes: u64,
 }
 
-/// What has happened to a name.
+/// The kind of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -33,9 +33,9 @@ pub enum What {
     Added,
     /// It is only in the older tree.
     Removed,
-    /// Its contents, its target or its kind are others.
+    /// Its contents, its target or its kind differ.
     Modified,
-    /// Owner, mode, times of the contents or extended attributes are others, the contents are not.
+    /// Owner, mode, times of the contents or extended attributes differ, but the contents do not.
     Attributes,
 }
 
@@ -81,7 +81,7 @@ impl Diff<'_> {
         Ok(())
     }
 
-    /// A name that only one tree has, and what is below it.
+    /// Reports a name that only one tree has, and everything beneath it.
     fn only_in(&mut self, entry: &DirEntry, path: String, what: What) -> Result<()> {
         let mut stack = vec![(entry.ino, entry.kind, path)];
         while let Some((ino, kind, path)) = stack.pop() {

@@ -1,19 +1,20 @@
-//! Trees, twice: snapshots of a pool, clones of directories.
+//! Snapshots of a pool, and clones of directory trees.
 //!
 //! ```text
-//!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone; its top bears a mark, an
-//!                           attribute that only root can set. Other directories there are none
-//!              /.partial    being made or taken away: rubbish after a crash
-//!              /.restoring  made, and about to take the place of what is in the root
+//!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone; its top directory has the mark, an
+//!                           attribute that only root can set. Directories without the mark are no snapshots
+//!              /.partial    being created or removed; after a crash it is deleted
+//!              /.restoring  complete, about to replace the contents of the root
 //!              /.restored   the root is empty, its names move there
-//!              /.replaced   what was in the root before
+//!              /.replaced   the previous contents of the root
 //! ```
 //!
-//! Making a tree is O(1) per file, not O(1) in all; it appears with one rename when it is whole. Each
-//! file is as it was at one moment, not all at the same, unless nobody writes meanwhile. A restore that a
-//! crash interrupts is finished by the next call here; until then both trees are in the pool.
+//! Creating a tree takes O(1) per file. It appears with one rename when it is complete. Each file is copied as of
+//! one moment, but not all files as of the same moment, unless nothing is written meanwhile. The next call finishes
+//! a restore that a crash has interrupted; until then both trees are in the pool.
 //!
-//! This layer uses directories and files as any program does. `copy.rs` makes and removes trees, `diff.rs` compares.
+//! This layer uses directories and files through their public operations. `copy.rs` creates and removes trees,
+//! `diff.rs` compares them.
 
 mod copy;
 mod diff;
@@ -32,7 +33,7 @@ use crate::units::Ino;
 
 /// The directory in the root that holds the snapshots.
 pub(crate) const SNAPSHOTS: &[u8] = b".snapshots";
-/// The extended attribute of a directory that says that it is a snapshot.
+/// The extended attribute that marks a directory as a snapshot.
 const MARK: &[u8] = b"trusted.pagestone.snapshot";
 const PARTIAL: &[u8] = b".partial";
 const RESTORING: &[u8] = b".restoring";
@@ -45,7 +46,7 @@ const REPLACED: &[u8] = b".replaced";
 pub struct Snapshot {
     /// Its name.
     pub name: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Time,
 }
 
@@ -74,10 +75,10 @@ impl Snapshots {
         Snapshots { engine }
     }
 
-    /// Makes one of the whole pool, without `/.snapshots`.
+    /// Creates a snapshot of the whole pool, without `/.snapshots`.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::NoSpace`]; then nothing of it is left.
+    /// [`Error::Exists`], [`Error::NoSpace`]: nothing of the snapshot remains.
     pub fn create(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
         let name = name.as_ref();
         check_name(name)?;
@@ -88,11 +89,11 @@ impl Snapshots {
         self.make(&place, self.engine.root().ino(), (place.dir.ino(), name), true)
     }
 
-    /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it, or
-    /// nothing, with owners, modes, times, extended attributes and hard links.
+    /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it or nothing, with
+    /// owners, modes, times, extended attributes and hard links.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree below itself.
+    /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree beneath itself.
     pub fn clone_tree(&self, from: Ino, dir: Ino, name: impl AsRef<[u8]>) -> Result<Copied> {
         let name = name.as_ref();
         let to = self.engine.node(dir)?.dir()?;
@@ -112,7 +113,7 @@ impl Snapshots {
         made
     }
 
-    /// All of them, by name.
+    /// All snapshots, by name.
     pub fn list(&self) -> Result<Vec<Snapshot>> {
         let Ok(attr) = self.engine.root().lookup(SNAPSHOTS) else { return Ok(Vec::new()) };
         let dir = self.engine.node(attr.ino)?.dir()?;
@@ -127,7 +128,7 @@ impl Snapshots {
         Ok(found)
     }
 
-    /// Takes one away. It is gone at once; its space comes back file by file.
+    /// Deletes a snapshot. Its name disappears at once; its space is freed file by file.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`] for a directory that is no snapshot.
@@ -140,8 +141,8 @@ impl Snapshots {
         self.leave(&place)
     }
 
-    /// What is different in `other` (in the pool as it is now, if none is named) from the snapshot `name`, by path.
-    /// Files that share their storage are not read.
+    /// The differences of the tree `other` (the current contents of the pool if `None`) from the snapshot `name`,
+    /// by path. Files that share their storage are not read.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -151,11 +152,11 @@ impl Snapshots {
         diff::diff(&self.engine, old.ino(), new.ino())
     }
 
-    /// Lets the pool hold what the snapshot `name` holds; other snapshots stay. What was there before
-    /// is removed. Files that are open keep what they had.
+    /// Replaces the contents of the pool by those of the snapshot `name`. Snapshots stay. The previous contents are
+    /// removed. Open files keep their contents.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NoSpace`] with the pool as it was.
+    /// [`Error::NotFound`], [`Error::NoSpace`] with the pool unchanged.
     pub fn restore(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
         let place = self.begin()?;
         let snapshot = self.find(name.as_ref())?;
@@ -182,7 +183,7 @@ impl Snapshots {
         }
     }
 
-    /// Makes a tree where nobody sees it, and then names it.
+    /// Creates a tree under a hidden name, then renames it.
     fn make(&self, place: &Place<'_>, from: Ino, to: (Ino, &[u8]), is_snapshot: bool) -> Result<Copied> {
         let make = || {
             let made = copy::copy(&self.engine, from, &place.dir, PARTIAL)?;
@@ -200,7 +201,8 @@ impl Snapshots {
         made
     }
 
-    /// The directory, made if it is missing, cleared of what a crash has left. One call at a time.
+    /// The directory of snapshots, created if it is missing, and cleared of what a crash has left. One call at a
+    /// time.
     fn begin(&self) -> Result<Place<'_>> {
         let one = self.engine.trees.lock();
         let root = self.engine.root();
@@ -216,7 +218,8 @@ impl Snapshots {
         Ok(place)
     }
 
-    /// A directory that somebody else may change is no place for snapshots: he could put other trees there.
+    /// A directory that another user may change cannot be used for snapshots: that user could put other trees
+    /// there.
     fn check_owner(&self, dir: &Attr) -> Result<Ino> {
         let root = self.engine.node(self.engine.root().ino())?.attr()?;
         if dir.kind != Kind::Dir {
@@ -228,7 +231,7 @@ impl Snapshots {
         Ok(dir.ino)
     }
 
-    /// Takes the directory away again if it holds no snapshot.
+    /// Removes the directory if it contains no snapshot.
     fn leave(&self, _place: &Place<'_>) -> Result<()> {
         match self.engine.root().rmdir(SNAPSHOTS) {
             Err(Error::NotEmpty) => Ok(()),
@@ -236,7 +239,7 @@ impl Snapshots {
         }
     }
 
-    /// Does what is left to do of a restore, wherever it was interrupted.
+    /// Finishes a restore, at whatever step it was interrupted.
     fn finish_restore(&self, dir: &Dir) -> Result<()> {
         let root = self.engine.root();
         if let Ok(restoring) = dir.lookup(RESTORING) {
@@ -273,7 +276,7 @@ struct Place<'p> {
     _one: MutexGuard<'p, ()>,
 }
 
-/// Moves every name but that of the snapshots.
+/// Moves every name except that of the snapshots.
 fn move_all(from: &Dir, to: Dir) -> Result<()> {
     for entry in copy::entries(from)? {
         if entry.name != SNAPSHOTS {

@@ -1,21 +1,21 @@
-//! One mapping's address space: which of its pages are what, and the steps from one to another.
+//! The address space of one mapping: the state of each of its pages. `steps.rs` has the transitions.
 //!
 //! ```text
-//!   absent   unresolved: the first touch is a fault for us   (userfaultfd, missing). A page that a backing answers
-//!            with anything but zeros stays so until it has storage
-//!   hole     zeros; the first store is a fault for us        (userfaultfd, write-protected)
-//!   data     the pool's own pages                             (the media's file)
-//!   nothing  SIGBUS, EFAULT: behind the end, or taken away    (an empty file)
+//!   unresolved    the first access is a fault                      (userfaultfd, missing). An absent page that a
+//!                 backing reads as anything but zeros stays so until it has storage
+//!   hole          zeros: the first store is a fault                (userfaultfd, write-protected)
+//!   data          the pool's own pages                             (the media's file)
+//!   inaccessible  SIGBUS, EFAULT: beyond the end, or revoked       (an empty file)
 //!
-//!            touch              store, write_at            truncate, punch
-//!   absent --------> hole -------------------------> data -----------------> nothing
-//!      |  `--------------------- touch --------------> ^                        |
-//!      ^-----------------------------------------------------------------------'
+//!                access             store, write_at            truncate, punch
+//!   unresolved --------> hole -------------------------> data ----------------> inaccessible
+//!      |  `------------------- access -------------------> ^                        |
+//!      ^---------------------------------------------------------------------------'
 //!                           growth, refresh
 //! ```
 //!
-//! Every step is one system call on the target, so that no store can fall between two of them.
-//! What is done to pages is decided under the inode's lock ([`InodeWrite`]); the state below is locked inside it.
+//! Every transition is one system call on the target, so no store can fall between two of them. The inode's lock
+//! ([`InodeWrite`]) protects the decision; the lock of the state below is taken inside it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,12 +39,12 @@ use crate::mmap::fork::child;
 use crate::mmap::kernel::userfault;
 use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
-/// Pieces of storage that are mapped at one fault; a window of more is mapped by frames.
+/// Limit on pieces of storage that one fault maps. If a window has more, only the frame around the page is mapped.
 const PIECES: usize = 256;
-/// Pages of an aligned window that get storage together once one of them has some.
+/// Size of the aligned window whose pages are allocated together once one of them has storage.
 const FILL_WINDOW: u64 = 16;
 
-/// Why a page cannot be reached.
+/// Why a page is inaccessible.
 #[derive(Debug)]
 pub(in crate::mmap) enum Failure {
     /// No space for a hole that was stored to.
@@ -53,93 +53,95 @@ pub(in crate::mmap) enum Failure {
     Other(String),
 }
 
-/// What pages are, as a parent describes them to its child.
+/// The contents of pages, as a parent describes them to its child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::mmap) enum Shown {
-    /// Behind the end of the file.
+    /// Beyond the end of the file.
     Nothing,
-    /// Zeros, until somebody stores there.
+    /// Zeros until the first store.
     Hole,
-    /// Not settled: the next touch asks.
+    /// Unknown: the next access sends a request.
     Unresolved,
-    /// The pool's pages from this one on.
+    /// Pages of the pool, starting with this one.
     Data(PageNo),
 }
 
 /// How a range is mapped.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::mmap) struct How {
-    pub(in crate::mmap) lend: MapMode,
-    /// Private copies are to be committed, or forgotten.
+pub(in crate::mmap) struct Settings {
+    pub(in crate::mmap) mode: MapMode,
+    /// Private copies are committed or discarded.
     pub(in crate::mmap) atomic: bool,
     pub(in crate::mmap) mechanism: &'static Mechanism,
 }
 
-/// A mapping's address space.
+/// The address space of a mapping.
 #[derive(Debug)]
 pub(in crate::mmap) struct Area {
-    /// The same in a child.
+    /// The same number in a child.
     pub(in crate::mmap) id: u64,
     pub(in crate::mmap) pool: WeakEngine,
-    /// Children that have it too.
+    /// Children that have the mapping too.
     pub(in crate::mmap) links: Mutex<rank::Leaf, Links>,
     pub(in crate::mmap) ino: Ino,
     /// Address of the first page.
     pub(in crate::mmap) base: usize,
-    /// File page there.
+    /// File page at that address.
     pub(in crate::mmap) first: u64,
     pub(in crate::mmap) pages: u64,
-    pub(in crate::mmap) lend: MapMode,
-    /// Private copies are to be committed, or forgotten: pages that are replaced become unresolved.
+    pub(in crate::mmap) mode: MapMode,
+    /// Private copies are committed or discarded: pages that are replaced become unresolved.
     pub(in crate::mmap) atomic: bool,
-    /// Pages of the smallest piece that the media can map: 1, or 512.
+    /// Size of the smallest piece that the media can map, in pages: 1 or 512.
     pub(in crate::mmap) map_alignment: u64,
-    /// The pages are a device's own memory.
+    /// The pages are device memory.
     pub(in crate::mmap) dax: bool,
     /// The kernel can block stores to its pages (userfaultfd write-protection).
-    pub(in crate::mmap) holds_stores: bool,
-    /// Stores stay in the processor's cache until somebody flushes them.
+    pub(in crate::mmap) can_block_stores: bool,
+    /// Stores stay in the processor's cache until they are flushed.
     pub(in crate::mmap) flushed: bool,
-    /// Pages that are looked at together, a power of two.
+    /// Pages that one fault resolves together, a power of two.
     pub(in crate::mmap) window: u64,
     mechanism: &'static Mechanism,
-    /// A child can release it, whoever waits for it in the parent.
+    /// A child can unlock it even if threads of the parent wait for it.
     state: StdMutex<rank::MapState, State>,
 }
 
 #[derive(Debug, Default)]
 pub(in crate::mmap) struct State {
-    /// The address space was given back.
-    gone: bool,
-    /// File pages that are an error until refreshed, or until the file grows over them again.
-    pub(in crate::mmap) cut: Ranges,
-    /// File pages where nothing is mapped at present.
-    pub(in crate::mmap) nothing: Ranges,
-    /// File pages where a hole is mapped at present.
+    /// The address space was unmapped.
+    unmapped: bool,
+    /// File pages that are revoked: an access is an error until they are refreshed or the file grows over them
+    /// again.
+    pub(in crate::mmap) revoked: Ranges,
+    /// File pages that are inaccessible at present.
+    pub(in crate::mmap) inaccessible: Ranges,
+    /// File pages that are mapped as holes at present.
     pub(in crate::mmap) holes: Ranges,
     /// File pages that are unresolved at present.
-    pub(in crate::mmap) absent: Ranges,
-    /// Copies that wait for a commit and are of what the file had there before.
+    pub(in crate::mmap) unresolved: Ranges,
+    /// Private copies of an atomic mapping whose page of the file has changed since.
     pub(in crate::mmap) stale: Ranges,
-    /// File pages whose copies with stores were taken away, by a punch or a truncate.
+    /// File pages whose private copies were dropped by a punch or a truncate.
     pub(in crate::mmap) lost: Ranges,
-    /// Copies in which the file came to end, and the shortest that it was then.
+    /// Private copies that the end of the file came to lie in, with the smallest length that the file has had
+    /// there.
     pub(in crate::mmap) shortened: BTreeMap<u64, u64>,
-    /// Pages of the pool that a private mapping shows and that are not, or may not stay, the file's own; each is pinned
+    /// Pool pages that a private mapping maps and that are shared, or may become shared or be freed. Each is pinned
     /// once.
     pub(in crate::mmap) pinned: Ranges,
     failed: BTreeMap<u64, Failure>,
-    /// The pages that the last store to a hole got.
+    /// The pages that the last store to a hole allocated.
     filled: Range<u64>,
     /// In a child: invalidations received from the parent.
     pub(in crate::mmap) changes: u64,
-    /// In a child: it has no connection to the parent.
+    /// In a child: the mapping has no connection to the parent.
     pub(in crate::mmap) poisoned: bool,
 }
 
 impl Area {
     /// Address space at `base` for these pages of `file`.
-    pub(in crate::mmap) fn new(file: &FileHandle, base: usize, pages: Range<u64>, how: How) -> Area {
+    pub(in crate::mmap) fn new(file: &FileHandle, base: usize, pages: Range<u64>, settings: Settings) -> Area {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let count = pages.end - pages.start;
         let region = &file.engine().alloc.region;
@@ -152,20 +154,22 @@ impl Area {
             base,
             first: pages.start,
             pages: count,
-            lend: how.lend,
-            atomic: how.atomic,
+            mode: settings.mode,
+            atomic: settings.atomic,
             map_alignment,
             dax: matches!(region.describe().kind, MediaKind::DaxDevice | MediaKind::DaxFile),
-            holds_stores: matches!(region.describe().kind, MediaKind::Memory | MediaKind::Tmpfs | MediaKind::Hugetlbfs)
-                && matches!(how.mechanism, Mechanism::Userfault(_)),
-            flushed: how.lend == MapMode::Write && file.engine().stores_need_flush(),
+            can_block_stores: matches!(
+                region.describe().kind,
+                MediaKind::Memory | MediaKind::Tmpfs | MediaKind::Hugetlbfs
+            ) && matches!(settings.mechanism, Mechanism::Userfault(_)),
+            flushed: settings.mode == MapMode::Write && file.engine().stores_need_flush(),
             window: (count / 4096).next_power_of_two().max(PAGES_PER_FRAME),
-            mechanism: how.mechanism,
+            mechanism: settings.mechanism,
             state: StdMutex::numbered(base, State::default()),
         }
     }
 
-    /// The state, for a fork too: of a mapping that is gone as well.
+    /// The state, also of an unmapped area (a fork locks those too).
     pub(in crate::mmap) fn locked(&self) -> StdMutexGuard<'_, State> {
         self.state.lock()
     }
@@ -186,7 +190,7 @@ impl Area {
         start..pages.end.clamp(start, mine.end)
     }
 
-    /// Where these file pages lie.
+    /// The addresses of these file pages.
     pub(in crate::mmap) fn addr(&self, pages: &Range<u64>) -> Range<usize> {
         let at = |page: u64| self.base + ((page - self.first) * PAGE_SIZE) as usize;
         at(pages.start)..at(pages.end)
@@ -209,16 +213,16 @@ impl Area {
         self.clip(start..start + self.window)
     }
 
-    /// The state, unless the address space was given back.
+    /// The state, or `None` if the address space was unmapped.
     pub(in crate::mmap) fn live(&self) -> Option<StdMutexGuard<'_, State>> {
         let state = self.locked();
-        (!state.gone).then_some(state)
+        (!state.unmapped).then_some(state)
     }
 
-    /// Gives the address space (`all` of it) back. Nothing is mapped there afterwards by anybody.
+    /// Unmaps the address space (`all` of it). Nothing is mapped there afterwards.
     pub(in crate::mmap) fn give_back(&self, engine: &Engine, all: Range<usize>) {
         let mut state = self.locked();
-        state.gone = true;
+        state.unmapped = true;
         userfault::unmap(all);
         drop(state);
         if engine.alloc.check_process().is_ok() && self.links.lock().is_empty() {
@@ -226,7 +230,7 @@ impl Area {
         }
     }
 
-    /// Unpins what a private mapping showed.
+    /// Drops the pins of a private mapping.
     pub(in crate::mmap) fn unpin(&self, engine: &Engine) {
         let pinned = std::mem::take(&mut self.locked().pinned);
         pinned.within(0..u64::MAX).into_iter().for_each(|pages| engine.alloc.unpin(run_of(pages)));
@@ -237,10 +241,10 @@ impl Area {
         self.locked().pinned.pages()
     }
 
-    /// Unmaps and unpins everything that is pinned; true if anything was. Private copies stay.
+    /// Unmaps and unpins all pinned pages. Returns true if there were any. Private copies stay.
     pub(in crate::mmap) fn release_pins(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
         debug_assert_eq!(held.ino(), self.ino);
-        // A child may go on showing it.
+        // A child may still map them.
         if self.pinned() == 0 || !self.links.lock().is_empty() {
             return false;
         }
@@ -253,14 +257,14 @@ impl Area {
         true
     }
 
-    /// Keeps what a private mapping shows from reuse until [`Area::unpin`].
+    /// Pins pages that a private mapping maps, until [`Area::unpin`].
     pub(in crate::mmap) fn pin(state: &mut State, engine: &Engine, run: Run) {
         let pages = run.page.0..run.page.0 + run.pages;
         state.pinned.without(pages.clone()).into_iter().for_each(|part| engine.alloc.pin(run_of(part)));
         state.pinned.insert(pages);
     }
 
-    /// Everything is unresolved.
+    /// Makes all pages unresolved.
     pub(in crate::mmap) fn start(&self) -> io::Result<()> {
         match self.live() {
             Some(mut state) => self.map_lazy(&mut state, self.range()),
@@ -268,18 +272,18 @@ impl Area {
         }
     }
 
-    /// How its faults are answered.
+    /// The mechanism that resolves its faults.
     pub(in crate::mmap) fn mechanism(&self) -> MapMechanism {
         self.mechanism.name()
     }
 
-    /// Whether the page was taken away.
-    pub(in crate::mmap) fn is_cut(&self, page: u64) -> bool {
-        self.live().is_none_or(|state| state.cut.contains(page))
+    /// Whether the page was revoked.
+    pub(in crate::mmap) fn is_revoked(&self, page: u64) -> bool {
+        self.live().is_none_or(|state| state.revoked.contains(page))
     }
 
-    /// Maps the storage of the file as it is, `most` pieces at most; absent pages wait for their first
-    /// touch (but holes where stores stay private: they need no storage).
+    /// Maps the storage of the file, at most `most` pieces. Absent pages stay unresolved until their first access,
+    /// except holes of a private mapping: these need no storage and are mapped now.
     pub(in crate::mmap) fn install_first(
         &self,
         held: InodeWrite<'_>,
@@ -291,7 +295,7 @@ impl Area {
         let Ok(spans) = spans(engine, rec, inside, most) else { return 0 };
         let pieces = spans.len();
         for (pages, span) in spans {
-            let at_once = self.lend == MapMode::Private || self.mechanism() == MapMechanism::Signals;
+            let at_once = self.mode == MapMode::Private || self.mechanism() == MapMechanism::Signals;
             if !matches!(span, Span::Absent { .. }) || at_once && span.is_hole() {
                 self.install(held, engine, rec, pages);
             }
@@ -299,7 +303,7 @@ impl Area {
         pieces
     }
 
-    /// Maps what these pages are.
+    /// Maps these pages as the file has them.
     pub(in crate::mmap) fn install(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
@@ -311,23 +315,23 @@ impl Area {
         }
         for first in pages.step_by(self.map_alignment as usize) {
             let chunk = first..first + self.map_alignment;
-            let gathered =
+            let relocated =
                 self.make_contiguous(held, engine, chunk.clone()).and_then(|()| engine.alloc.inode(self.ino));
             let Some(mut state) = self.live() else { return };
-            match gathered {
+            match relocated {
                 Ok(rec) => self.show(&mut state, engine, &rec, chunk),
                 Err(e) => chunk.for_each(|page| self.fail_locked(&mut state, page, &e)),
             }
         }
     }
 
-    /// The pages rounded out to what the media can map.
+    /// The pages, rounded out to what the media can map.
     pub(in crate::mmap) fn whole(&self, pages: Range<u64>) -> Range<u64> {
         let end = pages.end.checked_next_multiple_of(self.map_alignment).unwrap_or(pages.end);
         pages.start / self.map_alignment * self.map_alignment..end
     }
 
-    /// Has storage in these pages moved to where it can be mapped.
+    /// Relocates the storage of these pages so that the media can map it.
     pub(in crate::mmap) fn make_contiguous(
         &self,
         held: InodeWrite<'_>,
@@ -338,7 +342,7 @@ impl Area {
         let pages = self.clip(self.whole(pages));
         match self.map_alignment {
             1 => Ok(()),
-            // Also where this mapping shows nothing: a child may show it again.
+            // Also where this mapping has nothing mapped: a child may map it again.
             step => {
                 let mut chunks = (pages.start..pages.end.min(end)).step_by(step as usize);
                 chunks.try_for_each(|first| engine.make_contiguous(held, first, false))
@@ -346,8 +350,8 @@ impl Area {
         }
     }
 
-    /// As `install`, of the window around a page that was touched, or less if that is in many
-    /// pieces; returns what was done.
+    /// As `install`, for the window around a page that was accessed, or for less if the window has many pieces.
+    /// Returns the pages mapped and their number of pieces.
     pub(in crate::mmap) fn install_around(
         &self,
         held: InodeWrite<'_>,
@@ -362,28 +366,28 @@ impl Area {
         if pieces == PIECES {
             let start = page / PAGES_PER_FRAME * PAGES_PER_FRAME;
             pages = self.clip(start..start + PAGES_PER_FRAME);
-            // Each may be a mapping of its own to the kernel.
+            // Each page may become a kernel mapping.
             pieces = pieces_of(pages.clone(), PAGES_PER_FRAME as usize);
         }
         self.unresolved(&pages).into_iter().for_each(|part| self.install(held, engine, rec, part));
         (pages, pieces)
     }
 
-    /// The pages of these that a fault has to map. A shared mapping shows the same storage again; what a private one
-    /// shows may have stores in it, which only the kernel has.
+    /// The pages among these that a fault has to map. A shared mapping can map the same storage again. A private
+    /// mapping may have stores in its pages, which only the kernel has, so only unresolved pages are mapped.
     fn unresolved(&self, pages: &Range<u64>) -> Vec<Range<u64>> {
-        match (self.lend, self.live()) {
-            (MapMode::Private, Some(state)) => state.absent.within(pages.clone()),
+        match (self.mode, self.live()) {
+            (MapMode::Private, Some(state)) => state.unresolved.within(pages.clone()),
             _ => vec![pages.clone()],
         }
     }
 
-    /// Which pages to give storage to at a store to `page`, which lies in a hole that reaches over
-    /// `hole`. Nothing behind the file's last page.
+    /// The pages to allocate for a store to `page`, which lies in the hole `hole`. None beyond the last page of the
+    /// file.
     ///
-    /// One page where nothing around it has storage: a single store pays for no more than itself. A second store
-    /// to an aligned window of 16 pages fills the window. A program that goes on where the last fill ended gets twice
-    /// as much each time, whole frames in the end.
+    /// One page if the aligned window of 16 pages around it has no storage: a single store pays for its page alone.
+    /// The second store to a window fills the window. While a program continues where the last fill ended, each
+    /// fill is twice as large as the one before, up to a whole frame.
     pub(in crate::mmap) fn fill_around(&self, page: u64, hole: Range<u64>, end: u64) -> Range<u64> {
         if self.map_alignment > 1 {
             return self.whole(page..page + 1);
@@ -395,10 +399,10 @@ impl Area {
             start.max(hole.start)..(start + size).min(hole.end)
         };
         let last = state.filled.end - state.filled.start;
-        let goes_on = last > 0 && page >= state.filled.end && page - state.filled.end < last.min(FILL_WINDOW);
+        let continues = last > 0 && page >= state.filled.end && page - state.filled.end < last.min(FILL_WINDOW);
         let whole = self.clip(page / FILL_WINDOW * FILL_WINDOW..(page / FILL_WINDOW + 1) * FILL_WINDOW);
         let around = match () {
-            () if goes_on => window((last * 2).next_power_of_two().min(PAGES_PER_FRAME)),
+            () if continues => window((last * 2).next_power_of_two().min(PAGES_PER_FRAME)),
             () if hole.start <= whole.start && whole.end.min(end) <= hole.end => page..page + 1,
             () => window(FILL_WINDOW),
         };
@@ -406,7 +410,7 @@ impl Area {
         around
     }
 
-    /// Puts an error at `page`; it is reported once, and the page is tried again afterwards.
+    /// Makes `page` inaccessible with an error. The error is reported once, then the page is resolved again.
     pub(in crate::mmap) fn fail(&self, page: u64, error: &Error) {
         let Some(mut state) = self.live() else { return };
         self.fail_locked(&mut state, page, error);
@@ -418,12 +422,13 @@ impl Area {
             other => Failure::Other(other.to_string()),
         };
         state.failed.insert(page, failure);
-        // If even that cannot be mapped, the page stays as it is and is asked for again.
+        // If that fails too, the page stays as it is and is resolved again.
         let _ = self.map_poison(state, page..page + 1);
     }
 
-    /// Why `page` could not be reached; `None` if nothing is wrong (any more).
-    pub(in crate::mmap) fn why(&self, page: u64) -> Option<Error> {
+    /// Why `page` is inaccessible; `None` if no error is recorded (any more). A failure is returned once: the page
+    /// becomes unresolved.
+    pub(in crate::mmap) fn take_error(&self, page: u64) -> Option<Error> {
         let mut state = self.live()?;
         if state.poisoned {
             return Some(Error::Forked);
@@ -437,43 +442,43 @@ impl Area {
             });
         }
         match () {
-            () if state.cut.contains(page) => Some(Error::Revoked(at)),
-            () if state.nothing.contains(page) => Some(Error::BeyondEnd(at)),
+            () if state.revoked.contains(page) => Some(Error::Revoked(at)),
+            () if state.inaccessible.contains(page) => Some(Error::BeyondEnd(at)),
             () => None,
         }
     }
 
-    /// Pages that were taken away are the file's as it is now.
+    /// Revoked pages show the file again, as it is now.
     pub(in crate::mmap) fn refresh(&self, pages: Range<u64>) -> Result<()> {
         let pages = self.clip(self.whole(pages));
         let Some(mut state) = self.live() else { return Ok(()) };
-        state.cut.remove(pages.clone());
+        state.revoked.remove(pages.clone());
         let failed: Vec<u64> = state.failed.range(pages.clone()).map(|(&page, _)| page).collect();
         failed.iter().for_each(|page| drop(state.failed.remove(page)));
-        for part in state.nothing.within(pages) {
+        for part in state.inaccessible.within(pages) {
             self.map_lazy(&mut state, part).map_err(Error::mapping)?;
         }
         Ok(())
     }
 
-    /// Takes down what is mapped of these pages as holes, or (`all`) whatever it is; the next touch
-    /// maps them again. Keeps the kernel's page tables, or its mappings, few.
+    /// Unmaps the holes among these pages, or (`all`) every page; the next access maps them again. This limits the
+    /// kernel's page tables, or its number of mappings.
     ///
-    /// No witness: the inode is locked, but not in a child, where nobody maps these pages beside the thread that asks.
+    /// There is no witness: the inode is locked except in a child, where only the calling thread maps these pages.
     pub(in crate::mmap) fn take_down(&self, pages: Range<u64>, all: bool) -> io::Result<()> {
         let Some(mut state) = self.live() else { return Ok(()) };
         let pages = self.clip(pages);
-        let parts = if all { state.nothing.without(pages) } else { state.holes.within(pages) };
+        let parts = if all { state.inaccessible.without(pages) } else { state.holes.within(pages) };
         for part in parts {
-            // Put there as one piece, whatever of it is unresolved already.
-            state.absent.remove(part.clone());
+            // Mapped as one piece, including the parts that are unresolved already.
+            state.unresolved.remove(part.clone());
             self.map_lazy(&mut state, part)?;
         }
         Ok(())
     }
 
-    /// Enters what is mapped of these pages into the page tables, for stores. Nothing else is touched: that would wait
-    /// for an answer to a fault.
+    /// Enters what is mapped of these pages into the page tables, writable. Other pages are not accessed: that
+    /// would wait for a fault to be resolved.
     pub(in crate::mmap) fn populate(&self, pages: Range<u64>) {
         let Some(state) = self.live() else { return };
         for part in Area::data(&state, self.clip(pages)) {
@@ -481,45 +486,46 @@ impl Area {
         }
     }
 
-    /// Pages of these that are mapped as holes at present.
+    /// The number of these pages that are mapped as holes at present.
     pub(in crate::mmap) fn holes_in(&self, pages: Range<u64>) -> u64 {
         self.live().map_or(0, |state| state.holes.within(pages).into_iter().map(|part| part.end - part.start).sum())
     }
 
-    /// Pages mapped as holes at present, and pages where nothing can be reached.
+    /// The number of pages mapped as holes at present, and of inaccessible pages.
     pub(in crate::mmap) fn counts(&self) -> (u64, u64) {
-        self.live().map_or((0, 0), |state| (state.holes.pages(), state.nothing.pages()))
+        self.live().map_or((0, 0), |state| (state.holes.pages(), state.inaccessible.pages()))
     }
 
-    pub(in crate::mmap) fn cut_here(&self, pages: Range<u64>) {
+    pub(in crate::mmap) fn revoke_here(&self, pages: Range<u64>) {
         let Some(mut state) = self.live() else { return };
         state.filled = 0..0;
-        state.cut.insert(pages.clone());
-        if self.lend == MapMode::Private && !pages.is_empty() {
+        state.revoked.insert(pages.clone());
+        if self.mode == MapMode::Private && !pages.is_empty() {
             if !self.atomic {
                 state.lost.remove(pages.clone());
             }
             self.copies(pages.clone()).into_iter().for_each(|copy| state.lost.insert(copy));
         }
         if self.map_poison(&mut state, pages.clone()).is_err() {
-            // No kernel mapping left to say "nothing" with: unmapped says it too (SIGSEGV).
+            // No kernel mapping is left for the inaccessible state. An unmapped address is inaccessible too
+            // (SIGSEGV).
             userfault::unmap(self.addr(&pages));
             state.holes.remove(pages.clone());
-            state.absent.remove(pages.clone());
-            state.nothing.insert(pages);
+            state.unresolved.remove(pages.clone());
+            state.inaccessible.insert(pages);
         }
     }
 
     /// File pages of `pages` that are mapped from storage.
     pub(in crate::mmap) fn data(state: &State, pages: Range<u64>) -> Vec<Range<u64>> {
-        let others = [&state.absent, &state.holes, &state.nothing];
+        let others = [&state.unresolved, &state.holes, &state.inaccessible];
         let left = |left: Vec<Range<u64>>, set: &&Ranges| left.into_iter().flat_map(|part| set.without(part)).collect();
         others.iter().fold(vec![pages], left)
     }
 
     pub(in crate::mmap) fn freeze_here(&self, engine: &Engine, rec: &InodeRec, replaced: Option<&[Range<u64>]>) {
         let Some(mut state) = self.live() else { return };
-        match self.lend {
+        match self.mode {
             MapMode::Private if let Some(replaced) = replaced => self.preserve_private(&mut state, replaced),
             MapMode::Private => {
                 let runs = runs(engine, rec, self.range()).unwrap_or_default();
@@ -528,7 +534,7 @@ impl Area {
             MapMode::Read | MapMode::Write => {
                 for part in Area::data(&state, self.range()) {
                     if self.map_lazy(&mut state, part.clone()).is_err() {
-                        // An error that refresh takes away, rather than a store to a frozen page.
+                        // An error until the next refresh is better than a store to a frozen page.
                         let _ = self.map_poison(&mut state, part);
                     }
                 }

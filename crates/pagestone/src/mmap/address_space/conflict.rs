@@ -1,13 +1,14 @@
-//! Stores that wait for a commit, and changes of the file below them.
+//! Conflicts of an atomic mapping: stores that wait for a commit, and changes of the file beneath them.
 //!
 //! ```text
-//!   mapping    [copy]          commit ----> refused: the copy is of what the page was
+//!   mapping    [copy]          commit ----> refused: the copy was made of the old page
 //!   file       [page] -- write --> [page']
 //! ```
 //!
-//! Whoever changes bytes of a file notifies its mappings, once that is done. A page of which an atomic mapping has a copy
-//! at that moment is *stale* there until the copy goes: what is copied later is a copy of the new bytes. So there is no
-//! conflict without one, and only stores through other shared mappings, which nobody reports, go unnoticed.
+//! An operation that changes bytes of a file notifies its mappings afterwards. If an atomic mapping has a private
+//! copy of a changed page at that moment, the page is *stale* there until the copy is dropped. A later copy is made
+//! of the new bytes. So every conflict involves a change of a copied page. Stores through other shared mappings
+//! send no notification and are not detected.
 
 use std::ops::Range;
 
@@ -19,7 +20,7 @@ use crate::mmap::kernel::pagemap;
 use crate::units::PAGE_SIZE;
 
 impl Area {
-    /// The file has other bytes in these pages.
+    /// These pages of the file have changed.
     pub(in crate::mmap) fn note_changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]) {
         debug_assert_eq!(held.ino(), self.ino);
         if !self.atomic {
@@ -29,7 +30,7 @@ impl Area {
         let some = pages.iter().filter(|pages| !pages.is_empty());
         some.for_each(|pages| changed.insert(self.clip(self.whole(pages.clone()))));
         let (Some(first), Some(last)) = (pages.first(), pages.last()) else { return };
-        // One look at the page tables, however many pages there are.
+        // One scan of the page tables, however many pages there are.
         let hull = self.clip(self.whole(first.start..last.end));
         if hull.is_empty() {
             return;
@@ -40,7 +41,7 @@ impl Area {
         }
     }
 
-    /// The file ends at `len` now, and was longer.
+    /// The file was truncated to `len`.
     pub(in crate::mmap) fn note_shortened(&self, held: InodeWrite<'_>, len: u64) {
         debug_assert_eq!(held.ino(), self.ino);
         let page = len / PAGE_SIZE;
@@ -55,8 +56,8 @@ impl Area {
         }
     }
 
-    /// The pages of these that are copies; all, if the kernel does not say: what differs from the file at the commit is taken for
-    /// a copy then.
+    /// The pages among these that are private copies. All of them if the kernel does not report it; then a page
+    /// that differs from the file at the commit counts as a copy.
     pub(in crate::mmap) fn copies(&self, pages: Range<u64>) -> Vec<Range<u64>> {
         match pagemap::private_copies(self.addr(&pages), self.dax) {
             Ok(Some(copies)) => copies.into_iter().map(|copy| self.pages_at(copy)).collect(),
@@ -64,7 +65,7 @@ impl Area {
         }
     }
 
-    /// All copies are gone, and with them what was known of them.
+    /// All copies were dropped: forgets the conflicts recorded for them.
     pub(in crate::mmap) fn forget_changes(&self) {
         if let Some(mut state) = self.live() {
             state.stale.remove(self.range());
@@ -73,7 +74,8 @@ impl Area {
         }
     }
 
-    /// [`Error::Conflict`] if copies of these pages are older than what the file, now `size` bytes long, has there.
+    /// Returns [`Error::Conflict`] if copies of these pages are older than the file's pages. The file is `size`
+    /// bytes long.
     pub(in crate::mmap) fn check_conflict(&self, held: InodeWrite<'_>, pages: &[Range<u64>], size: u64) -> Result<()> {
         debug_assert_eq!(held.ino(), self.ino);
         let Some(state) = self.live() else { return Ok(()) };
@@ -81,11 +83,11 @@ impl Area {
         if let Some(stale) = pages.iter().find_map(|range| state.stale.within(range.clone()).into_iter().next()) {
             return conflict(stale.start);
         }
-        // A part of the stores is gone. What lies behind the end is dropped by a commit in any case.
+        // Some stores were lost. Pages beyond the end do not count: a commit drops them in any case.
         if let Some(lost) = state.lost.within(self.clip(0..size.div_ceil(PAGE_SIZE))).first() {
             return conflict(lost.start);
         }
-        // The end of the file has come to lie in the page, and behind it again: the copy still has what was cut off.
+        // The file was cut inside the page and has grown again: the copy still has the bytes that were cut off.
         let mut shortened = state.shortened.iter().filter(|&(_, &len)| len < size).map(|(&page, _)| page);
         match shortened.find(|page| pages.iter().any(|range| range.contains(page))) {
             Some(page) => conflict(page),

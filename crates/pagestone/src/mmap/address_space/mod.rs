@@ -1,4 +1,4 @@
-//! The address space of one mapping: what each of its pages is, and how that changes.
+//! The address space of one mapping: the state of each of its pages, and the transitions between states.
 
 pub(super) mod area;
 pub(super) mod conflict;

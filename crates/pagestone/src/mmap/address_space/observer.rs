@@ -1,11 +1,11 @@
-//! How a mapping follows changes of its file: in this process, and in the children that have it too.
+//! How a mapping follows changes of its file, in this process and in the children that have it.
 //!
 //! ```text
-//!   cut      nothing there any more       uncut, grown   unresolved
-//!   filled   the new storage              freeze, leave  unresolved: the pages will move
+//!   invalidate   inaccessible                revalidate, grown               unresolved
+//!   filled       mapped to the new storage   freeze, unmap_for_relocation    unresolved: the pages will move
 //! ```
 //!
-//! Each is complete when it returns.
+//! Each call is complete when it returns.
 
 use std::io;
 use std::ops::Range;
@@ -25,9 +25,9 @@ impl MappingObserver for Area {
         if pages.is_empty() {
             return;
         }
-        // Where single pages cannot be mapped, single pages cannot be taken away.
+        // Where single pages cannot be mapped, they cannot be unmapped either.
         let pages = self.clip(self.whole(pages));
-        self.cut_here(pages.clone());
+        self.revoke_here(pages.clone());
         self.revoke_in_children(&pages);
     }
 
@@ -39,7 +39,7 @@ impl MappingObserver for Area {
         replaced: Option<&[Range<u64>]>,
     ) -> Result<()> {
         debug_assert_eq!(held.ino(), self.ino);
-        let pages = match (self.lend, replaced) {
+        let pages = match (self.mode, replaced) {
             (MapMode::Private, None | Some([])) => self.first..self.first,
             (MapMode::Private, Some([first, .., last])) => self.clip(self.whole(first.start..last.end)),
             (MapMode::Private, Some([all])) => self.clip(self.whole(all.clone())),
@@ -53,7 +53,7 @@ impl MappingObserver for Area {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
         match self.live() {
-            Some(mut state) if self.lend == MapMode::Private => {
+            Some(mut state) if self.mode == MapMode::Private => {
                 self.preserve_private(&mut state, std::slice::from_ref(&pages))
             }
             Some(mut state) => {
@@ -66,32 +66,32 @@ impl MappingObserver for Area {
     }
 
     fn unpin(&self, held: InodeWrite<'_>, engine: &Engine) -> bool {
-        self.holds_stores && self.release_pins(held, engine)
+        self.can_block_stores && self.release_pins(held, engine)
     }
 
     fn revalidate(&self, held: InodeWrite<'_>, pages: Range<u64>) {
         debug_assert_eq!(held.ino(), self.ino);
         let pages = self.clip(self.whole(pages));
-        // Stores that a private mapping had there are gone: an error until it is refreshed, not the file's bytes. A
-        // commit refuses by itself.
+        // The private stores there are lost, so the pages stay an error until they are refreshed. An atomic mapping
+        // needs no such error: its commit reports the conflict.
         let lost = match self.live() {
-            Some(state) if self.lend == MapMode::Private && !self.atomic => state.lost.within(pages.clone()),
+            Some(state) if self.mode == MapMode::Private && !self.atomic => state.lost.within(pages.clone()),
             _ => Vec::new(),
         };
         let mut back = Ranges::default();
         back.insert(pages.clone());
         lost.into_iter().for_each(|part| back.remove(part));
-        // What cannot be mapped now stays an error until it is refreshed.
+        // A page that cannot be mapped now stays an error until it is refreshed.
         back.within(pages.clone()).into_iter().for_each(|part| drop(self.refresh(part)));
         self.invalidate_in_children(Invalidation::Allow, &self.clip(pages));
     }
 
     fn filled(&self, held: InodeWrite<'_>, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
-        if self.lend != MapMode::Private {
+        if self.mode != MapMode::Private {
             self.install(held, engine, rec, pages.clone());
             self.invalidate_in_children(Invalidation::Unresolve, &self.clip(pages));
         } else if let Some(mut state) = self.live() {
-            // Zeros, or a base's pages: neither is what the file has there now.
+            // The mapped zeros or shared pages are no longer the file's contents.
             let pages = self.clip(self.whole(pages));
             let mut shown = Ranges::default();
             state.holes.within(pages.clone()).into_iter().for_each(|part| shown.insert(part));
@@ -101,7 +101,7 @@ impl MappingObserver for Area {
     }
 
     fn fills_in_place(&self) -> bool {
-        self.lend != MapMode::Private
+        self.mode != MapMode::Private
     }
 
     fn changed(&self, held: InodeRead<'_>, pages: &[Range<u64>]) {
@@ -125,7 +125,7 @@ impl MappingObserver for Area {
 }
 
 impl Area {
-    /// Children that have it too know that the pages will lie elsewhere.
+    /// Makes the pages unresolved in the children, because they will be relocated.
     fn unresolve_in_children(&self, pages: &Range<u64>) -> Result<()> {
         match pages.is_empty() || self.invalidate_in_children(Invalidation::Unresolve, pages) {
             true => Ok(()),

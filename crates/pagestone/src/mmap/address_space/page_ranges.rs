@@ -54,7 +54,7 @@ impl Ranges {
         self.0.insert(start, end);
     }
 
-    /// Takes `range` out.
+    /// Removes `range`.
     pub(in crate::mmap) fn remove(&mut self, range: Range<u64>) {
         for part in self.within(range.clone()) {
             let Some((&start, &end)) = self.0.range(..=part.start).next_back() else { continue };
@@ -68,7 +68,7 @@ impl Ranges {
         }
     }
 
-    /// Pages in it.
+    /// The number of pages in it.
     pub(in crate::mmap) fn pages(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
     }

@@ -1,7 +1,7 @@
-//! What a private mapping keeps when the pages that it maps are replaced.
+//! Private copies of a private mapping: what it keeps when the file's pages are replaced.
 //!
 //! ```text
-//!   stored to: the kernel has a copy     kept
+//!   stored to: the kernel has a copy    kept
 //!   mapped from the pool                copied; in an atomic mapping unresolved
 //!   no memory for a copy                an error until refreshed
 //! ```
@@ -16,16 +16,16 @@ use crate::mmap::fault::service::Mechanism;
 use crate::mmap::kernel::pagemap;
 
 impl Area {
-    /// The storage of these pages is about to be replaced. Private copies stay. Pages that are mapped from the pool are
-    /// copied; in an atomic mapping they become unresolved.
+    /// The storage of these pages is about to be replaced. Private copies stay. Pages that are mapped from the pool
+    /// are copied; in an atomic mapping they become unresolved.
     pub(in crate::mmap) fn preserve_private(&self, state: &mut State, pages: &[Range<u64>]) {
         let mut whole = Ranges::default();
         pages.iter().for_each(|pages| whole.insert(self.clip(self.whole(pages.clone()))));
         let whole = whole.within(self.range()).into_iter();
-        // An unresolved page is not touched: that would wait for the inode, which is held here.
+        // Unresolved pages are not accessed: the fault would wait for the inode, which is locked here.
         if self.atomic {
-            let there = whole.flat_map(|part| state.nothing.without(part));
-            let parts = there.flat_map(|part| state.absent.without(part)).collect();
+            let there = whole.flat_map(|part| state.inaccessible.without(part));
+            let parts = there.flat_map(|part| state.unresolved.without(part)).collect();
             self.unmap_all_but_copies(state, parts);
         } else {
             let parts: Vec<_> = whole.flat_map(|part| Area::data(state, part)).collect();
@@ -33,27 +33,28 @@ impl Area {
         }
     }
 
-    /// Unmaps the pages of these that are no private copies: the next touch maps what the file has then.
+    /// Unmaps the pages among these that are not private copies. The next access maps what the file has then.
     ///
-    /// No store may fall between the scan of the page tables and the unmapping: stores are blocked meanwhile,
-    /// where the kernel can do that (not for pages of an ordinary file).
+    /// No store may fall between the scan of the page tables and the unmapping. Stores are blocked meanwhile where
+    /// the kernel supports it (not for pages of an ordinary file).
     pub(in crate::mmap) fn unmap_all_but_copies(&self, state: &mut State, parts: Vec<Range<u64>>) {
         let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
         let hull = self.addr(&(first.start..last.end));
         let mut rest = Ranges::default();
         parts.into_iter().for_each(|part| rest.insert(part));
         let mut held = Vec::new();
-        // What cannot be unmapped.
+        // Pages that cannot be unmapped.
         let mut stays = Ranges::default();
         // One scan of the page tables, however many parts there are.
         if let Ok(Some(mut copies)) = pagemap::private_copies(hull.clone(), self.dax) {
             copies.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
             held = rest.within(self.range());
-            held.retain(|part| self.hold_stores(part));
+            held.retain(|part| self.block_stores(part));
             #[cfg(test)]
             tests::pause();
             if !held.is_empty() {
-                // Copies that were made in between. Protected pages that are not there look like swapped ones now.
+                // Copies made since the first scan. Protected pages that are not present look like swapped pages
+                // now.
                 let more =
                     pagemap::copies_in_memory(hull.clone(), self.dax).ok().flatten().unwrap_or_else(|| vec![hull]);
                 more.iter().for_each(|copy| rest.remove(self.pages_at(copy.clone())));
@@ -61,7 +62,7 @@ impl Area {
             }
             for copy in copies {
                 let piece = self.whole(self.pages_at(copy));
-                // Pages that cannot be mapped singly stay as they are: a later store to them is a conflict.
+                // Pages that cannot be mapped singly stay mapped. A later store to them is a conflict.
                 let beside = rest.within(piece.clone());
                 beside.into_iter().for_each(|pages| state.stale.insert(pages));
                 rest.remove(piece);
@@ -75,27 +76,28 @@ impl Area {
             stays = rest;
         }
         for part in held {
-            let absent = state.absent.within(part.clone());
+            let absent = state.unresolved.within(part.clone());
             let mut left = Ranges::default();
             left.insert(part);
             absent.into_iter().for_each(|part| left.remove(part));
             left.within(self.range()).into_iter().for_each(|part| self.allow_stores(&part));
         }
         for part in stays.within(self.range()) {
-            // Zeros that the file no longer has. A copy of them would count as a store, so a store there is a conflict.
+            // Zeros that the file no longer has. A copy of them would count as a store, so a store there is a
+            // conflict.
             let holes = state.holes.within(part.clone());
             holes.into_iter().for_each(|hole| state.stale.insert(hole));
             state.holes.without(part).iter().for_each(|part| self.make_private(state, part));
         }
     }
 
-    fn hold_stores(&self, pages: &Range<u64>) -> bool {
+    fn block_stores(&self, pages: &Range<u64>) -> bool {
         match self.uffd() {
             Mechanism::Userfault(uffd) => {
                 let addr = self.addr(pages);
-                let held = uffd.hold_stores(addr.clone()).is_ok();
+                let held = uffd.block_stores(addr.clone()).is_ok();
                 if !held {
-                    // A part of it may be.
+                    // A part of the range may be blocked.
                     uffd.allow_stores(addr);
                 }
                 held
@@ -110,13 +112,13 @@ impl Area {
         }
     }
 
-    /// Has the kernel make private copies of pages of a private mapping, by storing what is there. Where it has no
-    /// memory for them they are taken away.
+    /// Makes the kernel create private copies of pages of a private mapping, by storing the bytes that are there.
+    /// Where the kernel has no memory for a copy, the page becomes inaccessible.
     fn make_private(&self, state: &mut State, pages: &Range<u64>) {
         for page in pages.clone() {
             let (addr, mut word) = (self.addr(&(page..page + 1)).start as *mut u8, 0);
-            // SAFETY: an aligned word of this mapping; what is there, or has been stored meanwhile,
-            // stays. A page that cannot be reached has no bytes to keep.
+            // SAFETY: an aligned word of this mapping; its value, or a concurrent store to it, is preserved. A page
+            // that is inaccessible has no bytes to keep.
             let copied = unsafe {
                 fault_tolerant::load(addr, 8, &mut word).is_err() || {
                     let same = word;
@@ -125,7 +127,7 @@ impl Area {
             };
             if !copied {
                 let gone = self.clip(self.whole(page..page + 1));
-                state.cut.insert(gone.clone());
+                state.revoked.insert(gone.clone());
                 let _ = self.map_poison(state, gone);
             }
         }
@@ -145,7 +147,7 @@ mod tests {
     use crate::units::PAGE_SIZE;
     use pmem::Memory;
 
-    /// Whether there is time between the scan and the unmapping for a store to be lost.
+    /// Whether to widen the window between the scan and the unmapping, in which a store could be lost.
     static PAUSES: AtomicBool = AtomicBool::new(false);
 
     pub(in crate::mmap) fn pause() {
@@ -175,7 +177,7 @@ mod tests {
                     std::hint::spin_loop();
                 }
                 for page in (window * 16..window * 16 + 16).step_by(2) {
-                    // Spread over the time that the fill takes.
+                    // Spread over the duration of the fill.
                     std::thread::sleep(Duration::from_micros(20));
                     map.store(page * PAGE_SIZE, page + 1)?;
                 }

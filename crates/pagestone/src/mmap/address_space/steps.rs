@@ -1,12 +1,12 @@
-//! The steps from one kind of page to another, each one system call on the target.
+//! The transitions between page states of a mapping, each one system call on the target.
 //!
 //! ```text
-//!   show       what the file has: data, holes, nothing
-//!   put_data   the pool's pages       map_zero_page      zeros, until somebody stores
-//!   map_lazy the next touch asks    map_poison   SIGBUS, EFAULT
+//!   show       maps what the file has: data, holes, or inaccessible beyond the end
+//!   put_data   the pool's pages                    map_zero_page   zeros, until the first store
+//!   map_lazy   unresolved until the next access    map_poison      inaccessible: SIGBUS, EFAULT
 //! ```
 //!
-//! A private mapping is shown only what it does not show yet: its stores are known to the kernel alone.
+//! In a private mapping only pages that are not mapped yet are mapped: the kernel alone has its stores.
 
 use std::io;
 use std::ops::Range;
@@ -27,29 +27,29 @@ use crate::mmap::kernel::userfault;
 use crate::units::{PAGE_SIZE, PageNo};
 
 impl Area {
+    /// Maps these pages as the file has them. If a page cannot be mapped, it becomes inaccessible with the error.
     pub(in crate::mmap) fn show(&self, state: &mut State, engine: &Engine, rec: &InodeRec, pages: Range<u64>) {
         let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(self.map_alignment);
         let region = &engine.alloc.region;
         let inside = pages.start..pages.end.min(end).max(pages.start);
         let mut put = || -> Result<()> {
             self.map_poison(state, inside.end..pages.end).map_err(Error::mapping)?;
-            for part in state.cut.within(inside.clone()) {
+            for part in state.revoked.within(inside.clone()) {
                 self.map_poison(state, part).map_err(Error::mapping)?;
             }
-            for part in state.cut.without(inside.clone()) {
+            for part in state.revoked.without(inside.clone()) {
                 for (pages, span) in spans(engine, rec, part, usize::MAX)? {
                     match span {
                         Span::Absent { answer, .. } if answer.is_zeros() => {
                             self.map_zero_page(state, pages).map_err(Error::mapping)?
                         }
-                        // It has to be put somewhere first: the first touch gives it storage.
+                        // The contents have no storage yet: the first access allocates it.
                         Span::Absent { .. } => self.map_lazy(state, pages).map_err(Error::mapping)?,
-                        // A store would change what others have borrowed too, so the first touch
-                        // makes the pages the file's own.
-                        Span::Shared(_) if self.lend == MapMode::Write => {
+                        // A store would change other files too, so the first access copies the pages.
+                        Span::Shared(_) if self.mode == MapMode::Write => {
                             self.map_lazy(state, pages).map_err(Error::mapping)?
                         }
-                        Span::Shared(run) if self.lend == MapMode::Private => {
+                        Span::Shared(run) if self.mode == MapMode::Private => {
                             Area::pin(state, engine, run);
                             self.put_data(state, region, pages, run)?;
                         }
@@ -63,13 +63,14 @@ impl Area {
             Ok(())
         };
         if let Err(e) = put() {
-            // Better an error than pages that are not the file's; each is tried again once it was reported.
-            // Those that are mapped already may have been stored to.
-            let missing = if self.lend == MapMode::Private { state.absent.within(pages) } else { vec![pages] };
+            // An error is better than pages of another file. Each page is tried again after its error was reported.
+            // Pages of a private mapping that are mapped already may have been stored to, and stay.
+            let missing = if self.mode == MapMode::Private { state.unresolved.within(pages) } else { vec![pages] };
             missing.into_iter().flatten().for_each(|page| self.fail_locked(state, page, &e));
         }
     }
 
+    /// Maps the pages of `run`.
     pub(in crate::mmap) fn put_data(
         &self,
         state: &mut State,
@@ -79,14 +80,14 @@ impl Area {
     ) -> Result<()> {
         let whole = [pages.start, pages.end, run.page.0].iter().all(|page| page.is_multiple_of(self.map_alignment));
         if !whole {
-            // The kernel would round up, over pages that are not the file's.
+            // The kernel would round up, over pages of other files.
             return Err(Error::NotSupported("a piece of storage that these media cannot map"));
         }
         let addr = self.addr(&pages);
         // SAFETY: the range is address space of this mapping, which hands out no references.
-        unsafe { region.map_at(run.page.byte(), addr.len() as u64, addr.start as *mut u8, self.lend)? };
-        state.nothing.remove(pages.clone());
-        state.absent.remove(pages.clone());
+        unsafe { region.map_at(run.page.byte(), addr.len() as u64, addr.start as *mut u8, self.mode)? };
+        state.inaccessible.remove(pages.clone());
+        state.unresolved.remove(pages.clone());
         state.holes.remove(pages);
         Ok(())
     }
@@ -94,55 +95,55 @@ impl Area {
     pub(in crate::mmap) fn map_zero_page(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
         for part in state.holes.without(pages) {
             let addr = self.addr(&part);
-            match (self.lend, self.uffd()) {
-                (MapMode::Private, _) => userfault::put_zeros(addr, true)?,
+            match (self.mode, self.uffd()) {
+                (MapMode::Private, _) => userfault::map_zeros(addr, true)?,
                 (MapMode::Write, Mechanism::Userfault(uffd)) => {
-                    rank::check_remap(child::is_one());
+                    rank::check_remap(child::is_child());
                     uffd.map_zero_page(addr)?;
                 }
-                _ => userfault::put_zeros(addr, false)?,
+                _ => userfault::map_zeros(addr, false)?,
             }
-            state.nothing.remove(part.clone());
-            state.absent.remove(part.clone());
+            state.inaccessible.remove(part.clone());
+            state.unresolved.remove(part.clone());
             state.holes.insert(part);
         }
         Ok(())
     }
 
     pub(in crate::mmap) fn map_lazy(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
-        for part in state.absent.without(pages) {
+        for part in state.unresolved.without(pages) {
             match self.uffd() {
                 Mechanism::Userfault(uffd) => {
-                    rank::check_remap(child::is_one());
+                    rank::check_remap(child::is_child());
                     uffd.map_lazy(self.addr(&part))?;
                 }
                 Mechanism::Signals => userfault::map_poison(self.addr(&part), 0)?,
             }
-            state.nothing.remove(part.clone());
+            state.inaccessible.remove(part.clone());
             state.holes.remove(part.clone());
-            state.absent.insert(part);
+            state.unresolved.insert(part);
         }
         Ok(())
     }
 
     pub(in crate::mmap) fn map_poison(&self, state: &mut State, pages: Range<u64>) -> io::Result<()> {
-        for part in state.nothing.without(pages) {
+        for part in state.inaccessible.without(pages) {
             let addr = self.addr(&part);
             userfault::map_poison(addr, (part.start - self.first) * PAGE_SIZE)?;
             state.holes.remove(part.clone());
-            state.absent.remove(part.clone());
-            state.nothing.insert(part);
+            state.unresolved.remove(part.clone());
+            state.inaccessible.insert(part);
         }
         Ok(())
     }
 }
 
-/// These pages of the pool.
+/// These pages of the pool, as a run.
 pub(in crate::mmap) fn run_of(pages: Range<u64>) -> Run {
     Run { page: PageNo(pages.start), pages: pages.end - pages.start }
 }
 
-/// The storage of these pages.
+/// The runs that store these pages.
 pub(in crate::mmap) fn runs(engine: &Engine, rec: &InodeRec, pages: Range<u64>) -> Result<Vec<Run>> {
     let run = |(pages, span): (Range<u64>, Span)| match span {
         Span::Own(run) | Span::Shared(run) => Some(Run { page: run.page, pages: pages.end - pages.start }),
@@ -151,7 +152,7 @@ pub(in crate::mmap) fn runs(engine: &Engine, rec: &InodeRec, pages: Range<u64>) 
     Ok(spans(engine, rec, pages, usize::MAX)?.into_iter().filter_map(run).collect())
 }
 
-/// What these pages are, in at most `most` pieces.
+/// What these pages are, as at most `most` spans.
 pub(in crate::mmap) fn spans(
     engine: &Engine,
     rec: &InodeRec,

@@ -1,14 +1,14 @@
-//! Failure-atomic mappings: stores stay in private copies until a commit makes all of them the file's.
+//! Failure-atomic mappings: stores stay in private copies until a commit writes all of them to the file.
 //!
 //! ```text
-//!   store     the kernel copies the page; the file has the old one
-//!   commit    which pages are copies?  (pages.rs)
+//!   store     the kernel copies the page; the file keeps the old one
+//!   commit    find the copies (pagemap.rs)
 //!             --> File::write_atomic: all of them, durable and visible at once, or none
-//!             --> the copies go; the next touch maps the file's new pages
-//!   discard   the copies go
+//!             --> drop the copies; the next access maps the file's new pages
+//!   discard   drop the copies
 //! ```
 //!
-//! The cost is that of the pages changed; finding them costs a look at the page tables that are there.
+//! A commit costs time in proportion to the pages changed, plus a scan of the page tables that are present.
 
 use std::ops::{Deref, Range};
 
@@ -21,22 +21,22 @@ use crate::mmap::Mapping;
 use crate::mmap::kernel::pagemap;
 use crate::units::PAGE_SIZE;
 
-/// A mapping whose stores reach the file at [`AtomicMapping::commit`], however many, all of them or
-/// none. Loads and stores are those of [`Mapping`]; a commit has the mapping for itself.
+/// A mapping whose stores reach the file at [`AtomicMapping::commit`], all of them or none, however many they are.
+/// Loads and stores are those of [`Mapping`]. A commit needs exclusive access to the mapping.
 ///
-/// Dropped without commit, or after a crash, the file is as it was. Pages are committed whole: where somebody else has
-/// changed a page since this mapping stored to it, its commit is [`Error::Conflict`].
+/// If it is dropped without a commit, or the system crashes, the file is unchanged. Whole pages are committed: if
+/// the file's page has changed since this mapping stored to it, the commit fails with [`Error::Conflict`].
 #[derive(Debug)]
 pub struct AtomicMapping {
     mapping: Mapping,
-    /// Pieces that commits have mapped one by one since everything was taken down last.
+    /// Pieces that commits have mapped singly since everything was unmapped last.
     pieces: usize,
 }
 
-/// Pieces that commits map one by one, before everything is taken down.
-const MOST_PIECES: usize = 1000;
-/// Pages that are pinned for a mapping, before everything is taken down.
-const MOST_PINNED: u64 = 256;
+/// Limit on pieces that commits map singly. Beyond it, everything is unmapped instead.
+const MAX_PIECES: usize = 1000;
+/// Limit on pages that are pinned for a mapping. Beyond it, everything is unmapped.
+const MAX_PINNED: u64 = 256;
 
 impl FileHandle {
     /// See [`File::map_atomic`](crate::File::map_atomic).
@@ -56,22 +56,23 @@ impl Deref for AtomicMapping {
 }
 
 impl AtomicMapping {
-    /// Makes all stores since the last commit the file's, durable on return; returns how many pages that were.
-    /// Readers of the file and other mappings see all of them or none. Stores behind the end that the file has at the
-    /// commit are dropped: what a truncate has cut off stays so.
+    /// Writes all stores since the last commit to the file, durable on return. Returns the number of pages written.
+    /// Readers of the file and other mappings see all of them or none. Stores beyond the end that the file has at
+    /// the commit are dropped: a commit does not undo a truncate.
     ///
-    /// Stores through a raw pointer must not go on meanwhile.
+    /// No stores through a raw pointer may be in progress.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] and whatever the media say: the file is as it was, and the stores are
-    /// still here, for another try or [`AtomicMapping::discard`].
+    /// [`Error::NoSpace`] and errors of the media: the file is unchanged. The stores are kept, for another attempt
+    /// or [`AtomicMapping::discard`].
     ///
-    /// [`Error::Conflict`]: another commit or any other call (write, punch, zero) has changed a page after this mapping
-    /// had stored to it. As before, but only a discard helps: the stores are to be made again on what the file has
-    /// now. Stores through shared mappings are no calls, and go unnoticed: they are overwritten.
+    /// [`Error::Conflict`]: another commit or another call (write, punch, zero) has changed a page after this
+    /// mapping stored to it. The file is unchanged and the stores are kept, but another attempt fails too: discard,
+    /// and repeat the stores on the file's new contents. Stores through shared mappings are not calls and are not
+    /// detected: the commit overwrites them.
     ///
-    /// On an ordinary file the last step is a sync. If only that fails, the stores are the file's, and not known to be
-    /// durable; the pool takes no more changes then.
+    /// On an ordinary file the last step is a sync. If only that fails, the file has the stores, their durability
+    /// is unknown, and the pool takes no more changes.
     pub fn commit(&mut self) -> Result<u64> {
         let pages = self.changed()?;
         let (file, area) = (&self.mapping.file, &self.mapping.area);
@@ -97,13 +98,13 @@ impl AtomicMapping {
             })
         };
         match replace() {
-            // By this mapping perhaps, to show them: nobody stores to it now.
+            // Perhaps by this mapping, for its own pages. No thread stores to it during a commit.
             Err(Error::Pinned) if self.release_pins()? => replace()?,
             done => done?,
         }
         let syncs = engine.alloc.region.describe().durability == Durability::AtSync;
-        // The stores are the file's, whatever fails from here on.
-        let shown = self.show_committed(&pages);
+        // The file has the stores, whatever fails from here on.
+        let shown = self.map_committed(&pages);
         self.mapping.area.forget_changes();
         if syncs {
             self.mapping.file.sync()?;
@@ -112,12 +113,12 @@ impl AtomicMapping {
         Ok(pages.iter().map(|range| range.end - range.start).sum())
     }
 
-    /// Maps the file's new pages in place of the copies that were committed, so that the next store to one of them is
-    /// no fault of ours. Where they are many, or have been, everything waits for its next touch instead: each piece
-    /// may be a mapping of its own to the kernel.
-    fn show_committed(&mut self, pages: &[Range<u64>]) -> Result<()> {
+    /// Maps the file's new pages in place of the committed copies, so that the next store to one of them causes no
+    /// fault of this library. If there are many, or many were mapped before, everything becomes unresolved instead:
+    /// each piece may become a kernel mapping.
+    fn map_committed(&mut self, pages: &[Range<u64>]) -> Result<()> {
         self.pieces += pages.len();
-        if self.pieces > MOST_PIECES || self.mapping.area.pinned() > MOST_PINNED && self.can_unpin() {
+        if self.pieces > MAX_PIECES || self.mapping.area.pinned() > MAX_PINNED && self.can_unpin() {
             return self.discard();
         }
         let (area, engine) = (&self.mapping.area, self.mapping.file.engine());
@@ -131,12 +132,12 @@ impl AtomicMapping {
         Ok(())
     }
 
-    /// Forgets all stores since the last commit: the mapping shows the file as it is.
+    /// Discards all stores since the last commit: the mapping shows the file as it is.
     pub fn discard(&mut self) -> Result<()> {
         let lock = self.mapping.lock();
         self.mapping.area.take_down(self.mapping.area.range(), true).map_err(Error::mapping)?;
         self.mapping.area.forget_changes();
-        // In a child nothing is pinned, and locks may be held by threads that it does not have.
+        // In a child nothing is pinned, and threads that do not exist there may hold locks.
         if lock.is_some() && self.can_unpin() {
             self.mapping.area.unpin(self.mapping.file.engine());
         }
@@ -150,7 +151,7 @@ impl AtomicMapping {
         Ok(self.mapping.area.release_pins(held, self.mapping.file.engine()))
     }
 
-    /// Whether no child may go on showing what is pinned.
+    /// Whether no child may still map the pinned pages.
     fn can_unpin(&self) -> bool {
         self.mapping.area.links.lock().is_empty()
     }
@@ -167,25 +168,25 @@ impl AtomicMapping {
             return Ok(pages_of(found));
         }
         // The kernel does not distinguish copies from pages that were only read.
-        let perhaps: Vec<Range<u64>> = pages_of(pagemap::perhaps_private(here).map_err(Error::mapping)?);
+        let perhaps: Vec<Range<u64>> = pages_of(pagemap::maybe_private(here).map_err(Error::mapping)?);
         let differs = |page| self.differs(page).map(|differs| differs.then_some(page..page + 1)).transpose();
         perhaps.into_iter().flatten().filter_map(differs).collect()
     }
 
-    /// Whether a page is other here than in the file.
+    /// Whether a page differs from the file's.
     fn differs(&self, page: u64) -> Result<bool> {
         let mut there = vec![0; PAGE_SIZE as usize];
         let len = self.mapping.file.read_at(&mut there, page * PAGE_SIZE)?;
         Ok(self.copy(page, len)? != there[..len])
     }
 
-    /// Bytes of the mapping from a file page on.
+    /// Bytes of the mapping, starting at a file page.
     fn copy(&self, page: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         let from = self.mapping.area.addr(&(page..page + 1)).start as *const u8;
-        // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, which nobody
-        // stores to during a commit.
-        self.mapping.until_reached(false, || unsafe { fault_tolerant::copy(bytes.as_mut_ptr(), from, len) })?;
+        // SAFETY: the buffer is valid and exclusive; the source lies in this mapping, and no thread stores to it
+        // during a commit.
+        self.mapping.retry_faults(false, || unsafe { fault_tolerant::copy(bytes.as_mut_ptr(), from, len) })?;
         Ok(bytes)
     }
 }

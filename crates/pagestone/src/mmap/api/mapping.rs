@@ -1,4 +1,9 @@
-//! A range of a file in this process's address space: how it is made, and what a program may do with it.
+//! `Mapping`, a range of a file in this process's address space: how it is created, and its operations.
+//!
+//! ```text
+//!   File::map --> reserve address space --> Area, unresolved --> map the first pieces of storage --> Mapping
+//!   drop      --> leave the service's list --> stop observing --> unmap
+//! ```
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,11 +22,10 @@ use crate::mmap::fault::service::{Entry, MapMechanism, Service};
 use crate::mmap::kernel::userfault;
 use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
-/// Pieces of storage that are mapped when the mapping is made; of a file in more pieces, the rest
-/// is mapped as it is touched.
+/// Limit on pieces of storage that are mapped at creation. Pieces beyond it are mapped at the first access.
 const AT_ONCE: usize = 1000;
 
-/// How a range is mapped.
+/// Options for mapping a range.
 ///
 /// ```
 /// use pagestone::mmap::{MapMechanism, MapOptions};
@@ -50,7 +54,7 @@ impl MapOptions {
         MapOptions { write: true, private: true, ..MapOptions::default() }
     }
 
-    /// Answers faults this way. Without it the mapping takes the best that the system allows.
+    /// Resolves faults by this mechanism. By default the mapping uses the best one available.
     #[must_use]
     pub fn mechanism(mut self, mechanism: MapMechanism) -> MapOptions {
         self.mechanism = Some(mechanism);
@@ -62,7 +66,7 @@ impl MapOptions {
         self.write && !self.private
     }
 
-    fn lend(&self) -> MapMode {
+    fn mode(&self) -> MapMode {
         match (self.write, self.private) {
             (true, false) => MapMode::Write,
             (true, true) => MapMode::Private,
@@ -71,22 +75,22 @@ impl MapOptions {
     }
 }
 
-/// A range of a file in this process's address space; unmapped when dropped. `Send + Sync`.
+/// A range of a file in this process's address space, unmapped on drop. `Send + Sync`.
 ///
-/// Its pages are the pool's: there is no copy, a store is visible to every other mapping and
-/// reader at once, and durable as [`Mapping::flush`] and [`Mapping::drain`] say. The file stays
-/// while it is mapped, also when its last name goes.
+/// Its pages are the pool's pages: there is no copy. A store is visible to every other mapping and reader at once.
+/// [`Mapping::flush`] and [`Mapping::drain`] make it durable. The file exists while it is mapped, even without a
+/// name.
 ///
-/// Others may store to the same bytes at any time, so no reference to them is ever made: bytes are
-/// copied in and out, words are atomic. A page may also go away under a mapping: the methods then
-/// answer [`Error::Revoked`] (it was punched or truncated away) or [`Error::BeyondEnd`]; a raw
-/// pointer ([`Mapping::as_ptr`]) meets SIGBUS there, as with any mapped file.
+/// Other threads and processes may store to the same bytes at any time, so the library never makes a reference to
+/// them: bytes are copied in and out, words are atomic. A page may also be removed from a mapping. The methods then
+/// return [`Error::Revoked`] (it was punched or truncated away) or [`Error::BeyondEnd`]. An access through a raw
+/// pointer ([`Mapping::as_ptr`]) is SIGBUS, as with any mapped file.
 #[derive(Debug)]
 pub struct Mapping {
     pub(in crate::mmap) area: Arc<Area>,
     pub(in crate::mmap) file: FileHandle,
     pub(in crate::mmap) service: &'static Service,
-    /// All address space that was taken.
+    /// The whole range of address space that was reserved.
     taken: Range<usize>,
     /// First byte, as an offset in the file.
     pub(in crate::mmap) offset: u64,
@@ -100,7 +104,7 @@ impl FileHandle {
         self.map_as(range, options, false)
     }
 
-    /// As [`FileHandle::map`]; `atomic`: what is stored there is committed or forgotten, not kept.
+    /// As [`FileHandle::map`]. `atomic`: stores are committed or discarded.
     pub(in crate::mmap) fn map_as(&self, range: Range<u64>, options: &MapOptions, atomic: bool) -> Result<Mapping> {
         let engine = self.engine();
         engine.alloc.check_process()?;
@@ -111,8 +115,8 @@ impl FileHandle {
         if engine.alloc.region.map_alignment().is_none() {
             return Err(Error::NotSupported("these media cannot be mapped"));
         }
-        let lend = options.lend();
-        if lend == MapMode::Write && engine.alloc.region.describe().read_only {
+        let mode = options.mode();
+        if mode == MapMode::Write && engine.alloc.region.describe().read_only {
             return Err(Error::ReadOnly);
         }
         let service = Service::get().map_err(Error::mapping)?;
@@ -125,7 +129,7 @@ impl FileHandle {
             .map_err(|_| Error::Invalid("longer than an address space"))?;
         let (shown, taken) = userfault::reserve(bytes, within).map_err(Error::mapping)?;
         let bounce = bounce_buffer::Guard::new(shown.clone());
-        let area = Arc::new(Area::new(self, shown.start, pages, area::How { lend, atomic, mechanism }));
+        let area = Arc::new(Area::new(self, shown.start, pages, area::Settings { mode, atomic, mechanism }));
         let (offset, len) = (range.start, range.end - range.start);
         let mapping = Mapping { area, file: self.clone(), service, taken, offset, len, _bounce: bounce };
         mapping.start(engine)?;
@@ -135,7 +139,7 @@ impl FileHandle {
 
 impl Mapping {
     pub(in crate::mmap) fn start(&self, engine: &Engine) -> Result<()> {
-        self.service.keep_few();
+        self.service.trim_windows();
         self.service.add(Entry { area: self.area.clone(), file: self.file.clone() });
         let lock = engine.locks.write(&[self.area.ino]);
         let held = lock.of(self.area.ino);
@@ -149,7 +153,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// The file's lock; a child has no use for it, and only its own mapping to change.
+    /// The lock of the file's inode. `None` in a child, which changes only its own mapping.
     pub(in crate::mmap) fn lock(&self) -> Option<WriteGuards<'_>> {
         let engine = self.file.engine();
         engine.alloc.check_process().is_ok().then(|| engine.locks.write(&[self.area.ino]))
@@ -175,19 +179,21 @@ impl Mapping {
         &self.file
     }
 
-    /// Address of the first byte, for system calls and foreign code that load; valid while the mapping is.
+    /// Address of the first byte, for system calls and foreign code that load. Valid for the lifetime of the
+    /// mapping.
     ///
-    /// Others may store to the bytes, and pages may go away (SIGBUS, EFAULT): make no references.
+    /// Other threads and processes may store to the bytes, and pages may become inaccessible (SIGBUS, EFAULT): do
+    /// not make references to them.
     pub fn as_ptr(&self) -> *const u8 {
         self.first_byte().cast_const()
     }
 
-    /// As [`Mapping::as_ptr`], for stores, which have to be [flushed](Mapping::flush) like those of the methods.
+    /// As [`Mapping::as_ptr`], for stores. They have to be [flushed](Mapping::flush) like those of the methods.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] for a mapping without stores: one to this address would end the process (SIGSEGV).
+    /// [`Error::ReadOnly`] for a mapping without stores: a store to this address would be SIGSEGV.
     pub fn as_mut_ptr(&self) -> Result<*mut u8> {
-        match self.area.lend {
+        match self.area.mode {
             MapMode::Read => Err(Error::ReadOnly),
             MapMode::Write | MapMode::Private => Ok(self.first_byte()),
         }
@@ -197,7 +203,7 @@ impl Mapping {
         (self.area.base + (self.offset - self.area.first * PAGE_SIZE) as usize) as *mut u8
     }
 
-    /// How its faults are answered.
+    /// The mechanism that resolves its faults.
     pub fn mechanism(&self) -> MapMechanism {
         self.area.mechanism()
     }
@@ -211,20 +217,19 @@ impl Mapping {
         Ok(start / PAGE_SIZE..end.div_ceil(PAGE_SIZE).max(start / PAGE_SIZE))
     }
 
-    /// Pages of the range (bytes of the mapping) that were punched or truncated away are the
-    /// file's again, as it is now; so are those that could not be given storage. Until then they
-    /// are [`Error::Revoked`].
+    /// Maps the pages of the range (in bytes of the mapping) as the file has them now. This ends [`Error::Revoked`]
+    /// for pages that were punched or truncated away, and for pages that could not be allocated.
     pub fn refresh(&self, range: Range<u64>) -> Result<()> {
         let pages = self.pages(range)?;
         let _lock = self.lock();
         self.area.refresh(pages)
     }
 
-    /// Takes storage for the holes in the range now, so that later stores there neither wait nor
-    /// fail. Pages behind the end of the file are left out.
+    /// Allocates storage for the holes in the range now, so that later stores there neither block nor fail. Pages
+    /// beyond the end of the file are skipped.
     pub fn populate(&self, range: Range<u64>) -> Result<()> {
         let pages = self.pages(range)?;
-        if self.area.lend != MapMode::Write {
+        if self.area.mode != MapMode::Write {
             return Err(Error::Invalid("storage is for a shared mapping with stores"));
         }
         let engine = self.file.engine();
@@ -232,13 +237,13 @@ impl Mapping {
         let held = lock.of(self.area.ino);
         let rec = engine.alloc.inode(self.area.ino)?;
         let end = pages.end.min(rec.size.div_ceil(PAGE_SIZE)).max(pages.start);
-        self.give_storage(held, pages.start..end, Stores::Follow)?;
+        self.allocate(held, pages.start..end, Stores::Follow)?;
         self.area.install(held, engine, &engine.alloc.inode(self.area.ino)?, pages);
         Ok(())
     }
 
-    /// Storage for these pages of the file, which lie in front of its end, where it can be mapped.
-    fn give_storage(&self, held: InodeWrite<'_>, pages: Range<u64>, stores: Stores) -> Result<()> {
+    /// Allocates storage for these file pages, which lie before the end, where the media can map it.
+    fn allocate(&self, held: InodeWrite<'_>, pages: Range<u64>, stores: Stores) -> Result<()> {
         let engine = self.file.engine();
         if self.area.map_alignment > 1 {
             let mut chunks = self.area.whole(pages).step_by(self.area.map_alignment as usize);
@@ -248,7 +253,7 @@ impl Mapping {
         }
     }
 
-    /// Storage for those of these file pages that a backing answers with anything but zeros.
+    /// Allocates storage for those of these file pages that a backing reads as anything but zeros.
     fn fill_absent(&self, pages: Range<u64>) -> Result<()> {
         let (engine, ino) = (self.file.engine(), self.area.ino);
         let absent = || -> Result<Vec<Range<u64>>> {
@@ -265,16 +270,16 @@ impl Mapping {
             return Ok(());
         }
         let lock = engine.locks.write(&[ino]);
-        absent()?.into_iter().try_for_each(|pages| self.give_storage(lock.of(ino), pages, Stores::No))
+        absent()?.into_iter().try_for_each(|pages| self.allocate(lock.of(ino), pages, Stores::No))
     }
 
-    /// Keeps the pages of the range (bytes of the mapping) from reuse until the pin is dropped, also
-    /// if they are punched or truncated away meanwhile: for transfers by the kernel or a device
-    /// that go on in the background. Holes of a shared mapping with stores get storage first, and so does
-    /// what a backing answers with anything but zeros, in any mapping; pages behind the end of the file are left out.
+    /// Keeps the pages of the range (in bytes of the mapping) from reuse until the pin is dropped, even if they are
+    /// punched or truncated away meanwhile. For transfers by the kernel or a device that continue in the
+    /// background. In a shared mapping with stores, holes get storage first. In any mapping, absent pages that a
+    /// backing reads as anything but zeros get storage. Pages beyond the end of the file are skipped.
     pub fn pin(&self, range: Range<u64>) -> Result<Pin> {
         let pages = self.pages(range.clone())?;
-        match self.area.lend {
+        match self.area.mode {
             MapMode::Write => self.populate(range)?,
             MapMode::Read | MapMode::Private => self.fill_absent(pages.clone())?,
         }
@@ -287,25 +292,24 @@ impl Mapping {
         Ok(Pin { file: self.file.clone(), runs })
     }
 
-    /// Starts making stores to the range (bytes of the mapping) durable; [`Mapping::drain`] ends
-    /// it. On DAX media this writes cache lines back and is never a system call; with caches
-    /// inside the power-fail domain, and on memory, there is nothing to do. On an ordinary file
-    /// the drain does it all.
+    /// Starts making stores to the range (in bytes of the mapping) durable; [`Mapping::drain`] completes it. On DAX
+    /// media this writes cache lines back, without a system call. If the caches are inside the power-fail domain,
+    /// and on memory, there is nothing to do. On an ordinary file the drain does all the work.
     ///
-    /// Each thread drains what it has flushed itself; see [`Mapping::persist`] for both in one.
+    /// Each thread has to drain its own flushes. [`Mapping::persist`] does both.
     pub fn flush(&self, range: Range<u64>) -> Result<()> {
         let (start, end) = (range.start, range.end);
         self.pages(range)?;
-        if self.area.lend != MapMode::Write {
+        if self.area.mode != MapMode::Write {
             return Ok(());
         }
         self.file.opened().touch();
         self.file.flush_stored(self.offset + start, end - start)
     }
 
-    /// What this thread has flushed before is durable on return (as far as the pool's media promise anything): a fence
-    /// on DAX media, a sync of the file on ordinary files. What another thread has flushed is not waited for: the
-    /// processor orders write-backs by the fences of the thread that started them.
+    /// Waits until what this thread has flushed is durable (as far as the pool's media support it): a fence on DAX
+    /// media, a sync of the file on ordinary files. It does not wait for flushes of other threads: the processor
+    /// orders write-backs by the fences of the thread that issued them.
     pub fn drain(&self) -> Result<()> {
         let engine = self.file.engine();
         match engine.alloc.region.describe().durability {
@@ -313,46 +317,47 @@ impl Mapping {
                 engine.alloc.region.fence();
                 Ok(())
             }
-            // Whatever else there may be is durable at a sync.
+            // All other media are durable at a sync.
             _ => self.file.sync(),
         }
     }
 
-    /// Stores to the range (bytes of the mapping) are durable on return, whichever thread made them: a flush and a drain.
+    /// Makes stores to the range (in bytes of the mapping) durable, whichever thread made them: a flush and a
+    /// drain.
     pub fn persist(&self, range: Range<u64>) -> Result<()> {
         self.flush(range)?;
         self.drain()
     }
 
-    /// Something could not be reached at `addr`: why, or `Ok` if it is worth another try.
+    /// An access at `addr` has faulted: returns the reason, or `Ok` if the access should be retried.
     pub(in crate::mmap) fn recover(&self, addr: usize, write: bool, tries: u32) -> Result<()> {
         let engine = self.file.engine();
         let error = |code| Err(Error::system("reaching memory")(std::io::Error::from_raw_os_error(code)));
         if !self.area.addr(&self.area.range()).contains(&addr) {
-            // The caller's own side of the copy.
+            // The caller's buffer.
             return error(libc::EFAULT);
         }
         let page = self.area.page_at(addr);
         if tries > 100 {
-            // Nothing of ours is wrong there: the memory itself is, as the file will say.
+            // No error of the mapping: the memory itself has failed. A read of the file reports it.
             self.file.read_at(&mut [0; PAGE_SIZE as usize], page * PAGE_SIZE)?;
-            // Unless the kernel had no huge page for a private copy: it has no other way to say so.
-            let copy = write && self.area.lend == MapMode::Private && self.area.map_alignment > 1;
+            // Except if the kernel had no huge page for a private copy: it reports that in the same way.
+            let copy = write && self.area.mode == MapMode::Private && self.area.map_alignment > 1;
             return error(if copy { libc::ENOMEM } else { libc::EFAULT });
         }
         let lock = self.lock();
-        if let Some(e) = self.area.why(page) {
+        if let Some(e) = self.area.take_error(page) {
             return Err(e);
         }
         if self.area.mechanism() == MapMechanism::Signals {
             let held = lock.as_ref().ok_or(Error::Forked)?.of(self.area.ino);
-            answer::answer_here(held, engine, &self.area, page, write)?;
+            answer::resolve_here(held, engine, &self.area, page, write)?;
         }
         Ok(())
     }
 }
 
-/// Keeps pages of a mapping from reuse; see [`Mapping::pin`]. Outlives the mapping if need be.
+/// Keeps pages of a mapping from reuse; see [`Mapping::pin`]. May outlive the mapping.
 #[derive(Debug)]
 pub struct Pin {
     file: FileHandle,
@@ -362,7 +367,7 @@ pub struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let frames = &self.file.engine().alloc;
-        // A child's pins are the parent's: it must not wait for a thread that it does not have.
+        // A child's pins belong to the parent. A child must not wait for a thread that does not exist in it.
         if frames.check_process().is_ok() {
             self.runs.iter().for_each(|&run| frames.unpin(run));
         }
@@ -374,10 +379,10 @@ impl Drop for Mapping {
         let engine = self.file.engine();
         let here = engine.alloc.check_process().is_ok();
         if here {
-            // Before it leaves the other list: a child may ask for it at any moment.
+            // Before it leaves the list: a child may request it at any moment.
             self.service.retire(Entry { area: self.area.clone(), file: self.file.clone() });
         }
-        // Off the list while the addresses are still ours: nobody else can have the same.
+        // Remove it from the list before unmapping: until then no other mapping can get these addresses.
         self.service.remove(&self.area);
         self.area.give_back(engine, self.taken.clone());
         if here {

@@ -1,4 +1,4 @@
-//! What programs hold: mappings, atomic mappings, and the loads and stores through them.
+//! The public types: mappings, atomic mappings, and the loads and stores through them.
 
 pub(super) mod atomic_mapping;
 pub(super) mod mapping;

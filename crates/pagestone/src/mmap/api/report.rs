@@ -1,8 +1,8 @@
-//! What a mapping is made of, as the kernel reports it.
+//! The composition of a mapping, as the kernel reports it.
 //!
 //! ```text
-//!   /proc/self/smaps    one record per kernel mapping: how much of it is there, how much is huge
-//!   pages.rs            the same of the storage's own pages, by the page tables: smaps leaves out those of DAX
+//!   /proc/self/smaps    one record per kernel mapping: how much of it is present, how much is huge
+//!   pagemap.rs          the same for storage pages, from the page tables: smaps omits those of DAX
 //! ```
 
 use std::io;
@@ -16,37 +16,39 @@ use crate::mmap::Mapping;
 use crate::mmap::kernel::pagemap;
 use crate::units::{FRAME_SIZE, PAGE_SIZE};
 
-/// What [`Mapping::report`] answers; all sizes in bytes.
+/// The result of [`Mapping::report`]. All sizes are in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]
 pub struct MapReport {
-    /// Mapped.
+    /// Length of the mapping.
     pub bytes: u64,
-    /// Storage of the file in the range.
+    /// Storage that the file has in the range.
     pub data: u64,
     /// Holes in the range, up to the end of the file.
     pub holes: u64,
-    /// Behind the end, or taken away, and touched since.
+    /// Accessed and inaccessible: beyond the end of the file, or revoked.
     pub nothing: u64,
-    /// Present in the page tables at this moment, holes aside. Before Linux 6.7 the kernel does not report DAX files: 0.
+    /// Present in the page tables at this moment, without holes. Before Linux 6.7 the kernel does not report DAX
+    /// files: 0.
     pub resident: u64,
-    /// Of that, in huge pages.
+    /// How much of that is in huge pages.
     pub huge: u64,
-    /// Mappings that the kernel keeps for it (the limit for the process is `vm.max_map_count`).
+    /// Kernel mappings that it consists of (the limit for the process is `vm.max_map_count`).
     pub kernel_mappings: u64,
-    /// How faults are answered.
+    /// How faults are resolved.
     pub mechanism: MapMechanism,
 }
 
 impl MapReport {
-    /// Part of what is present that is huge, from 0 to 1.
+    /// The share of present memory that is in huge pages, from 0 to 1.
     pub fn huge_share(&self) -> f64 {
         if self.resident == 0 { 0.0 } else { self.huge as f64 / self.resident as f64 }
     }
 }
 
 impl Mapping {
-    /// What the mapping is made of at this moment. Reads `/proc/self/smaps`: for people and tests.
+    /// The composition of the mapping at this moment. Reads `/proc/self/smaps`, so it is meant for diagnostics and
+    /// tests.
     pub fn report(&self) -> Result<MapReport> {
         let extents = self.file.extents(self.offset, self.len)?;
         let data: u64 = extents.iter().map(|x| x.len).sum();
@@ -69,7 +71,7 @@ impl Mapping {
     }
 }
 
-/// Adds up the records of mappings inside `range`.
+/// Adds up the records of kernel mappings inside `range`.
 fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
     // `whole`: the mapping has no smaller pages (device DAX).
     let (mut inside, mut whole) = (false, false);
@@ -80,7 +82,8 @@ fn add(report: &mut MapReport, smaps: &str, range: Range<usize>) -> Option<()> {
             let (from, to) = (usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?);
             inside = from >= range.start && to <= range.end;
             report.kernel_mappings += u64::from(inside);
-            // Permissions, offset, device, and an inode: storage, not a hole or a private copy of one.
+            // Permissions, offset, device, inode. A nonzero inode means storage, not a hole or a private copy of
+            // one.
             let stored = inside && words.nth(3).is_some_and(|inode| inode != "0");
             if let Some((present, huge)) = stored.then(|| pagemap::present(from..to).ok()).flatten() {
                 report.resident += present;

@@ -1,9 +1,9 @@
-//! Loads and stores through a mapping, each a copy or an atomic word, each with an error instead
-//! of a signal.
+//! Loads and stores through a mapping: copies of bytes and values, and atomic words. A fault becomes an error
+//! instead of a signal.
 //!
 //! ```text
 //!   read, write, fill      bytes            get, put      values with a fixed layout (zerocopy)
-//!   load, store, swap,     words, atomic    slice         a part, with offsets of its own
+//!  load, store, swap,     words, atomic    slice         a part, with offsets from 0
 //!   compare_exchange
 //! ```
 
@@ -20,7 +20,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A word that is loaded and stored in one piece: `u8`, `u16`, `u32`, `u64`.
+/// A word that is loaded and stored atomically: `u8`, `u16`, `u32`, `u64`.
 pub trait Word: Copy + sealed::Sealed {
     #[doc(hidden)]
     fn widen(self) -> u64;
@@ -44,9 +44,9 @@ macro_rules! word {
 word!(u8 u16 u32 u64);
 
 impl Mapping {
-    /// Address of `len` bytes at `at`, if they lie inside and `write` is allowed.
+    /// The address of `len` bytes at `at`, if the range lies inside the mapping and `write` is allowed.
     fn place(&self, at: u64, len: u64, write: bool) -> Result<*mut u8> {
-        if write && self.area.lend == MapMode::Read {
+        if write && self.area.mode == MapMode::Read {
             return Err(Error::ReadOnly);
         }
         match at.checked_add(len) {
@@ -64,7 +64,7 @@ impl Mapping {
         }
     }
 
-    pub(in crate::mmap) fn until_reached(
+    pub(in crate::mmap) fn retry_faults(
         &self,
         write: bool,
         mut access: impl FnMut() -> fault_tolerant::Reached,
@@ -77,37 +77,37 @@ impl Mapping {
         Ok(())
     }
 
-    /// Copies bytes out, from `at` on (in the mapping). Not atomic beyond single bytes where
-    /// others store to them meanwhile.
+    /// Copies bytes out, starting at `at` (in bytes of the mapping). With concurrent stores, only single bytes are
+    /// atomic.
     ///
     /// # Errors
-    /// [`Error::Revoked`], [`Error::BeyondEnd`]: `buf` may hold a part then; [`Error::Invalid`]
-    /// outside the mapping.
+    /// [`Error::Revoked`], [`Error::BeyondEnd`]: `buf` may hold a part then. [`Error::Invalid`] outside the
+    /// mapping.
     pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         let from = self.place(at, buf.len() as u64, false)?;
         let to = buf.as_mut_ptr();
         // SAFETY: `buf` is valid and exclusive; the source lies in this mapping.
-        self.until_reached(false, || unsafe { fault_tolerant::copy(to, from, buf.len()) })
+        self.retry_faults(false, || unsafe { fault_tolerant::copy(to, from, buf.len()) })
     }
 
-    /// Stores bytes from `at` on (in the mapping). Not atomic beyond single bytes.
+    /// Stores bytes, starting at `at` (in bytes of the mapping). Only single bytes are atomic.
     ///
     /// # Errors
-    /// As [`Mapping::read`], with a part stored; [`Error::ReadOnly`] for a mapping without stores;
-    /// [`Error::NoSpace`] if a hole could not be given storage.
+    /// As [`Mapping::read`], with a part stored. [`Error::ReadOnly`] for a mapping without stores.
+    /// [`Error::NoSpace`] if a hole could not be allocated.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         let to = self.place(at, bytes.len() as u64, true)?;
         let from = bytes.as_ptr();
         // SAFETY: `bytes` is valid; the target lies in this mapping, to which no reference exists.
-        self.until_reached(true, || unsafe { fault_tolerant::copy(to, from, bytes.len()) })
+        self.retry_faults(true, || unsafe { fault_tolerant::copy(to, from, bytes.len()) })
     }
 
-    /// Stores the same byte over a range.
+    /// Stores one byte value over a range.
     pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<()> {
         let len = range.end.saturating_sub(range.start);
         let to = self.place(range.start, len, true)?;
         // SAFETY: as in `write`.
-        self.until_reached(true, || unsafe { fault_tolerant::fill(to, byte, len as usize) })
+        self.retry_faults(true, || unsafe { fault_tolerant::fill(to, byte, len as usize) })
     }
 
     /// Copies a value out.
@@ -116,8 +116,8 @@ impl Mapping {
         let mut value = MaybeUninit::<T>::uninit();
         let to = value.as_mut_ptr().cast();
         // SAFETY: `value` is memory of its size; the source lies in this mapping.
-        self.until_reached(false, || unsafe { fault_tolerant::copy(to, from, size_of::<T>()) })?;
-        // SAFETY: all its bytes were copied, and any bytes make a T.
+        self.retry_faults(false, || unsafe { fault_tolerant::copy(to, from, size_of::<T>()) })?;
+        // SAFETY: all its bytes were copied, and any bytes are a valid T.
         Ok(unsafe { value.assume_init() })
     }
 
@@ -126,32 +126,31 @@ impl Mapping {
         self.write(at, value.as_bytes())
     }
 
-    /// Loads a word that is aligned in the file, in one piece; sequentially consistent, as all
-    /// operations on words.
+    /// Loads a word that is aligned in the file, atomically. All operations on words are sequentially consistent.
     pub fn load<W: Word>(&self, at: u64) -> Result<W> {
         let addr = self.word(at, size_of::<W>(), false)?;
         let mut out = 0;
         // SAFETY: the word lies in this mapping and is aligned.
-        self.until_reached(false, || unsafe { fault_tolerant::load(addr, size_of::<W>(), &mut out) })?;
+        self.retry_faults(false, || unsafe { fault_tolerant::load(addr, size_of::<W>(), &mut out) })?;
         Ok(W::narrow(out))
     }
 
-    /// Stores a word in one piece.
+    /// Stores a word atomically.
     pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
         self.swap(at, value).map(drop)
     }
 
-    /// Stores a word and returns the one that was there.
+    /// Stores a word and returns its previous value.
     pub fn swap<W: Word>(&self, at: u64, value: W) -> Result<W> {
         let addr = self.word(at, size_of::<W>(), true)?;
         let mut word = value.widen();
         // SAFETY: as in `load`.
-        self.until_reached(true, || unsafe { fault_tolerant::swap(addr, size_of::<W>(), &mut word) })?;
+        self.retry_faults(true, || unsafe { fault_tolerant::swap(addr, size_of::<W>(), &mut word) })?;
         Ok(W::narrow(word))
     }
 
-    /// Stores `new` if the word is `expected`: `Ok(Ok(expected))`, or `Ok(Err(other))` with what
-    /// was there. Words of 4 and 8 bytes.
+    /// Stores `new` if the word equals `expected`: `Ok(Ok(expected))`. Otherwise returns `Ok(Err(actual))`. For
+    /// words of 4 and 8 bytes.
     pub fn compare_exchange<W: Word>(&self, at: u64, expected: W, new: W) -> Result<Result<W, W>> {
         let size = size_of::<W>();
         if size < 4 {
@@ -159,7 +158,7 @@ impl Mapping {
         }
         let addr = self.word(at, size, true)?;
         let mut seen = expected.widen();
-        self.until_reached(true, || {
+        self.retry_faults(true, || {
             seen = expected.widen();
             // SAFETY: as in `load`.
             unsafe { fault_tolerant::compare(addr, size, &mut seen, new.widen()) }
@@ -168,7 +167,7 @@ impl Mapping {
         Ok(if seen.widen() == expected.widen() { Ok(seen) } else { Err(seen) })
     }
 
-    /// A part of the mapping, with offsets of its own.
+    /// A part of the mapping. Offsets in it start at 0.
     pub fn slice(&self, range: Range<u64>) -> Result<Slice<'_>> {
         let len = range.end.saturating_sub(range.start);
         self.place(range.start, len, false)?;
@@ -176,7 +175,7 @@ impl Mapping {
     }
 }
 
-/// A part of a mapping. Volatile: every access goes to the memory, and to no reference.
+/// A part of a mapping. Every access goes to memory (volatile); no reference is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice<'m> {
     mapping: &'m Mapping,
@@ -185,11 +184,11 @@ pub struct Slice<'m> {
 }
 
 impl<'m> Slice<'m> {
-    /// Bytes.
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
-    /// Whether it has none.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -201,7 +200,7 @@ impl<'m> Slice<'m> {
         }
     }
 
-    /// A part of the part.
+    /// A part of this slice.
     pub fn slice(&self, range: Range<u64>) -> Result<Slice<'m>> {
         let len = range.end.saturating_sub(range.start);
         Ok(Slice { mapping: self.mapping, at: self.at(range.start, len)?, len })
@@ -222,7 +221,7 @@ impl<'m> Slice<'m> {
     pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
         self.mapping.store(self.at(at, size_of::<W>() as u64)?, value)
     }
-    /// All of it, in a new vector.
+    /// Copies all bytes into a new vector.
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         let len = usize::try_from(self.len).map_err(|_| Error::TooLarge)?;
         let mut bytes = vec![0; len];

@@ -1,10 +1,10 @@
-//! Answering one fault.
+//! Resolves one fault.
 //!
 //! ```text
-//!   whose is the address? --> lock the inode --> what is the page?
-//!       absent, and somebody stores or it is not zeros:  storage around it, published, shown in every mapping
-//!       anything else:                                   the window around it as it is
-//!   wake whoever waits
+//!   find the mapping of the address --> lock the inode --> resolve the page
+//!       absent, and a store or not zeros:   allocate storage around it, publish, map it in every mapping
+//!       otherwise:                          map the window around it as it is
+//!   wake the threads that wait
 //! ```
 
 use std::ops::Range;
@@ -23,9 +23,9 @@ use crate::mmap::fault::service::{Service, find};
 use crate::mmap::kernel::userfault::{Fault, Userfault};
 use crate::units::PAGE_SIZE;
 
-/// Answers a store to a hole if that can be done without waiting for anybody who may wait for the reader.
-pub(in crate::mmap) fn answer_at_once(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
-    // An invalidation may have to be sent to a child, and that is waited for.
+/// Resolves a store to a hole if no step has to wait for a thread that may wait for the fault reader.
+pub(in crate::mmap) fn try_resolve(service: &Service, uffd: &Userfault, fault: Fault) -> bool {
+    // Otherwise an invalidation may have to be sent to a child, which waits for its acknowledgement.
     if !(fault.write || fault.protected) || service.has_children() || service.is_crowded() {
         return false;
     }
@@ -33,7 +33,7 @@ pub(in crate::mmap) fn answer_at_once(service: &Service, uffd: &Userfault, fault
     let Some(entries) = service.try_entries() else { return false };
     let Some(entry) = find(&entries, fault.addr) else { return false };
     let (area, engine) = (&entry.area, entry.file.engine());
-    // Where pages have to be moved to be mapped, mappings are taken down first.
+    // Relocating pages to map them unmaps them first, which calls `mremap`.
     if area.map_alignment > 1 {
         return false;
     }
@@ -42,18 +42,18 @@ pub(in crate::mmap) fn answer_at_once(service: &Service, uffd: &Userfault, fault
         return false;
     }
     let page = area.page_at(fault.addr);
-    // A page that was cut, or storage that is not mapped yet, may take a step that waits.
-    if area.is_cut(page) {
+    // A revoked page, or storage that is not mapped yet, may need a step that blocks.
+    if area.is_revoked(page) {
         return false;
     }
-    let Ok(Some(done)) = store(lock.of(area.ino), engine, area, page, true) else { return false };
+    let Ok(Some(done)) = allocate(lock.of(area.ino), engine, area, page, true) else { return false };
     service.note_window(area, done.clone(), 2);
     uffd.wake(area.addr(&done));
     true
 }
 
-/// Answers a fault, waiting for locks.
-pub(in crate::mmap) fn answer(service: &Service, uffd: &Userfault, fault: Fault) {
+/// Resolves a fault. Blocks on locks.
+pub(in crate::mmap) fn resolve(service: &Service, uffd: &Userfault, fault: Fault) {
     let entries = service.entries();
     let Some(entry) = find(&entries, fault.addr) else {
         uffd.wake(fault.addr..fault.addr + PAGE_SIZE as usize);
@@ -64,16 +64,16 @@ pub(in crate::mmap) fn answer(service: &Service, uffd: &Userfault, fault: Fault)
     let done = {
         let lock = engine.locks.write(&[area.ino]);
         let held = lock.of(area.ino);
-        let stored = match area.is_cut(page) {
+        let stored = match area.is_revoked(page) {
             true => Ok(None),
-            false => store(held, engine, area, page, fault.write || fault.protected),
+            false => allocate(held, engine, area, page, fault.write || fault.protected),
         };
         let done = stored.and_then(|stored| match stored {
             Some(pages) => {
                 service.note_window(area, pages.clone(), 1);
                 Ok(pages)
             }
-            None => show(service, held, engine, area, page),
+            None => map_window(service, held, engine, area, page),
         });
         done.unwrap_or_else(|e| {
             area.fail(page, &e);
@@ -83,25 +83,25 @@ pub(in crate::mmap) fn answer(service: &Service, uffd: &Userfault, fault: Fault)
     uffd.wake(area.addr(&done));
 }
 
-/// Answers a fault of the calling thread.
-pub(in crate::mmap) fn answer_here(
+/// Resolves a fault of the calling thread.
+pub(in crate::mmap) fn resolve_here(
     held: InodeWrite<'_>,
     engine: &Engine,
     area: &Area,
     page: u64,
     write: bool,
 ) -> Result<()> {
-    store(held, engine, area, page, write)?;
+    allocate(held, engine, area, page, write)?;
     let rec = engine.alloc.inode(area.ino)?;
     area.install_around(held, engine, &rec, page);
     Ok(())
 }
 
-/// Storage of the file for `page` and pages around it, if it needs that to be mapped: in a shared mapping with stores an
-/// absent page that is stored to, or a shared page; in any mapping an absent page that is not zeros. Returns the pages
-/// that are mapped then; none in a private mapping, which maps them as it maps everything else. Who answers for another
-/// thread, which waits in the fault, has locked the inode itself.
-pub(in crate::mmap) fn store(
+/// Allocates storage for `page` and pages around it, if mapping it requires storage: in a shared mapping with
+/// stores for an absent page that is stored to, or for a shared page; in any mapping for an absent page that is not
+/// zeros. Returns the pages that are mapped as a result. `None` in a private mapping, which maps them in the usual
+/// way.
+pub(in crate::mmap) fn allocate(
     held: InodeWrite<'_>,
     engine: &Engine,
     area: &Area,
@@ -110,8 +110,8 @@ pub(in crate::mmap) fn store(
 ) -> Result<Option<Range<u64>>> {
     let rec = engine.alloc.inode(area.ino)?;
     let end = rec.size.div_ceil(PAGE_SIZE).next_multiple_of(area.map_alignment);
-    let stores = area.lend == MapMode::Write;
-    // Behind the base and the backing nothing but a store takes storage.
+    let stores = area.mode == MapMode::Write;
+    // Beyond the base and the backing only a store allocates storage.
     if page >= end || !stores && page >= rec.base_pages {
         return Ok(None);
     }
@@ -123,7 +123,7 @@ pub(in crate::mmap) fn store(
         match span {
             Span::Absent { .. } if stores && write || span.needs_storage() => {
                 let start = map.at_or_before(page)?.map_or(0, |before| before.end());
-                // A base may have something in front of the page.
+                // A base may cover pages before this one.
                 let absent = if rec.base == 0 { start..behind } else { page..behind };
                 (absent, if stores && write { Stores::Follow } else { Stores::No })
             }
@@ -138,15 +138,21 @@ pub(in crate::mmap) fn store(
     } else {
         engine.materialize(held, around.clone(), stored)?;
         if stores {
-            // All at once is cheaper than a fault for each.
+            // Populating all pages at once is cheaper than one fault for each.
             area.populate(around.clone());
         }
     }
-    Ok((area.lend != MapMode::Private).then_some(around))
+    Ok((area.mode != MapMode::Private).then_some(around))
 }
 
-/// Maps the window around `page` as it is; returns what was done.
-fn show(service: &Service, held: InodeWrite<'_>, engine: &Engine, area: &Arc<Area>, page: u64) -> Result<Range<u64>> {
+/// Maps the window around `page` as it is. Returns the pages mapped.
+fn map_window(
+    service: &Service,
+    held: InodeWrite<'_>,
+    engine: &Engine,
+    area: &Arc<Area>,
+    page: u64,
+) -> Result<Range<u64>> {
     let rec = engine.alloc.inode(area.ino)?;
     let (pages, pieces) = area.install_around(held, engine, &rec, page);
     service.note_window(area, pages.clone(), pieces);

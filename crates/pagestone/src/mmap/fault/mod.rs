@@ -1,4 +1,4 @@
-//! Faults: who reads them, and how each is answered.
+//! Page faults in mappings: the threads that read them, and how each is resolved.
 
 pub(super) mod answer;
 pub(super) mod service;

@@ -1,15 +1,18 @@
-//! What answers faults: one reader, two helpers, and the list of all mappings of the process.
+//! The fault service of the process: one fault reader, two helper threads, and the list of all mappings.
 //!
 //! ```text
-//!   kernel --userfaultfd--> reader --- a store to a hole, nobody in the way: answered at once
+//!   kernel --userfaultfd--> reader --- a store to a hole, all locks free: resolved at once
 //!                              |
-//!                              `- queue -> helpers     may wait for locks, and move memory
+//!                              `- queue -> helpers     may block on locks, and call mremap
 //! ```
 //!
-//! The reader waits for nothing but the kernel: `mremap` of whoever changes a mapping ends only
-//! when the reader has read of it. None of these threads ever touches a mapping, and nobody
-//! touches one while holding a lock of the engine: `File::read_at` and `write_at` go by way of a
-//! buffer when a program hands them memory that is itself mapped here.
+//! A thread that calls `mremap` on a mapping blocks until the reader has read the event. So the reader waits only
+//! for `MapState` and for lock ranks from `Chain` on; it only tries the list of mappings and the inode's lock.
+//! `lock::rank::FaultReader` checks this.
+//!
+//! None of these threads accesses a mapping. No thread accesses one while it holds a lock of the engine:
+//! `File::read_at` and `write_at` go through a bounce buffer when their memory is itself a mapping of this library.
+//! The exception is [`Area::populate`], for pages that are known to be mapped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::CStr;
@@ -32,38 +35,37 @@ use crate::mmap::fault::answer;
 use crate::mmap::fork::parent;
 use crate::mmap::kernel::userfault::{Fault, Userfault, spawn};
 
-/// Pages of holes that are mapped at once in the process (8 GiB): their page tables take 16 MiB.
-const MOST_HOLES: u64 = 2 << 20;
-/// Windows that are remembered before some of them are taken down.
-const MOST_WINDOWS: usize = 16 << 10;
+/// Limit on hole pages mapped at a time in the process (8 GiB): their page tables take 16 MiB.
+const MAX_MAPPED_HOLES: u64 = 2 << 20;
+/// Limit on windows in the list; beyond it the oldest are unmapped.
+const MAX_WINDOWS: usize = 16 << 10;
 const HELPERS: usize = 2;
-/// How long the reader waits after an error before it reads again.
-const READ_AGAIN: Duration = Duration::from_millis(10);
+/// Delay before the reader reads again after an error.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// How this process learns of faults.
+/// How this process is notified of faults.
 #[derive(Debug)]
 pub(in crate::mmap) enum Mechanism {
-    /// From the kernel.
+    /// By userfaultfd.
     Userfault(Userfault),
-    /// It does not: what a mapping shows is settled when it is made.
+    /// It is not: what a mapping shows is determined when it is mapped.
     Signals,
 }
 
-/// How faults in mappings are answered.
+/// How faults in mappings are resolved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MapMechanism {
-    /// userfaultfd: everything in the table of `docs/mappings.md` holds, the kernel's own stores
-    /// to holes included.
+    /// userfaultfd: everything in the table of `docs/mappings.md` holds, including the kernel's stores to holes.
     Userfaultfd,
-    /// Signals only: the methods of a mapping work; a raw pointer, or the kernel, that stores to a
-    /// hole needs [`Mapping::populate`](crate::mmap::Mapping::populate) first.
+    /// Signals only: the methods of a mapping work. A store to a hole through a raw pointer or by the kernel needs
+    /// [`Mapping::populate`](crate::mmap::Mapping::populate) first.
     Signals,
 }
 
 impl MapMechanism {
-    /// What a mapping made by this process would use.
+    /// The mechanism that a new mapping in this process would use.
     pub fn here() -> MapMechanism {
         match Service::existing() {
             Some(service) => service.mechanism.name(),
@@ -90,7 +92,7 @@ impl Mechanism {
     }
 }
 
-/// A mapping as the service knows it.
+/// A mapping in the service's list.
 #[derive(Clone, Debug)]
 pub(in crate::mmap) struct Entry {
     pub(in crate::mmap) area: Arc<Area>,
@@ -98,7 +100,7 @@ pub(in crate::mmap) struct Entry {
 }
 
 impl Entry {
-    /// The mapping observes no more changes.
+    /// The mapping stops observing changes of its file.
     pub(in crate::mmap) fn remove_observer(&self) {
         self.area.unpin(self.file.engine());
         let observer: Arc<dyn MappingObserver> = self.area.clone();
@@ -108,30 +110,30 @@ impl Entry {
 
 pub(in crate::mmap) type Entries = BTreeMap<usize, Entry>;
 
-/// A part of a mapping that was mapped at one fault.
+/// Pages of a mapping that were mapped at one fault.
 #[derive(Debug)]
 struct Window {
     area: Arc<Area>,
     pages: Range<u64>,
-    /// Those of them that were holes.
+    /// How many of them were holes.
     holes: u64,
 }
 
-/// The process's service; made with the first mapping, for good.
+/// The service of the process. Created with the first mapping, never destroyed.
 #[derive(Debug)]
 pub(in crate::mmap) struct Service {
     pub(in crate::mmap) mechanism: Mechanism,
     entries: StdRwLock<rank::Mappings, Entries>,
     queue: Mutex<VecDeque<Fault>>,
     waiting: Condvar,
-    /// What is mapped, in the order in which it was.
+    /// Mapped windows, oldest first.
     windows: Mutex<VecDeque<Window>>,
-    /// Kernel mappings of the process: as many as were counted last, and what was mapped since.
+    /// Kernel mappings of the process: the last count plus those added since.
     pieces: AtomicUsize,
     most_pieces: usize,
     /// Children that have mappings.
     children: AtomicUsize,
-    /// Mappings that are gone here and that a child still has.
+    /// Mappings that were dropped in this process and that a child still has.
     retired: Mutex<Vec<Entry>>,
 }
 
@@ -150,7 +152,7 @@ impl Service {
         }
         fault_tolerant::install()?;
         let mechanism = Userfault::new().map_or(Mechanism::Signals, Mechanism::Userfault);
-        // Threads first: a published service without them would leave faults unanswered.
+        // Start the threads first: a published service without them would never resolve a fault.
         let threads = match mechanism {
             Mechanism::Userfault(_) => Threads::start()?,
             Mechanism::Signals => Threads::default(),
@@ -171,7 +173,7 @@ impl Service {
         Ok(service)
     }
 
-    /// The service, if there is one yet.
+    /// The service, if it exists.
     pub(in crate::mmap) fn existing() -> Option<&'static Service> {
         SERVICE.get()
     }
@@ -181,33 +183,34 @@ impl Service {
         self.children.load(Ordering::SeqCst) > 0
     }
 
-    /// There is one more such child.
-    pub(in crate::mmap) fn child_came(&self) {
+    /// Registers one more such child.
+    pub(in crate::mmap) fn add_child(&self) {
         self.children.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// There is one less.
-    pub(in crate::mmap) fn child_went(&self) {
+    /// Unregisters one.
+    pub(in crate::mmap) fn remove_child(&self) {
         self.children.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The list of mappings, for changes; nobody answers a fault meanwhile.
+    /// The list of mappings, exclusively. No fault is resolved meanwhile.
     pub(in crate::mmap) fn entries_mut(&self) -> StdWriteGuard<'_, Entries> {
         self.entries.write()
     }
 
-    /// The mapping with this number, also if only a child has it any more.
+    /// The mapping with this number, including one that only a child still has.
     pub(in crate::mmap) fn by_id(&self, id: u64) -> Option<Entry> {
         let here = self.entries().values().find(|entry| entry.area.id == id).cloned();
         here.or_else(|| self.retired.lock().iter().find(|entry| entry.area.id == id).cloned())
     }
 
-    /// The mapping is about to go here; what a child still has goes on hearing of changes.
+    /// The mapping is about to be dropped in this process. It keeps receiving changes for the children that still
+    /// have it.
     pub(in crate::mmap) fn retire(&self, entry: Entry) {
         self.retired.lock().push(entry);
     }
 
-    /// Forgets retired mappings that no child has any more, and that are on their way here no longer.
+    /// Drops retired mappings that no child has any more and that have left the list of this process.
     pub(in crate::mmap) fn drop_retired(&self) {
         let gone: Vec<Entry> = {
             let entries = self.entries();
@@ -220,7 +223,7 @@ impl Service {
         }
     }
 
-    /// The mechanism that was asked for, or the best.
+    /// The requested mechanism, or the best one available.
     pub(in crate::mmap) fn mechanism(&self, wanted: Option<MapMechanism>) -> Result<&Mechanism> {
         match (wanted, &self.mechanism) {
             (Some(MapMechanism::Signals), _) => Ok(&Mechanism::Signals),
@@ -231,7 +234,7 @@ impl Service {
         }
     }
 
-    /// The mappings; they stay until the guard goes. It stays until the guard goes.
+    /// The list of mappings, shared. No mapping is added or removed while the guard exists.
     pub(in crate::mmap) fn entries(&self) -> StdReadGuard<'_, Entries> {
         self.entries.read()
     }
@@ -244,14 +247,14 @@ impl Service {
         self.entries_mut().insert(entry.area.base, entry);
     }
 
-    /// Takes a mapping off the list, once nobody answers a fault of it.
+    /// Removes a mapping from the list. Waits until no fault of it is being resolved.
     pub(in crate::mmap) fn remove(&self, area: &Arc<Area>) {
         let entry = self.entries_mut().remove(&area.base);
-        // The file may be closed by this: not under the lock.
+        // Dropping the entry may close the file: not under the lock.
         let here = entry.as_ref().is_none_or(|entry| entry.file.engine().alloc.check_process().is_ok());
         drop(entry);
         if !here {
-            // A child: the lock may be held by a thread that it does not have.
+            // In a child, a thread that does not exist there may hold the lock.
             return;
         }
         self.windows.lock().retain(|window| !Arc::ptr_eq(&window.area, area));
@@ -261,14 +264,14 @@ impl Service {
         let mut faults = Vec::new();
         loop {
             if let Err(e) = uffd.read(&mut faults) {
-                // Nothing else can answer; an error that stays must not keep a processor busy.
+                // No other thread reads faults. A persistent error must not keep a processor busy.
                 if e.kind() != io::ErrorKind::Interrupted {
-                    std::thread::sleep(READ_AGAIN);
+                    std::thread::sleep(RETRY_DELAY);
                 }
                 continue;
             }
             for &fault in &faults {
-                if !answer::answer_at_once(self, uffd, fault) {
+                if !answer::try_resolve(self, uffd, fault) {
                     self.queue.lock().push_back(fault);
                     self.waiting.notify_one();
                 }
@@ -287,28 +290,28 @@ impl Service {
                     }
                 }
             };
-            answer::answer(self, uffd, fault);
-            self.keep_few();
+            answer::resolve(self, uffd, fault);
+            self.trim_windows();
         }
     }
 
-    /// Whether there is so much that some of it should be taken down, which takes locks.
+    /// Whether windows should be unmapped, which takes locks.
     pub(in crate::mmap) fn is_crowded(&self) -> bool {
-        self.pieces.load(Ordering::Relaxed) > self.most_pieces || self.windows.lock().len() > MOST_WINDOWS
+        self.pieces.load(Ordering::Relaxed) > self.most_pieces || self.windows.lock().len() > MAX_WINDOWS
     }
 
-    /// A window was mapped, in `pieces`.
+    /// Records a window that was mapped in `pieces` kernel mappings.
     pub(in crate::mmap) fn note_window(&self, area: &Arc<Area>, window: Range<u64>, pieces: usize) {
         self.pieces.fetch_add(pieces, Ordering::Relaxed);
-        if area.lend != MapMode::Private {
+        if area.mode != MapMode::Private {
             let holes = area.holes_in(window.clone());
             self.windows.lock().push_back(Window { area: area.clone(), pages: window, holes });
         }
     }
 
-    /// Takes down what was mapped first, if there is too much of it; the next touch maps it again.
-    /// The caller holds no lock.
-    pub(in crate::mmap) fn keep_few(&self) {
+    /// Unmaps the oldest windows if there are too many; the next access maps them again. The caller must hold no
+    /// lock.
+    pub(in crate::mmap) fn trim_windows(&self) {
         let mut all = self.too_many_pieces();
         loop {
             let oldest: Vec<Window> = {
@@ -325,7 +328,7 @@ impl Service {
             for Window { area, pages, .. } in oldest {
                 if let Some(entry) = entries.get(&area.base).filter(|entry| Arc::ptr_eq(&entry.area, &area)) {
                     let _lock = entry.file.engine().locks.write(&[area.ino]);
-                    // What stays mapped is taken down another time.
+                    // A window that stays mapped is unmapped another time.
                     let _ = area.take_down(pages, all);
                 }
             }
@@ -334,8 +337,8 @@ impl Service {
         }
     }
 
-    /// Whether the process has more kernel mappings than half of what it may have. They are counted
-    /// only when it may be so.
+    /// Whether the process has more than half of the kernel mappings allowed. They are counted only when the
+    /// estimate exceeds that.
     fn too_many_pieces(&self) -> bool {
         if self.pieces.load(Ordering::Relaxed) <= self.most_pieces {
             return false;
@@ -346,16 +349,16 @@ impl Service {
     }
 }
 
-/// Which window to take down if there are too many, or too many holes in them: pages with storage have none to take
-/// down, and their windows are needed where the kernel has too many mappings.
+/// The window to unmap if there are too many windows or holes. To reduce holes, windows of storage alone are
+/// skipped: unmapping them frees no hole, and they keep the number of kernel mappings low.
 fn surplus(holes: impl ExactSizeIterator<Item = u64> + Clone) -> Option<usize> {
     match () {
-        () if holes.clone().sum::<u64>() > MOST_HOLES => holes.clone().position(|holes| holes > 0),
-        () => (holes.len() > MOST_WINDOWS).then_some(0),
+        () if holes.clone().sum::<u64>() > MAX_MAPPED_HOLES => holes.clone().position(|holes| holes > 0),
+        () => (holes.len() > MAX_WINDOWS).then_some(0),
     }
 }
 
-/// The reader and the helpers. They wait until there is a service to work for, and end if there will be none.
+/// The reader and the helpers. They wait until the service is published, and end if its creation fails.
 #[derive(Default)]
 struct Threads(Arc<(Mutex<Start>, Condvar)>);
 
@@ -368,7 +371,7 @@ enum Start {
 }
 
 impl Threads {
-    /// All of them, or none.
+    /// Starts all threads, or none.
     fn start() -> io::Result<Threads> {
         let threads = Threads::default();
         threads.spawn(c"pagestone-fault", Service::read)?;
@@ -419,7 +422,7 @@ fn half_of_limit() -> usize {
     limit.unwrap_or(65_530) / 2
 }
 
-/// The mapping that shows `addr`.
+/// The mapping that contains `addr`.
 pub(in crate::mmap) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
     let (&base, entry) = entries.range(..=addr).next_back()?;
     (addr - base < (entry.area.pages * crate::units::PAGE_SIZE) as usize).then_some(entry)
@@ -427,15 +430,15 @@ pub(in crate::mmap) fn find(entries: &Entries, addr: usize) -> Option<&Entry> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST_HOLES, MOST_WINDOWS, surplus};
+    use super::{MAX_MAPPED_HOLES, MAX_WINDOWS, surplus};
 
     #[test]
     fn windows_of_storage_do_not_count_as_holes() {
-        let storage = vec![0; MOST_WINDOWS - 2];
+        let storage = vec![0; MAX_WINDOWS - 2];
         let with = |more: &[u64]| surplus(storage.iter().chain(more).copied().collect::<Vec<_>>().into_iter());
         assert_eq!(with(&[]), None);
-        assert_eq!(with(&[MOST_HOLES]), None);
-        assert_eq!(with(&[0, MOST_HOLES + 1]), Some(MOST_WINDOWS - 1), "the first that has holes");
+        assert_eq!(with(&[MAX_MAPPED_HOLES]), None);
+        assert_eq!(with(&[0, MAX_MAPPED_HOLES + 1]), Some(MAX_WINDOWS - 1), "the first that has holes");
         assert_eq!(with(&[0, 0, 0]), Some(0), "too many to remember");
         assert_eq!(surplus([].into_iter()), None);
     }

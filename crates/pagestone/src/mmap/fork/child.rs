@@ -1,19 +1,18 @@
-//! Mappings in a child of the process that made them.
+//! Mappings in a child of the process that made them: the child's side.
 //!
 //! ```text
-//!   begin     what was not inherited becomes unresolved; three threads:
-//!     reader    faults from the kernel                        -> helper
-//!     helper    asks the parent, maps what it answers
-//!     control   applies invalidations, and acknowledges them
+//!   begin     pages that were not inherited become unresolved; three threads start:
+//!     reader    reads faults from the kernel and queues them  -> helper
+//!     helper    sends a request to the parent, maps the reply
+//!     control   applies invalidations and acknowledges them
 //! ```
 //!
-//! The child has the parent's mappings and nothing else of its pools: the storage is mapped from
-//! the same media, everything that takes a lock of the engine happens in the parent. If a change is
-//! received while an answer is under way, the answer may be older than the change: it is asked for
-//! again.
+//! The child has the parent's mappings and nothing else of its pools. Storage is mapped from the same media.
+//! Everything that needs a lock of the engine happens in the parent. If an invalidation arrives while a request is
+//! pending, the reply may be older than the change, so the helper repeats the request.
 //!
-//! Only locks of the standard library are used here: those of `parking_lot` keep a table of waiting
-//! threads, and in a child it names threads that do not exist.
+//! Only locks of the standard library are used here. `parking_lot` keeps a table of waiting threads; in a child
+//! that table contains threads that do not exist.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -36,36 +35,36 @@ struct Child {
     mechanism: Mechanism,
     service: &'static Service,
     areas: Vec<Arc<Area>>,
-    asks: OwnedFd,
+    requests: OwnedFd,
     control: OwnedFd,
     queue: Mutex<VecDeque<Fault>>,
     waiting: Condvar,
 }
 
-/// How faults are answered in this process, if it is a child.
+/// How faults are resolved in this process, if it is a child.
 pub(in crate::mmap) fn mechanism() -> Option<&'static Mechanism> {
     get().map(|child| &child.mechanism)
 }
 
-/// Whether this process is a child that has taken up its parent's mappings.
-pub(in crate::mmap) fn is_one() -> bool {
+/// Whether this process is a child that has set up its parent's mappings.
+pub(in crate::mmap) fn is_child() -> bool {
     get().is_some()
 }
 
 fn get() -> Option<&'static Child> {
-    // SAFETY: set once to a value that is never freed.
+    // SAFETY: set once, to a value that is never freed.
     unsafe { CHILD.load(Ordering::Acquire).as_ref() }
 }
 
-/// How often the parent is asked again because something has changed, before its failure is taken.
-const MOST_TRIES: usize = 4;
+/// How often a request is repeated because of invalidations before its failure is accepted.
+const MAX_TRIES: usize = 4;
 
-/// Takes up the mappings in a new child; `sockets` lead to the parent.
+/// Sets up the mappings in a new child; `sockets` are connected to the parent.
 pub(in crate::mmap) fn begin(service: &'static Service, areas: &[Arc<Area>], sockets: Option<(OwnedFd, OwnedFd)>) {
-    // Before anything else is mapped: the kernel would be free to put it into the gaps.
+    // Before anything else is mapped: the kernel could place that into the gaps.
     let closed = areas.iter().all(|area| area.close_gaps().is_ok());
     let started = match sockets {
-        Some((asks, control)) if get().is_none() => start(service, areas, asks, control),
+        Some((requests, control)) if get().is_none() => start(service, areas, requests, control),
         _ => None,
     };
     let ready = closed && started.is_some_and(|()| areas.iter().all(|area| area.inherit().is_ok()));
@@ -74,12 +73,12 @@ pub(in crate::mmap) fn begin(service: &'static Service, areas: &[Arc<Area>], soc
     }
 }
 
-fn start(service: &'static Service, areas: &[Arc<Area>], asks: OwnedFd, control: OwnedFd) -> Option<()> {
+fn start(service: &'static Service, areas: &[Arc<Area>], requests: OwnedFd, control: OwnedFd) -> Option<()> {
     let child = Box::leak(Box::new(Child {
         mechanism: Mechanism::Userfault(Userfault::new().ok()?),
         service,
         areas: areas.to_vec(),
-        asks,
+        requests,
         control,
         queue: Mutex::default(),
         waiting: Condvar::new(),
@@ -124,10 +123,10 @@ impl Child {
             for tries in 0.. {
                 let changes = area.changes();
                 let done = match self.ask(area, page, fault.write || fault.protected) {
-                    Ok(spans) => area.take_up(region, changes, &spans),
-                    // Each try of the parent may send an invalidation and fail: in the end the failure counts.
-                    Err(failure) if tries >= MOST_TRIES => area.take_failure(area.changes(), page, failure),
-                    Err(failure) => area.take_failure(changes, page, failure),
+                    Ok(spans) => area.map_described(region, changes, &spans),
+                    // Each attempt of the parent may send an invalidation and fail: the last failure is accepted.
+                    Err(failure) if tries >= MAX_TRIES => area.record_failure(area.changes(), page, failure),
+                    Err(failure) => area.record_failure(changes, page, failure),
                 };
                 if done {
                     break;
@@ -140,8 +139,8 @@ impl Child {
     fn ask(&self, area: &Area, page: u64, write: bool) -> Result<Vec<(std::ops::Range<u64>, Shown)>, Failure> {
         let gone = || Failure::Other("the parent process is gone".into());
         let mut answer = [0; ANSWER];
-        let asked = channel::send(&self.asks, &[area.id, page, u64::from(write)], SendFlags::empty());
-        let words = asked.and_then(|()| channel::receive(&self.asks, &mut answer, RecvFlags::empty()));
+        let asked = channel::send(&self.requests, &[area.id, page, u64::from(write)], SendFlags::empty());
+        let words = asked.and_then(|()| channel::receive(&self.requests, &mut answer, RecvFlags::empty()));
         let words = words.map_err(|_| gone())?;
         match answer[0] {
             _ if words < 2 => Err(gone()),

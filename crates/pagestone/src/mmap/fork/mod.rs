@@ -1,4 +1,4 @@
-//! Mappings in a child of the process that made them.
+//! Mappings in a child of the process that made them: the channel between the two, and what each side does.
 
 pub(super) mod channel;
 pub(super) mod child;

@@ -1,14 +1,14 @@
-//! What happens to mappings at a fork, seen from the parent.
+//! What happens to mappings at a fork: the parent's side.
 //!
 //! ```text
-//!   prepare    the list and all mappings are locked: the child gets a copy that is consistent
-//!   fork       data and "nothing" are inherited; unresolved pages and holes are not (MADV_DONTFORK):
-//!              a store of the child there would be seen by nobody
-//!   parent     a thread answers the child's faults
+//!   prepare    locks the list and all mappings, so that the child's copy is consistent
+//!   fork       data and inaccessible pages are inherited; unresolved pages and holes are not
+//!              (MADV_DONTFORK): no fault reader would see the child's stores to them
+//!   parent     a thread serves the child's requests
 //!   child      see child.rs
 //! ```
 //!
-//! A child's child has no connection: its mappings are errors.
+//! A grandchild has no connection: an access to its mappings is an error.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,29 +23,29 @@ use crate::mmap::fork::channel::{self, Link};
 use crate::mmap::fork::child;
 use crate::mmap::kernel::userfault::spawn;
 
-/// Spans in one answer.
-pub(in crate::mmap) const MOST: usize = 256;
-/// Words of an answer: what came of it, how many spans, and three words for each.
-pub(in crate::mmap) const ANSWER: usize = 2 + 3 * MOST;
+/// Limit on spans in one reply.
+pub(in crate::mmap) const MAX_SPANS: usize = 256;
+/// Words of a reply: result, number of spans, and three words for each span.
+pub(in crate::mmap) const ANSWER: usize = 2 + 3 * MAX_SPANS;
 
-/// A fork under way. The locks are released in the order of the fields.
+/// A fork in progress. Dropping it releases the locks in the order of the fields.
 struct Forking {
     sockets: Option<[(OwnedFd, OwnedFd); 2]>,
     _states: Vec<StdMutexGuard<'static, State>>,
     _entries: StdWriteGuard<'static, Entries>,
-    /// Keeps what is locked.
+    /// Keeps the locked areas alive.
     areas: Vec<Arc<Area>>,
 }
 
-// SAFETY: taken and given back by the one thread that forks; in the child, by the thread that is
-// its copy. The locks are the standard library's, which do not know who holds them.
+// SAFETY: locked and unlocked by the thread that forks; in the child by the copy of that thread. The locks are the
+// standard library's, which do not record their owner.
 unsafe impl Send for Forking {}
 
 static FORKING: parking_lot::Mutex<Option<Forking>> = parking_lot::Mutex::new(None);
 
-/// Has the C library tell of forks, once for the process.
+/// Registers the fork handlers with the C library, once for the process.
 pub(in crate::mmap) fn watch() {
-    // SAFETY: the handlers take and release locks of this module alone.
+    // SAFETY: the handlers take and release locks of this module only.
     unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
 }
 
@@ -56,10 +56,10 @@ extern "C" fn prepare() {
         return;
     }
     let areas: Vec<_> = entries.values().map(|entry| entry.area.clone()).collect();
-    // SAFETY: `areas` keeps the mutexes, and goes after the guards.
+    // SAFETY: `areas` keeps the mutexes alive, and is dropped after the guards.
     let lock = |area: &Arc<Area>| unsafe { std::mem::transmute::<StdMutexGuard<'_, State>, _>(area.locked()) };
     let states = areas.iter().map(lock).collect();
-    let sockets = channel::pair().and_then(|asks| Ok([asks, channel::pair()?])).ok();
+    let sockets = channel::pair().and_then(|requests| Ok([requests, channel::pair()?])).ok();
     *FORKING.lock() = Some(Forking { sockets, _states: states, _entries: entries, areas });
 }
 
@@ -67,22 +67,22 @@ extern "C" fn in_parent() {
     let Some(service) = Service::existing() else { return };
     let Some(mut forking) = FORKING.lock().take() else { return };
     let areas = forking.areas.clone();
-    if let Some([(asks, _), (control, _)]) = forking.sockets.take() {
+    if let Some([(requests, _), (control, _)]) = forking.sockets.take() {
         let link = Arc::new(Link::new(control));
         let (known, serving) = (areas.clone(), link.clone());
-        // Known before anything can change again; told to the thread whose child it is.
+        // The link is registered before anything can change again.
         areas.iter().for_each(|area| area.links.lock().push(link.clone()));
-        service.child_came();
+        service.add_child();
         let serve = move || {
-            serve(service, &asks, &serving);
+            serve(service, &requests, &serving);
             serving.close();
             for area in &known {
                 area.links.lock().retain(|other| !Arc::ptr_eq(other, &serving));
             }
-            service.child_went();
+            service.remove_child();
             service.drop_retired();
         };
-        // Without a thread the socket is closed, and the child's faults are errors.
+        // If no thread can be started, the socket is closed, and the child's faults are errors.
         let _ = spawn(c"pagestone-child", serve);
     }
 }
@@ -92,18 +92,18 @@ extern "C" fn in_child() {
     let Some(mut forking) = FORKING.lock().take() else { return };
     let (areas, sockets) = (forking.areas.clone(), forking.sockets.take());
     drop(forking);
-    let sockets = sockets.map(|[(_, asks), (_, control)]| (asks, control));
+    let sockets = sockets.map(|[(_, requests), (_, control)]| (requests, control));
     child::begin(service, &areas, sockets);
 }
 
-/// Answers a child's faults until it is gone.
-fn serve(service: &'static Service, asks: &OwnedFd, link: &Link) {
+/// Serves a child's requests until it ends.
+fn serve(service: &'static Service, requests: &OwnedFd, link: &Link) {
     let mut ask = [0; 3];
-    while link.wait_for_asks(asks)
-        && let Ok(3) = channel::receive(asks, &mut ask, RecvFlags::empty())
+    while link.wait_for_request(requests)
+        && let Ok(3) = channel::receive(requests, &mut ask, RecvFlags::empty())
     {
         let [id, page, write] = ask;
-        let shown = service.by_id(id).map(|entry| look(&entry, page, write != 0, link));
+        let shown = service.by_id(id).map(|entry| describe_for_child(&entry, page, write != 0, link));
         let mut answer = [0; ANSWER];
         let words = match shown {
             Some(Ok(spans)) => {
@@ -122,14 +122,14 @@ fn serve(service: &'static Service, asks: &OwnedFd, link: &Link) {
                 2
             }
         };
-        if channel::send(asks, &answer[..words], SendFlags::empty()).is_err() {
+        if channel::send(requests, &answer[..words], SendFlags::empty()).is_err() {
             return;
         }
     }
 }
 
-/// What the window around `page` is, once the page has the storage that the touch takes.
-fn look(
+/// The contents of the window around `page`, after allocating the storage that the access needs.
+fn describe_for_child(
     entry: &Entry,
     page: u64,
     write: bool,
@@ -138,7 +138,7 @@ fn look(
     let (area, engine) = (&entry.area, entry.file.engine());
     let lock = engine.locks.write(&[area.ino]);
     let held = lock.of(area.ino);
-    answer::store(held, engine, area, page, write)?;
+    answer::allocate(held, engine, area, page, write)?;
     area.make_contiguous(held, engine, area.window_of(page))?;
-    area.describe(held, engine, &engine.alloc.inode(area.ino)?, page, MOST, link)
+    area.describe(held, engine, &engine.alloc.inode(area.ino)?, page, MAX_SPANS, link)
 }

@@ -1,8 +1,8 @@
-//! A mapping on both sides of a fork: what the parent sends, and what the child does with it.
+//! The messages about one mapping across a fork: what the parent sends, and how the child applies it.
 //!
 //! ```text
-//!   parent    describe: pages -> Shown          invalidate_in_children
-//!   child     take_up:  Shown -> kernel         apply_invalidation
+//!   parent    describe: pages -> Shown              invalidate_in_children
+//!   child     map_described:  Shown -> kernel mappings    apply_invalidation
 //! ```
 
 use std::io;
@@ -21,7 +21,7 @@ use crate::mmap::fork::channel::{Invalidation, Link};
 use crate::units::{PAGE_SIZE, PageNo};
 
 impl Shown {
-    /// As one word: 0 to 2, or the pool page and 3.
+    /// Encoded as one word: 0 to 2, or the pool page plus 3.
     pub(in crate::mmap) fn word(self) -> u64 {
         match self {
             Shown::Nothing => 0,
@@ -31,7 +31,7 @@ impl Shown {
         }
     }
 
-    /// What the word says.
+    /// Decodes the word.
     pub(in crate::mmap) fn of(word: u64) -> Shown {
         match word {
             0 => Shown::Nothing,
@@ -45,7 +45,7 @@ impl Shown {
 // ---- the parent ----------------------------------------------------------------------------------
 
 impl Area {
-    /// What the window around `page` is, or less of it if that is in more than `most` pieces.
+    /// The contents of the window around `page`, or of a part of it if it has more than `most` spans.
     pub(in crate::mmap) fn describe(
         &self,
         held: InodeWrite<'_>,
@@ -67,11 +67,11 @@ impl Area {
             let shown = match span {
                 Span::Absent { answer, .. } if answer.is_zeros() => Shown::Hole,
                 Span::Absent { .. } => Shown::Unresolved,
-                Span::Shared(_) if self.lend == MapMode::Write => Shown::Unresolved,
+                Span::Shared(_) if self.mode == MapMode::Write => Shown::Unresolved,
                 Span::Shared(run) | Span::Own(run) => {
-                    // What is another's goes on to be shown to this child, whatever becomes of the base.
-                    if self.lend == MapMode::Private && matches!(span, Span::Shared(_)) {
-                        link.pin_for_good(&self.pool, run);
+                    // The child may map a shared page for as long as it lives, even if the base is freed.
+                    if self.mode == MapMode::Private && matches!(span, Span::Shared(_)) {
+                        link.pin_until_exit(&self.pool, run);
                     }
                     engine.alloc.region.prepare_for_mapping(run.page.byte(), run.pages * PAGE_SIZE)?;
                     Shown::Data(run.page)
@@ -85,15 +85,16 @@ impl Area {
         Ok(out)
     }
 
-    /// Sends an invalidation to the children; whether all have applied it.
+    /// Sends an invalidation to the children. Returns whether all have applied it.
     pub(in crate::mmap) fn invalidate_in_children(&self, change: Invalidation, pages: &Range<u64>) -> bool {
         let links = self.links.lock().clone();
         let pages = &self.clip(self.whole(pages.clone()));
-        // Each gets it, whatever another one answers.
+        // Every child gets it, whatever the others reply.
         links.iter().filter(|link| !link.send(change, self, pages)).count() == 0
     }
 
-    /// As [`Area::invalidate_in_children`], of pages that will be given back: what a child may still show is pinned.
+    /// As [`Area::invalidate_in_children`], for pages that will be freed: pages that a child may still map are
+    /// pinned.
     pub(in crate::mmap) fn revoke_in_children(&self, pages: &Range<u64>) {
         let links = self.links.lock().clone();
         for link in links {
@@ -114,30 +115,30 @@ impl Area {
 // ---- the child -----------------------------------------------------------------------------------
 
 impl Area {
-    /// Maps nothing where something was not inherited.
+    /// Makes the ranges that were not inherited inaccessible.
     pub(in crate::mmap) fn close_gaps(&self) -> io::Result<()> {
         let Some(mut state) = self.live() else { return Ok(()) };
-        if self.lend == MapMode::Write {
+        if self.mode == MapMode::Write {
             for part in state.holes.within(self.range()) {
                 state.holes.remove(part.clone());
-                state.absent.insert(part);
+                state.unresolved.insert(part);
             }
         }
-        let gaps = state.absent.within(self.range());
+        let gaps = state.unresolved.within(self.range());
         gaps.into_iter().try_for_each(|part| crate::mmap::kernel::userfault::map_poison(self.addr(&part), 0))
     }
 
-    /// What was not inherited, and is nothing yet, becomes unresolved.
+    /// Pages that were not inherited and are not beyond the end become unresolved.
     pub(in crate::mmap) fn inherit(&self) -> io::Result<()> {
         let Some(mut state) = self.live() else { return Ok(()) };
-        for part in state.absent.within(self.range()) {
-            state.absent.remove(part.clone());
+        for part in state.unresolved.within(self.range()) {
+            state.unresolved.remove(part.clone());
             self.map_lazy(&mut state, part)?;
         }
         Ok(())
     }
 
-    /// Nobody answers for the mapping in this process: all of it is an error.
+    /// No thread resolves faults of the mapping in this process: every access is an error.
     pub(in crate::mmap) fn poison(&self) {
         if let Some(mut state) = self.live() {
             state.poisoned = true;
@@ -152,14 +153,15 @@ impl Area {
         self.live().map_or(0, |state| state.changes)
     }
 
-    /// Maps what the parent says; false, nothing done, if it has sent an invalidation since `changes`.
-    pub(in crate::mmap) fn take_up(&self, region: &Region, changes: u64, spans: &[(Range<u64>, Shown)]) -> bool {
+    /// Maps the spans that the parent sent. Returns false, with nothing mapped, if an invalidation was received
+    /// since `changes`.
+    pub(in crate::mmap) fn map_described(&self, region: &Region, changes: u64, spans: &[(Range<u64>, Shown)]) -> bool {
         self.unless_changed(changes, |area, state| {
             for (pages, shown) in spans {
-                let mut parts = state.cut.without(area.clip(pages.clone()));
-                // What a private mapping shows may have stores in it, which only the kernel has.
-                if area.lend == MapMode::Private {
-                    parts = parts.into_iter().flat_map(|part| state.absent.within(part)).collect();
+                let mut parts = state.revoked.without(area.clip(pages.clone()));
+                // A private mapping may have stores in its pages, which only the kernel has.
+                if area.mode == MapMode::Private {
+                    parts = parts.into_iter().flat_map(|part| state.unresolved.within(part)).collect();
                 }
                 for part in parts {
                     if let Err(e) = area.take_up_part(state, region, pages.start, part.clone(), *shown) {
@@ -190,8 +192,8 @@ impl Area {
         Ok(())
     }
 
-    /// Notes why the parent could not answer; false as in `take_up`.
-    pub(in crate::mmap) fn take_failure(&self, changes: u64, page: u64, failure: Failure) -> bool {
+    /// Records the parent's failure. Returns false as `map_described` does.
+    pub(in crate::mmap) fn record_failure(&self, changes: u64, page: u64, failure: Failure) -> bool {
         let error = match failure {
             Failure::NoSpace => Error::NoSpace,
             Failure::Other(what) => Error::mapping(io::Error::other(what)),
@@ -215,18 +217,18 @@ impl Area {
         state.changes += 1;
         match change {
             Invalidation::Revoke => {
-                state.cut.insert(pages.clone());
+                state.revoked.insert(pages.clone());
                 let _ = self.map_poison(&mut state, pages);
             }
             Invalidation::Allow => {
-                state.cut.remove(pages.clone());
-                for part in state.nothing.within(pages) {
+                state.revoked.remove(pages.clone());
+                for part in state.inaccessible.within(pages) {
                     let _ = self.map_lazy(&mut state, part);
                 }
             }
-            Invalidation::Unresolve if self.lend == MapMode::Private => self.preserve_private(&mut state, &[pages]),
+            Invalidation::Unresolve if self.mode == MapMode::Private => self.preserve_private(&mut state, &[pages]),
             Invalidation::Unresolve => {
-                for part in state.cut.without(pages) {
+                for part in state.revoked.without(pages) {
                     let _ = self.map_lazy(&mut state, part);
                 }
             }

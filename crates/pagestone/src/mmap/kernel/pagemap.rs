@@ -1,18 +1,18 @@
-//! What the kernel knows of pages: which are this process's own copies, and how many are huge.
+//! Queries of the page tables: which pages are private copies of this process, and how many are huge.
 //!
 //! ```text
-//!   PAGEMAP_SCAN (Linux 6.7), or /proc/self/pagemap      there, and not called a file's: perhaps a copy
+//!   PAGEMAP_SCAN (Linux 6.7), or /proc/self/pagemap      present, not file-backed: may be a copy
 //!        |
-//!   move_pages, asked where it lies    a node's number        a copy
-//!                                      EFAULT                 the page of zeros
-//!                                      ENOENT                 a device's own memory
+//!   move_pages without targets         a node's number        a copy
+//!                                      EFAULT                 the zero page
+//!                                      ENOENT                 device memory (DAX)
 //! ```
 //!
-//! The second call is for older kernels, which do not distinguish zeros from copies in the pagemap, and for DAX: its
-//! pages are called a file's only since those kernels that count references to them.
+//! `move_pages` is needed on older kernels, whose pagemap does not distinguish the zero page from a copy, and for
+//! DAX: kernels that do not count references to DAX pages do not report them as file-backed.
 //!
-//! The pagemap is opened once in a process. An open one goes on telling of the process that opened it, so a child opens
-//! its own.
+//! The pagemap is opened once per process. An open pagemap always describes the process that opened it, so a child
+//! opens it again.
 
 use std::fs::File;
 use std::io;
@@ -30,28 +30,28 @@ const SWAPPED: u64 = 1 << 4;
 const ZERO: u64 = 1 << 5;
 const HUGE: u64 = 1 << 6;
 
-/// This process's pagemap.
+/// The pagemap of this process.
 fn pagemap() -> io::Result<&'static File> {
-    // No lock: a child would wait for ever for one that was held at the fork.
+    // No lock: if another thread held it at a fork, the child would wait for it forever.
     static OPEN: AtomicPtr<(OwnerProcess, File)> = AtomicPtr::new(std::ptr::null_mut());
     loop {
         let found = OPEN.load(Ordering::Acquire);
         // SAFETY: null, or a value that was leaked below.
-        if let Some((home, file)) = unsafe { found.as_ref() }
-            && home.is_current()
+        if let Some((owner, file)) = unsafe { found.as_ref() }
+            && owner.is_current()
         {
             return Ok(file);
         }
         let new = Box::into_raw(Box::new((OwnerProcess::current(), File::open("/proc/self/pagemap")?)));
         if OPEN.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // Another thread was first.
-            // SAFETY: made above, and nobody else has seen it.
+            // Another thread stored its pagemap first.
+            // SAFETY: allocated above, and no other thread has seen it.
             drop(unsafe { Box::from_raw(new) });
         }
     }
 }
 
-/// Page ranges that PAGEMAP_SCAN answers.
+/// One page range that PAGEMAP_SCAN returns.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct PageRegion {
@@ -78,13 +78,13 @@ struct ScanArg {
     return_mask: u64,
 }
 
-/// Pages of the range that are this process's own copies: there, not a file's, and not the page of zeros.
-/// `dax`: the file is a device's own memory. `None` if the kernel does not say, or this process may not ask.
+/// Pages of the range that are private copies of this process: present, not file-backed, and not the zero page.
+/// `dax`: the file is device memory. `None` if the kernel does not report it or denies the query.
 pub(in crate::mmap) fn private_copies(range: Range<usize>, dax: bool) -> io::Result<Option<Vec<Range<usize>>>> {
     copies_among(range, dax, PRESENT | SWAPPED)
 }
 
-/// Those of [`private_copies`] that are in memory, and not swapped out.
+/// As [`private_copies`], without the copies that are swapped out.
 pub(in crate::mmap) fn copies_in_memory(range: Range<usize>, dax: bool) -> io::Result<Option<Vec<Range<usize>>>> {
     copies_among(range, dax, PRESENT)
 }
@@ -92,31 +92,32 @@ pub(in crate::mmap) fn copies_in_memory(range: Range<usize>, dax: bool) -> io::R
 fn copies_among(range: Range<usize>, dax: bool, which: u64) -> io::Result<Option<Vec<Range<usize>>>> {
     let mut found = Vec::new();
     let mut add = |region: &PageRegion| found.push((region.start as usize..region.end as usize, region.categories));
-    let perhaps = match scan(range.clone(), FILE | ZERO, which, &mut add) {
-        Ok(()) if !dax => return Ok(Some(joined(found.into_iter().map(|(range, _)| range)))),
+    let candidates = match scan(range.clone(), FILE | ZERO, which, &mut add) {
+        Ok(()) if !dax => return Ok(Some(coalesced(found.into_iter().map(|(range, _)| range)))),
         Ok(()) => found,
         Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => {
-            listed(range)?.into_iter().filter(|(_, categories)| categories & which != 0).collect()
+            pages_not_file_backed(range)?.into_iter().filter(|(_, categories)| categories & which != 0).collect()
         }
         Err(e) => return Err(e),
     };
     let mut copies = Vec::new();
-    for (range, categories) in perhaps {
+    for (range, categories) in candidates {
         if categories & SWAPPED != 0 {
             copies.push(range);
-        } else if !ordinary(range, &mut copies)? {
+        } else if !add_normal_memory(range, &mut copies)? {
             return Ok(None);
         }
     }
-    Ok(Some(joined(copies.into_iter())))
+    Ok(Some(coalesced(copies.into_iter())))
 }
 
-/// As [`private_copies`] on any kernel, but perhaps with pages of zeros or of a file too.
-pub(in crate::mmap) fn perhaps_private(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
-    Ok(joined(listed(range)?.into_iter().map(|(range, _)| range)))
+/// A superset of [`private_copies`] on any kernel: may include the zero page and file-backed pages.
+pub(in crate::mmap) fn maybe_private(range: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+    Ok(coalesced(pages_not_file_backed(range)?.into_iter().map(|(range, _)| range)))
 }
 
-/// Bytes of the range that are there, zeros aside, and those of them in huge pages. ENOTTY before Linux 6.7.
+/// Bytes of the range that are present, without the zero page, and how many of them are in huge pages. ENOTTY
+/// before Linux 6.7.
 pub(in crate::mmap) fn present(range: Range<usize>) -> io::Result<(u64, u64)> {
     let (mut all, mut huge) = (0, 0);
     scan(range, ZERO, PRESENT, &mut |region| {
@@ -126,7 +127,7 @@ pub(in crate::mmap) fn present(range: Range<usize>) -> io::Result<(u64, u64)> {
     Ok((all, huge))
 }
 
-/// Calls `each` for the pages of the range that are `any` of these, and none of `without`.
+/// Calls `each` for the ranges of pages that are in any category of `any` and in none of `without`.
 fn scan(range: Range<usize>, without: u64, any: u64, each: &mut dyn FnMut(&PageRegion)) -> io::Result<()> {
     const PAGEMAP_SCAN: u64 = 0xc060_6610;
     let pagemap = pagemap()?;
@@ -159,8 +160,8 @@ fn scan(range: Range<usize>, without: u64, any: u64, each: &mut dyn FnMut(&PageR
     Ok(())
 }
 
-/// Pages that the pagemap does not call a file's, and whether they are swapped out.
-fn listed(range: Range<usize>) -> io::Result<Vec<(Range<usize>, u64)>> {
+/// Pages that the pagemap does not report as file-backed, and whether they are swapped out.
+fn pages_not_file_backed(range: Range<usize>) -> io::Result<Vec<(Range<usize>, u64)>> {
     let pagemap = pagemap()?;
     let mut found: Vec<(Range<usize>, u64)> = Vec::new();
     let mut words = [0u8; 8 * 1024];
@@ -170,7 +171,7 @@ fn listed(range: Range<usize>) -> io::Result<Vec<(Range<usize>, u64)>> {
         pagemap.read_exact_at(&mut words[..count * 8], (at / PAGE * 8) as u64)?;
         for (i, word) in words[..count * 8].chunks_exact(8).enumerate() {
             let page = at + i * PAGE..at + (i + 1) * PAGE;
-            // Bit 63: present, 62: swapped, 61: a file's, or shared memory.
+            // Bit 63: present, 62: swapped, 61: file-backed or shared memory.
             let categories = match word[7] >> 5 {
                 bits if bits & 1 != 0 => continue,
                 bits if bits & 0b10 != 0 => SWAPPED,
@@ -187,14 +188,14 @@ fn listed(range: Range<usize>) -> io::Result<Vec<(Range<usize>, u64)>> {
     Ok(found)
 }
 
-/// Adds the pages of the range that are ordinary memory; false if that may not be asked.
-fn ordinary(range: Range<usize>, found: &mut Vec<Range<usize>>) -> io::Result<bool> {
+/// Adds the pages of the range that are normal memory. Returns false if the query is denied.
+fn add_normal_memory(range: Range<usize>, found: &mut Vec<Range<usize>>) -> io::Result<bool> {
     const AT_ONCE: usize = 512;
     let mut at = range.start;
     while at < range.end {
         let pages: Vec<usize> = (at..range.end).step_by(PAGE).take(AT_ONCE).collect();
         let mut nodes = vec![0i32; pages.len()];
-        // SAFETY: both vectors have as many elements as the call is told; without target nodes it moves nothing.
+        // SAFETY: both vectors have the length that is passed to the call; without target nodes it moves nothing.
         let done = unsafe {
             let (none, ours) = (std::ptr::null::<i32>(), 0);
             libc::syscall(libc::SYS_move_pages, ours, pages.len(), pages.as_ptr(), none, nodes.as_mut_ptr(), 0)
@@ -206,18 +207,18 @@ fn ordinary(range: Range<usize>, found: &mut Vec<Range<usize>>) -> io::Result<bo
             };
         }
         found.extend(pages.iter().zip(&nodes).filter(|&(_, &node)| node >= 0).map(|(&page, _)| page..page + PAGE));
-        // What was swapped out since it was listed is a copy too.
+        // A page that was swapped out since it was listed is a copy too.
         if nodes.contains(&-libc::ENOENT) {
             let swapped = |(range, categories): (Range<usize>, u64)| (categories & SWAPPED != 0).then_some(range);
-            found.extend(listed(at..at + pages.len() * PAGE)?.into_iter().filter_map(swapped));
+            found.extend(pages_not_file_backed(at..at + pages.len() * PAGE)?.into_iter().filter_map(swapped));
         }
         at += pages.len() * PAGE;
     }
     Ok(true)
 }
 
-/// The ranges in order, neighbours as one.
-fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
+/// The ranges, sorted and coalesced.
+fn coalesced(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = ranges.collect();
     ranges.sort_by_key(|range| range.start);
     let mut out: Vec<Range<usize>> = Vec::new();
@@ -234,9 +235,9 @@ fn joined(ranges: impl Iterator<Item = Range<usize>>) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
-    /// Whether a page of new memory is a copy once it is stored to, and only then.
-    fn tells() -> io::Result<bool> {
-        // SAFETY: new memory, which is ours until it is given back.
+    /// Whether a page of new memory is reported as a copy after a store and not before.
+    fn detects_copies() -> io::Result<bool> {
+        // SAFETY: new memory, used by this function alone until it is unmapped.
         unsafe {
             let (all, how) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
             let memory = libc::mmap(std::ptr::null_mut(), PAGE, all, how, -1, 0).cast::<u8>();
@@ -245,20 +246,20 @@ mod tests {
             memory.write_volatile(1);
             let after = private_copies(range.clone(), false)?;
             libc::munmap(memory.cast(), PAGE);
-            // `None`: it may not be asked here.
+            // `None`: the query is denied here.
             Ok(before.is_none_or(|copies| copies.is_empty()) && after.is_none_or(|copies| copies == [range]))
         }
     }
 
     #[test]
     fn the_pagemap_is_opened_once_and_a_child_has_its_own() -> io::Result<()> {
-        assert!(tells()?);
+        assert!(detects_copies()?);
         assert_eq!(pagemap()?.as_raw_fd(), pagemap()?.as_raw_fd());
-        // SAFETY: the child uses no locks of ours, and ends without cleaning up.
+        // SAFETY: the child takes no lock of this process and ends without cleaning up.
         let status = unsafe {
             let child = libc::fork();
             if child == 0 {
-                libc::_exit(i32::from(!tells().is_ok_and(|told| told)));
+                libc::_exit(i32::from(!detects_copies().is_ok_and(|works| works)));
             }
             let mut status = -1;
             assert_eq!(libc::waitpid(child, &raw mut status, 0), child);

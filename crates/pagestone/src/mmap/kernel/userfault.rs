@@ -1,16 +1,15 @@
-//! The system calls that mappings are made of: address space, and userfaultfd by its ioctls.
+//! The system calls that mappings are built from: address space, and userfaultfd by its ioctls.
 //!
 //! ```text
-//!   scratch:  mmap --> register --> (write-protect)        nobody knows the address yet
+//!   scratch:  mmap --> register --> (write-protect)        the address is not public yet
 //!                          |
-//!                       mremap: in one step over what lies at the target, registration and all
+//!                       mremap: replaces the target in one step and moves the registration
 //!                          v
-//!   target:   never a moment in which a store could land in memory that nobody watches
+//!   target:   at every moment either registered or backed by storage: no store is lost
 //! ```
 //!
-//! With `UFFD_FEATURE_EVENT_REMAP` the registration moves along; the price is that `mremap`
-//! waits until the reader of the userfaultfd has read the event. So the reader itself never moves
-//! anything.
+//! `UFFD_FEATURE_EVENT_REMAP` makes the registration move with the range. In return `mremap` blocks until the fault
+//! reader has read the event. So the fault reader never calls `mremap`.
 
 use std::ffi::{CStr, c_void};
 use std::io;
@@ -41,14 +40,14 @@ const EVENT_PAGEFAULT: u8 = 0x12;
 const FLAG_WRITE: u64 = 1;
 const FLAG_WP: u64 = 2;
 
-/// One fault as the kernel reports it.
+/// One page fault as the kernel reports it.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::mmap) struct Fault {
     /// The address, rounded down to its page.
     pub(in crate::mmap) addr: usize,
-    /// Somebody wanted to store.
+    /// The access is a store.
     pub(in crate::mmap) write: bool,
-    /// There was something to read already: a store to a protected hole.
+    /// The page is mapped read-only: a store to a write-protected hole.
     pub(in crate::mmap) protected: bool,
 }
 
@@ -57,10 +56,10 @@ pub(in crate::mmap) struct Fault {
 pub(in crate::mmap) struct Userfault(OwnedFd);
 
 impl Userfault {
-    /// A userfaultfd that also sees faults of the kernel.
+    /// A userfaultfd that also reports faults of the kernel.
     ///
     /// # Errors
-    /// What the kernel says if it, or this user, has none.
+    /// The kernel's error if userfaultfd is not available or not permitted.
     pub(in crate::mmap) fn new() -> io::Result<Userfault> {
         let uffd = Userfault(Self::from_device().or_else(|_| Self::from_syscall())?);
         let features = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_EVENT_REMAP | FEATURE_WP_UNPOPULATED;
@@ -99,14 +98,14 @@ impl Userfault {
         self.ioctl(IOC_REGISTER, &mut [at as u64, len as u64, mode, 0])
     }
 
-    /// Lets everybody who waits for a page of the range try again.
+    /// Wakes all threads that wait for a page of the range; they retry the access.
     pub(in crate::mmap) fn wake(&self, range: Range<usize>) {
         let words = &mut [range.start as u64, range.len() as u64];
-        // Nobody waits for what is not there.
+        // If the range is not registered, no thread waits.
         let _ = self.ioctl(IOC_WAKE, words);
     }
 
-    /// Waits for faults; other events are swallowed.
+    /// Waits for faults. Other events are discarded.
     pub(in crate::mmap) fn read(&self, faults: &mut Vec<Fault>) -> io::Result<()> {
         let mut messages = [[0u64; 4]; 16];
         let len = std::mem::size_of_val(&messages);
@@ -122,34 +121,34 @@ impl Userfault {
         Ok(())
     }
 
-    /// Makes the range unresolved: the first touch of a page is a fault.
+    /// Makes the range unresolved: the first access to a page is a fault.
     pub(in crate::mmap) fn map_lazy(&self, range: Range<usize>) -> io::Result<()> {
-        let scratch = Space::like(range.clone())?;
+        let scratch = ScratchRange::like(range.clone())?;
         let (at, len) = (scratch.at, range.len());
         self.register(at, len, MODE_MISSING)?;
         scratch.move_to(range.start)
     }
 
-    /// Blocks stores to memory that is there, until [`Userfault::allow_stores`]. Loads go on.
+    /// Blocks stores to present pages until [`Userfault::allow_stores`]. Loads continue.
     ///
     /// # Errors
-    /// The kernel can do so for anonymous memory, tmpfs and hugetlbfs, not for pages of other files.
-    pub(in crate::mmap) fn hold_stores(&self, range: Range<usize>) -> io::Result<()> {
+    /// The kernel supports it for anonymous memory, tmpfs and hugetlbfs, not for other files.
+    pub(in crate::mmap) fn block_stores(&self, range: Range<usize>) -> io::Result<()> {
         self.register(range.start, range.len(), MODE_WP)?;
         self.ioctl(IOC_WRITEPROTECT, &mut [range.start as u64, range.len() as u64, 1])
     }
 
-    /// Ends [`Userfault::hold_stores`] for these pages, which must lie as they did then.
+    /// Undoes [`Userfault::block_stores`] for these pages, which must not have been remapped since.
     pub(in crate::mmap) fn allow_stores(&self, range: Range<usize>) {
         let (at, len) = (range.start as u64, range.len() as u64);
-        // Neither can fail for memory that was registered; then nobody waits either.
+        // Neither call fails for registered memory. In unregistered memory no thread waits.
         let _ = self.ioctl(IOC_WRITEPROTECT, &mut [at, len, 0]);
         let _ = self.ioctl(IOC_UNREGISTER, &mut [at, len]);
     }
 
-    /// Puts zeros in place of the range; the first store to a page is a fault.
+    /// Maps the zero page over the range. The first store to a page is a fault.
     pub(in crate::mmap) fn map_zero_page(&self, range: Range<usize>) -> io::Result<()> {
-        let scratch = Space::like(range.clone())?;
+        let scratch = ScratchRange::like(range.clone())?;
         let (at, len) = (scratch.at, range.len());
         self.register(at, len, MODE_WP)?;
         if huge_zero_page() && len as u64 >= FRAME_SIZE {
@@ -162,13 +161,13 @@ impl Userfault {
 
 fn adopt(fd: libc::c_long) -> io::Result<OwnedFd> {
     match i32::try_from(fd) {
-        // SAFETY: a new descriptor that nobody else knows.
+        // SAFETY: a new descriptor that nothing else refers to.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Whether a read of an untouched 2 MiB can be answered by one page of zeros.
+/// Whether the kernel can map a huge zero page at a read of untouched 2 MiB.
 fn huge_zero_page() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
@@ -180,32 +179,33 @@ fn huge_zero_page() -> bool {
     })
 }
 
-/// Anonymous address space that is being prepared; given back unless it is moved.
-struct Space {
+/// Anonymous address space that is being prepared. Unmapped on drop unless it was moved.
+struct ScratchRange {
     whole: Range<usize>,
     at: usize,
     len: usize,
 }
 
-impl Space {
-    /// As long as `range`, at an address that lies as it does within 2 MiB. Not inherited by a
-    /// child: a store of the child there would be seen by nobody.
-    fn like(range: Range<usize>) -> io::Result<Space> {
+impl ScratchRange {
+    /// As long as `range`, with the same alignment within 2 MiB. Not inherited by a child: no fault reader would
+    /// see the child's stores to it.
+    fn like(range: Range<usize>) -> io::Result<ScratchRange> {
         let (frame, len) = (FRAME_SIZE as usize, range.len());
         let slack = if len >= frame { frame } else { 0 };
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len + slack, prot, flags)? } as usize;
         let shift = if slack == 0 { 0 } else { range.start.wrapping_sub(base) & (frame - 1) };
-        let space = Space { whole: base..base + len + slack, at: base + shift, len };
+        let scratch = ScratchRange { whole: base..base + len + slack, at: base + shift, len };
         // SAFETY: the range was just mapped and holds nothing.
-        unsafe { rustix::mm::madvise(space.at as *mut _, len, Advice::LinuxDontFork)? };
-        Ok(space)
+        unsafe { rustix::mm::madvise(scratch.at as *mut _, len, Advice::LinuxDontFork)? };
+        Ok(scratch)
     }
 
     fn fill_with_huge_zeros(&self) {
         let at = self.at as *mut core::ffi::c_void;
-        // SAFETY: the range is ours and stays zeros. A kernel that cannot answers later, page by page.
+        // SAFETY: the range belongs to this value and stays zeros. A kernel that does not support it maps zero
+        // pages at each fault.
         unsafe {
             let _ = rustix::mm::madvise(at, self.len, Advice::LinuxHugepage);
             let _ = rustix::mm::madvise(at, self.len, Advice::LinuxPopulateRead);
@@ -214,14 +214,14 @@ impl Space {
 
     fn move_to(mut self, target: usize) -> io::Result<()> {
         let (at, len) = (self.at as *mut core::ffi::c_void, self.len);
-        // SAFETY: the source is ours; the target is address space of a mapping of ours, to which
-        // nobody holds a reference.
+        // SAFETY: the source belongs to this value; the target is address space of a mapping, to which no reference
+        // exists.
         unsafe { rustix::mm::mremap_fixed(at, len, len, MremapFlags::MAYMOVE, target as *mut _)? };
         self.release();
         Ok(())
     }
 
-    /// Gives back what lies around the piece that was moved.
+    /// Unmaps what surrounds the piece that was moved.
     fn release(&mut self) {
         let (first, behind) = (self.whole.start..self.at, self.at + self.len..self.whole.end);
         for rest in [first, behind] {
@@ -231,20 +231,20 @@ impl Space {
     }
 }
 
-impl Drop for Space {
+impl Drop for ScratchRange {
     fn drop(&mut self) {
         unmap(self.whole.clone());
     }
 }
 
-/// Enters the pages of a shared mapping into the page tables, for stores. A kernel that cannot (before Linux 5.14), or a
-/// page that cannot be reached, leaves it to the touch.
+/// Enters the pages of a shared mapping into the page tables, writable. Where the kernel does not support it
+/// (before Linux 5.14), or a page is inaccessible, the first access does it.
 pub(in crate::mmap) fn populate(range: Range<usize>) {
-    // SAFETY: changes no byte, only what the kernel has in its tables for a mapping of ours.
+    // SAFETY: changes no byte, only the kernel's page tables for a mapping of this library.
     let _ = unsafe { rustix::mm::madvise(range.start as *mut _, range.len(), Advice::LinuxPopulateWrite) };
 }
 
-/// Gives address space back.
+/// Unmaps address scratch.
 pub(in crate::mmap) fn unmap(range: Range<usize>) {
     if !range.is_empty() {
         // SAFETY: callers own the range, and nothing borrowed from it outlives them.
@@ -252,8 +252,8 @@ pub(in crate::mmap) fn unmap(range: Range<usize>) {
     }
 }
 
-/// Address space for `len` bytes whose first byte lies `within` bytes behind a multiple of 2 MiB:
-/// the range, and all that was taken for it. Nothing there can be reached yet.
+/// Reserves address space for `len` bytes whose first byte lies `within` bytes after a multiple of 2 MiB. Returns
+/// that range, and the whole range that was reserved. Nothing in it is accessible yet.
 pub(in crate::mmap) fn reserve(len: usize, within: usize) -> io::Result<(Range<usize>, Range<usize>)> {
     let frame = FRAME_SIZE as usize;
     let size = len.checked_add(2 * frame).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -264,8 +264,7 @@ pub(in crate::mmap) fn reserve(len: usize, within: usize) -> io::Result<(Range<u
     Ok((start..start + len, base..base + size))
 }
 
-/// Puts "nothing" in place of the range: whoever touches it gets SIGBUS, the kernel EFAULT, as
-/// behind the end of any mapped file.
+/// Makes the range inaccessible: an access is SIGBUS, by the kernel EFAULT, as behind the end of any mapped file.
 pub(in crate::mmap) fn map_poison(range: Range<usize>, offset: u64) -> io::Result<()> {
     static NOTHING: OnceLock<OwnedFd> = OnceLock::new();
     let file = match NOTHING.get() {
@@ -276,38 +275,38 @@ pub(in crate::mmap) fn map_poison(range: Range<usize>, offset: u64) -> io::Resul
         }
     };
     let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::FIXED);
-    // SAFETY: address space of a mapping of ours, to which nobody holds a reference.
+    // SAFETY: address space of a mapping, to which no reference exists.
     unsafe { rustix::mm::mmap(range.start as *mut _, range.len(), prot, flags, file.as_fd(), offset)? };
     Ok(())
 }
 
-/// Puts plain zeroed memory in place of the range, to read, or (for a private mapping) to store to.
-pub(in crate::mmap) fn put_zeros(range: Range<usize>, writable: bool) -> io::Result<()> {
+/// Maps plain zeroed memory over the range, read-only or (for a private mapping) writable.
+pub(in crate::mmap) fn map_zeros(range: Range<usize>, writable: bool) -> io::Result<()> {
     let prot = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: as in `map_poison`.
     unsafe { rustix::mm::mmap_anonymous(range.start as *mut _, range.len(), prot, flags)? };
     if writable {
-        // A store makes a copy of its page, not of the 2 MiB around it. A kernel without huge pages refuses.
+        // A store copies one page, not the 2 MiB around it. A kernel without huge pages rejects the call.
         // SAFETY: changes no byte, only how the kernel backs the range.
         let _ = unsafe { rustix::mm::madvise(range.start as *mut _, range.len(), Advice::LinuxNoHugepage) };
     }
     Ok(())
 }
 
-/// Starts a thread that nobody waits for.
+/// Starts a detached thread.
 ///
-/// Not by the standard library: its threads take a lock of the whole process as they start and end, and a child that
-/// was forked at such a moment would find it held for ever, by a thread that it does not have.
+/// Not by the standard library: its threads take a process-wide lock when they start and end. A child that is
+/// forked at such a moment would find that lock held forever.
 pub(in crate::mmap) fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     type Start = (&'static CStr, Box<dyn FnOnce() + Send>);
     extern "C" fn begin(start: *mut c_void) -> *mut c_void {
-        // SAFETY: the box that was handed to this thread, and to nobody else.
+        // SAFETY: the box was passed to this thread alone.
         let (name, run) = *unsafe { Box::from_raw(start.cast::<Start>()) };
         // SAFETY: names the calling thread.
         unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
-        // A panic says so, and ends this thread alone; where it is looked for, everything: who waits for the
-        // thread would wait for ever.
+        // A panic is reported and ends this thread alone. In a debug build it ends the process: other threads would
+        // wait for this one forever.
         if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() && cfg!(debug_assertions) {
             std::process::abort();
         }
@@ -315,15 +314,15 @@ pub(in crate::mmap) fn spawn(name: &'static CStr, run: impl FnOnce() + Send + 's
     }
     let start: *mut Start = Box::into_raw(Box::new((name, Box::new(run))));
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: `begin` is a function of the right type, and takes the box over.
+    // SAFETY: `begin` has the required type and takes ownership of the box.
     match unsafe { libc::pthread_create(thread.as_mut_ptr(), std::ptr::null(), begin, start.cast()) } {
         0 => {
-            // SAFETY: the call has set it, and nobody joins the thread.
+            // SAFETY: the call has initialized it, and the thread is never joined.
             unsafe { libc::pthread_detach(thread.assume_init()) };
             Ok(())
         }
         code => {
-            // SAFETY: there is no thread that took it over.
+            // SAFETY: no thread took ownership of it.
             drop(unsafe { Box::from_raw(start) });
             Err(io::Error::from_raw_os_error(code))
         }
