@@ -438,3 +438,134 @@ fn a_sparse_pool_grows_to_64_tib_and_back() {
     pool.close().unwrap();
     assert_eq!(path.metadata().unwrap().len(), 1 << 40);
 }
+
+/// Fails if the truncation that a shrink has left for the close cuts off what the pool has grown over since.
+#[test]
+fn what_a_pool_has_grown_over_after_a_shrink_is_not_cut_off_at_close() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+    for base in [dir.path(), shm.path()] {
+        let path = base.join("pool");
+        let pool = Pool::create(&path, &CreateOptions::new().size(256 * MIB)).unwrap();
+        shrink(&pool, 64 * MIB).unwrap();
+        pool.grow(128 * MIB).unwrap();
+        write(&new_file(&pool, "f"), 0, &pattern(3, 90 << 20));
+        pool.close().unwrap();
+        assert!(path.metadata().unwrap().len() >= 128 * MIB);
+        let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+        assert!(bytes(&pool.open_file("/f").unwrap()) == pattern(3, 90 << 20));
+    }
+}
+
+/// Fails if what a merge has moved behind the old end of a base is taken for nothing when its pages are moved.
+#[test]
+fn a_shrink_keeps_what_a_merge_that_is_not_over_has_moved_behind_the_end_of_a_base() {
+    let (media, pool) = on_memory(64 * MIB);
+    let ballast = new_file(&pool, "ballast");
+    (0..4096u64).for_each(|i| write(&ballast, i * 8192, &pattern(i, 4096)));
+    let file = new_file(&pool, "f");
+    write(&file, 0, &pattern(1, 3 << 20));
+    let clone = pool.root().clone_file(b"g", file.ino()).unwrap().ino;
+    let clone = pool.node(clone).unwrap().open().unwrap();
+    write(&file, 3 << 20, &pattern(2, 3 << 20));
+    // A pin keeps the merge from its end.
+    let map = clone.map(0..3 << 20, &MapOptions::private()).unwrap();
+    let pin = map.pin(0..4096).unwrap();
+    pool.root().unlink(b"g").unwrap();
+    drop(clone);
+    let expected = [pattern(1, 3 << 20), pattern(2, 3 << 20)].concat();
+    assert!(bytes(&file) == expected);
+    drop(ballast);
+    pool.root().unlink(b"ballast").unwrap();
+    let result = shrink(&pool, 32 * MIB);
+    assert!(matches!(result, Ok(()) | Err(Error::Pinned | Error::Busy)), "{result:?}");
+    assert!(bytes(&file) == expected);
+    drop((pin, map));
+    shrink(&pool, 32 * MIB).unwrap();
+    assert!(bytes(&file) == expected);
+    drop((file, pool));
+    clean(&media);
+}
+
+/// Fails if pages that a program has pinned, and may be storing to by their address, are moved away from it.
+#[test]
+fn pages_that_a_program_has_pinned_stay_where_they_are() {
+    let (media, pool) = on_memory(64 * MIB);
+    write(&new_file(&pool, "ballast"), 0, &pattern(1, 40 << 20));
+    let file = new_file(&pool, "f");
+    write(&file, 0, &pattern(2, 4 << 20));
+    pool.root().unlink(b"ballast").unwrap();
+    let pages = 2 * MIB..2 * MIB + 8192;
+    let map = file.map(0..4 << 20, &MapOptions::shared()).unwrap();
+    let pin = map.pin(pages.clone()).unwrap();
+    let before = file.extents(pages.clone()).unwrap();
+    assert!(before[0].pool > 32 * MIB);
+    assert!(matches!(shrink(&pool, 32 * MIB), Err(Error::Pinned)));
+    assert_eq!(file.extents(pages.clone()).unwrap()[0].pool, before[0].pool);
+    drop((pin, map));
+    shrink(&pool, 32 * MIB).unwrap();
+    assert!(bytes(&file) == pattern(2, 4 << 20));
+    drop((file, pool));
+    clean(&media);
+}
+
+/// Fails if a change of the forwarding table, or of the size, starts from a state that another one has replaced.
+#[test]
+fn inodes_that_lie_elsewhere_go_while_the_pool_grows_and_shrinks() {
+    let (media, pool) = on_memory(128 * MIB);
+    write(&new_file(&pool, "ballast"), 0, &pattern(1, 70 << 20));
+    let between = new_file(&pool, "between");
+    let name = |i: u64| format!("file {i}");
+    for i in 0..6000u64 {
+        new_file(&pool, &name(i));
+        write(&between, i * 4096, &pattern(i, 10));
+    }
+    drop(between);
+    pool.root().unlink(b"between").unwrap();
+    pool.root().unlink(b"ballast").unwrap();
+    shrink(&pool, 64 * MIB).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3u64 {
+            let pool = &pool;
+            scope.spawn(move || {
+                (0..6000).filter(|i| i % 3 == thread).for_each(|i| pool.root().unlink(name(i).as_bytes()).unwrap());
+            });
+        }
+        for size in (0..40).map(|i| 64 + i % 2 * 32) {
+            match size > 64 {
+                true => pool.grow(size * MIB).unwrap(),
+                false => shrink(&pool, size * MIB).unwrap(),
+            }
+        }
+    });
+    assert_eq!(pool.info().unwrap().size, 96 * MIB);
+    assert_eq!(pool.statfs().inodes, 0);
+    drop(pool);
+    clean(&media);
+}
+
+/// Fails if a child that drops the pool, or resizes it, changes the file of its parent.
+#[test]
+fn a_child_resizes_nothing() {
+    let shm = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = shm.path().join("pool");
+    let pool = Pool::create(&path, &CreateOptions::new().size(128 * MIB)).unwrap();
+    shrink(&pool, 64 * MIB).unwrap();
+    // SAFETY: the child calls nothing that takes a lock of another thread, and ends by `_exit`.
+    match unsafe { libc::fork() } {
+        0 => {
+            let refused = matches!(pool.grow(256 * MIB), Err(Error::Forked))
+                && matches!(shrink(&pool, 64 * MIB), Err(Error::Forked));
+            drop(pool);
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(if refused { 0 } else { 1 }) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for the child.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0);
+        }
+    }
+    assert_eq!(path.metadata().unwrap().len(), 128 * MIB);
+}

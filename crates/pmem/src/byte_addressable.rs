@@ -214,9 +214,13 @@ impl Media for ByteMedia {
             return self.len.shorten(&self.file, len);
         }
         let len = len.next_multiple_of(self.unit);
-        if !self.is_device() {
-            self.len.lengthen(&self.file, len)?;
+        if self.is_device() {
+            let there = self.shared.len();
+            let more =
+                || format!("{there} bytes of the device are open; if it has more, close the pool and grow it then");
+            return if len <= there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Unsupported, more())) };
         }
+        self.len.lengthen(&self.file, len)?;
         self.shared.extend(self.file.as_fd(), len, self.share)?;
         if self.description.kind == MediaKind::Tmpfs {
             self.shared.advise_huge();

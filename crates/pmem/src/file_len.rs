@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FallocateFlags;
 
+use crate::OwnerProcess;
+
 /// No truncation is due.
 const NONE: u64 = u64::MAX;
 
@@ -21,12 +23,14 @@ const NONE: u64 = u64::MAX;
 pub(crate) struct FileLen {
     /// Length that the file gets at close, or [`NONE`].
     at_close: AtomicU64,
+    /// A child of the process has the media too, and must not change the file.
+    process: OwnerProcess,
 }
 
 impl FileLen {
     /// The file keeps its length.
     pub(crate) fn new() -> FileLen {
-        FileLen { at_close: AtomicU64::new(NONE) }
+        FileLen { at_close: AtomicU64::new(NONE), process: OwnerProcess::current() }
     }
 
     /// Makes sure that the file has `len` bytes, durably.
@@ -64,7 +68,7 @@ impl FileLen {
     /// The media are closed.
     pub(crate) fn close(&self, file: &File) {
         let len = self.at_close.load(Ordering::Acquire);
-        if len != NONE {
+        if len != NONE && self.process.is_current() {
             // If it fails the file is longer than the pool, which does no harm.
             let _ = rustix::fs::ftruncate(file, len);
         }

@@ -131,7 +131,14 @@ impl MappedRange {
         }
         let at = self.base.as_ptr().wrapping_add(old).cast();
         // SAFETY: the addresses belong to this range, are not mapped yet, and nobody has a reference into them.
-        unsafe { Self::map_file(at, new - old, file, old as u64, share, MapFlags::FIXED)? };
+        let mapped = unsafe { Self::map_file(at, new - old, file, old as u64, share, MapFlags::FIXED) };
+        if let Err(e) = mapped {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+            // What was set aside may have been unmapped: it is set aside again before somebody else gets it.
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::mmap_anonymous(at, new - old, ProtFlags::empty(), flags) };
+            return Err(e);
+        }
         self.len.store(new, Ordering::Release);
         Ok(())
     }

@@ -75,7 +75,7 @@ impl Overlay {
 
     /// The first byte of the range that lies in a private copy.
     pub(super) fn next_stored(&self, at: u64, len: u64) -> Option<u64> {
-        pages(at, len).find(|&page| self.stored.get(page)).map(|page| (page * PAGE_SIZE).max(at))
+        self.stored.next_set(pages(at, len)).map(|page| (page * PAGE_SIZE).max(at))
     }
 
     /// Notes the pages of the range that have private copies, for the next `write_out`.
@@ -140,12 +140,16 @@ impl Overlay {
     /// Drops the copies of pages that are a program's to store to from now on. They are data: what
     /// counts of them is in the file.
     pub(super) fn forget(&self, at: u64, len: u64) -> io::Result<()> {
-        let mut copies = pages(at, len).filter(|&page| self.stored.get(page)).peekable();
-        if copies.peek().is_none() {
-            return Ok(());
-        }
+        let all = pages(at, len);
+        let Some(mut page) = self.stored.next_set(all.clone()) else { return Ok(()) };
         let mut flushed = self.flushed.lock();
-        copies.try_for_each(|page| self.drop_copies(&mut flushed, page..page + 1))
+        loop {
+            self.drop_copies(&mut flushed, page..page + 1)?;
+            match self.stored.next_set(page + 1..all.end) {
+                Some(next) => page = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     fn drop_copies(&self, flushed: &mut Locked<'_>, run: std::ops::Range<u64>) -> io::Result<()> {
@@ -187,6 +191,20 @@ impl PageBits {
 
     fn get(&self, page: u64) -> bool {
         self.word(page).is_some_and(|word| word.load(Ordering::Acquire) >> (page % 64) & 1 == 1)
+    }
+
+    /// The first page of these whose bit is set; a word of bits at a time.
+    fn next_set(&self, pages: std::ops::Range<u64>) -> Option<u64> {
+        let mut page = pages.start;
+        while page < pages.end {
+            let bits = self.word(page)?.load(Ordering::Acquire) >> (page % 64);
+            if bits != 0 {
+                let found = page + u64::from(bits.trailing_zeros());
+                return Some(found).filter(|&found| found < pages.end);
+            }
+            page = (page / 64 + 1) * 64;
+        }
+        None
     }
 
     fn set(&self, page: u64) {

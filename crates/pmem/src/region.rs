@@ -194,7 +194,9 @@ impl Region {
     /// # Safety
     /// As there.
     pub unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> Result<()> {
-        self.guard(at, len)?;
+        // Not compared with the length: a child of the process that has opened the media does not learn of its growth,
+        // and maps what that process has told it.
+        at.checked_add(len).ok_or(Error::OutOfRange { at, len, media: self.len() })?;
         // SAFETY: the caller's promise is handed on.
         unsafe { self.media.map_at(at, len, to, how) }?;
         Ok(())

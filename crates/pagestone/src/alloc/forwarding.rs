@@ -13,9 +13,25 @@ use std::sync::atomic::Ordering;
 use super::Allocator;
 use crate::error::Result;
 use crate::layout::{FORWARD_LEVELS, ForwardEntry, InodeRec, PoolState, ROOT_INODES, forward_index};
+use crate::lock::MutexGuard;
 use crate::units::{Ino, PageNo};
 
+/// The right to change the state of the layout and the forwarding table, from before a transaction begins until it is
+/// applied: each change starts from what the last one left.
+#[derive(Debug)]
+pub(crate) struct LayoutChange<'a>(#[allow(dead_code)] MutexGuard<'a, ()>);
+
 impl Allocator {
+    /// Waits for the right to change the layout.
+    pub(crate) fn change_layout(&self) -> LayoutChange<'_> {
+        LayoutChange(self.layout.lock())
+    }
+
+    /// Whether an inode page may lie elsewhere than its inodes' numbers say.
+    pub(crate) fn forwards(&self) -> bool {
+        self.forward_root.load(Ordering::Acquire) != 0
+    }
+
     /// The page with the records of the inodes whose numbers name `page`.
     pub(crate) fn inode_page(&self, page: PageNo) -> Result<PageNo> {
         if self.forward_root.load(Ordering::Acquire) == 0 || page == ROOT_INODES {
@@ -27,7 +43,8 @@ impl Allocator {
     /// The page that the table maps `page` to, if it has an entry.
     pub(crate) fn forwarded_to(&self, page: PageNo) -> Result<Option<PageNo>> {
         let mut table = PageNo(self.forward_root.load(Ordering::Acquire));
-        if table.0 == 0 {
+        // A number of a damaged structure may have more bits than the table has levels for.
+        if table.0 == 0 || page.0 >> (9 * FORWARD_LEVELS) != 0 {
             return Ok(None);
         }
         for level in (0..FORWARD_LEVELS).rev() {

@@ -241,13 +241,15 @@ impl Allocator {
 
     /// Whether the page that stores the inodes of `page` is an inode page.
     fn holds_inodes(&self, page: PageNo) -> Result<bool> {
-        let page = self.inode_page(page)?;
+        let (number, page) = (page, self.inode_page(page)?);
         let desc = self.descriptor(page.frame())?;
         if desc.state() != FrameState::Split {
             return Ok(false);
         }
         let entry = PageEntry(self.page(desc.table())?.u64(page.index_in_frame() * 8));
-        Ok(entry.parse(page)?.is_some_and(|(what, _)| what == PageUse::Inodes))
+        let holds = entry.parse(page)?.is_some_and(|(what, _)| what == PageUse::Inodes);
+        // Inodes with other numbers may lie there by now.
+        Ok(holds && (!self.forwards() || self.number_of_inode_page(page)? == number))
     }
 
     /// Continues with the pages that the lanes were filling at the end of the last session, so that a session does

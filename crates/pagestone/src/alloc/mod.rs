@@ -32,6 +32,7 @@ mod resize;
 mod search;
 mod stop;
 
+pub(crate) use forwarding::LayoutChange;
 pub(crate) use inode_slots::SlotReservation;
 pub(crate) use reservation::Reservation;
 pub(crate) use resize::Limit;
@@ -81,6 +82,8 @@ pub(crate) struct Allocator {
     pub(crate) geometry: Geometry,
     /// The layout's variable fields, as on the media.
     state: Mutex<rank::Leaf, PoolState>,
+    /// Held while a transaction changes `state` or the forwarding table.
+    layout: Mutex<rank::Layout, ()>,
     /// Number of frames in the pool; a copy of the field in `state`.
     frames: AtomicU64,
     /// Root of the forwarding table, or 0; a copy of the field in `state`.
@@ -107,7 +110,7 @@ pub(crate) struct Allocator {
     /// Free pages, without those reserved.
     free: CachePadded<AtomicI64>,
     /// Pages reserved for operations that free others.
-    kept: i64,
+    kept: AtomicI64,
     /// Nodes whose checksum was verified since the pool was opened; direct-mapped by page number.
     verified: Vec<AtomicU64>,
     /// The same for inode records, by a hash of their address.
@@ -137,7 +140,7 @@ impl Allocator {
             pins: Pins::default(),
             slots: Slots::default(),
             free: CachePadded::new(AtomicI64::new(usable - pages)),
-            kept: (usable / 64).clamp(32, 1024),
+            kept: AtomicI64::new(kept_of(usable)),
             verified: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
             verified_inodes: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
             process: OwnerProcess::current(),
@@ -146,6 +149,7 @@ impl Allocator {
             frames: AtomicU64::new(frames),
             forward_root: AtomicU64::new(state.forward_root().unwrap_or_default().0),
             state: Mutex::new(state),
+            layout: Mutex::default(),
             session: journal.session(),
             region,
             geometry,
@@ -162,6 +166,11 @@ impl Allocator {
 
     /// See [`Journal::checkpoint`]. Pages freed before become available.
     pub(crate) fn checkpoint(&self) -> Result<()> {
+        self.checkpoint_then(|| {})
+    }
+
+    /// As [`Allocator::checkpoint`]; `then` runs at the end, while no transaction runs.
+    pub(super) fn checkpoint_then(&self, then: impl FnOnce()) -> Result<()> {
         self.check_process()?;
         self.journal.checkpoint(|| {
             let freed = {
@@ -175,6 +184,8 @@ impl Allocator {
             for frame in freed.into_keys() {
                 search.note_freed(frame);
             }
+            drop(search);
+            then();
         })
     }
 
@@ -259,9 +270,14 @@ impl Allocator {
         self.geometry.owns_run(page, pages, self.frames())
     }
 
+    /// Pages that only operations which free others may use.
+    pub(crate) fn kept(&self) -> i64 {
+        self.kept.load(Ordering::Relaxed)
+    }
+
     /// `(free pages, pages reserved for deleting)`.
     pub(crate) fn space(&self) -> (u64, u64) {
-        (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept as u64)
+        (self.free.load(Ordering::Relaxed).max(0) as u64, self.kept() as u64)
     }
 
     /// The sum of all lanes' counts. Each lane has its own counter: a shared total would be one cache line that all
@@ -374,6 +390,11 @@ impl Allocator {
 }
 
 /// Checks that the record is that of the inode `ino`.
+/// Pages that are kept for freeing others, of so many that can be owned.
+fn kept_of(usable: i64) -> i64 {
+    (usable / 64).clamp(32, 1024)
+}
+
 pub(crate) fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
     if rec.is_free() || rec.generation != ino.generation() {
         // Every pool has these two.

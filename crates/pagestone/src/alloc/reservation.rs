@@ -135,12 +135,12 @@ impl<'p> Reservation<'p> {
     /// Whether a few pages are left for the nodes that map a whole frame. If not, single runs are better: they take
     /// no more pages than the data needs.
     fn leaves_room_for_nodes(&self) -> bool {
-        let kept = self.alloc.kept + self.alloc.pins.withheld();
+        let kept = self.alloc.kept() + self.alloc.pins.withheld();
         self.alloc.free.load(Ordering::Relaxed) >= kept + PAGES_PER_FRAME as i64 + NODES
     }
 
     fn charge(&mut self, pages: u64) -> TxResult<()> {
-        let kept = if self.deleting { 0 } else { self.alloc.kept } + self.alloc.pins.withheld();
+        let kept = if self.deleting { 0 } else { self.alloc.kept() } + self.alloc.pins.withheld();
         // The free count must not be too low even for a moment: another thread would find the pool full.
         let take = |free: i64| Some(free - pages as i64).filter(|&left| left >= kept);
         if self.alloc.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {

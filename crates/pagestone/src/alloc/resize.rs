@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 
 use pmem::{Durability, Part};
 
-use super::Allocator;
+use super::{Allocator, Run};
 use crate::error::{Error, Result};
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse};
-use crate::units::{FRAME_SIZE, FrameNo, PAGES_PER_FRAME};
+use crate::units::{FRAME_SIZE, FrameNo, PAGES_PER_FRAME, PageNo};
 
 /// While this exists, nothing is allocated beyond the limit. If it is dropped before [`Limit::end`], the whole pool
 /// can be allocated again.
@@ -32,6 +32,7 @@ impl Allocator {
         let more = self.geometry.usable_pages(frames) - self.geometry.usable_pages(old);
         self.search.lock().set_limit(frames);
         self.free.fetch_add(more as i64, Ordering::Relaxed);
+        self.kept.store(super::kept_of(self.usable_pages() as i64), Ordering::Relaxed);
     }
 
     /// Zeros the descriptors of the frames from `old` to `frames` that are stored before `blank`.
@@ -61,48 +62,55 @@ impl Allocator {
     /// [`Error::NoSpace`] if the pages in use do not fit into the remaining frames.
     pub(crate) fn limit(&self, frames: u64) -> Result<Limit<'_>> {
         let withheld = (self.usable_pages() - self.geometry.usable_pages(frames)) as i64;
-        let take = |free: i64| Some(free - withheld).filter(|&left| left >= self.kept);
+        let take = |free: i64| Some(free - withheld).filter(|&left| left >= self.kept());
         if self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return Err(Error::NoSpace);
         }
         self.search.lock().set_limit(frames);
         let limit = Limit { alloc: self, frames, withheld, cut: false };
-        for (lane, cursor) in self.cursors.iter().enumerate() {
-            let mut cursor = cursor.lock();
-            if cursor.frame.is_some_and(|frame| frame.0 >= frames) {
-                self.leave(lane, &mut cursor);
+        // With every lane held: no transaction has reserved such pages then, and none does any more.
+        self.checkpoint_then(|| {
+            for (lane, cursor) in self.cursors.iter().enumerate() {
+                let mut cursor = cursor.lock();
+                if cursor.frame.is_some_and(|frame| frame.0 >= frames) {
+                    self.leave(lane, &mut cursor);
+                }
+            }
+        })?;
+        Ok(limit)
+    }
+
+    /// What the frame is used for, and the pages in use of a split one (without its table): page, use and owner. Nobody
+    /// changes it while it is read.
+    pub(crate) fn frame_contents(&self, frame: FrameNo) -> Result<(FrameDesc, Vec<(PageNo, PageUse, u64)>)> {
+        let _stripe = self.stripes[Self::stripe(frame)].lock();
+        let desc = self.descriptor(frame)?;
+        let mut pages = Vec::new();
+        if desc.state() == FrameState::Split {
+            let table = self.page(desc.table())?;
+            for page in (0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)) {
+                match PageEntry(table.u64(page.index_in_frame() * 8)).parse(page)? {
+                    None | Some((PageUse::Table, _)) => {}
+                    Some((what, owner)) => pages.push((page, what, owner)),
+                }
             }
         }
-        // Waits for the transactions that have reserved such pages. Their freed pages become available.
-        self.checkpoint()?;
-        Ok(limit)
+        Ok((desc, pages))
     }
 
     /// Whether the frame has a page in use that can be relocated. The error names what cannot be read.
     pub(crate) fn holds_anything(&self, frame: FrameNo) -> Result<bool> {
-        let desc = self.descriptor(frame)?;
+        let (desc, pages) = self.frame_contents(frame)?;
         Ok(match desc.state() {
             FrameState::Free | FrameState::Retired => false,
             FrameState::Whole | FrameState::Lent => true,
-            FrameState::Split => self.pages_of(frame, &desc)?.any(|(_, what, _)| what != PageUse::Retired),
+            FrameState::Split => pages.iter().any(|&(_, what, _)| what != PageUse::Retired),
         })
     }
 
-    /// The pages in use of a split frame, without its table: page, use and owner.
-    pub(crate) fn pages_of(
-        &self,
-        frame: FrameNo,
-        desc: &FrameDesc,
-    ) -> Result<impl Iterator<Item = (crate::units::PageNo, PageUse, u64)> + use<>> {
-        let table = self.page(desc.table())?;
-        let mut found = Vec::new();
-        for page in (0..PAGES_PER_FRAME as usize).map(|i| frame.page(i)) {
-            match PageEntry(table.u64(page.index_in_frame() * 8)).parse(page)? {
-                None | Some((PageUse::Table, _)) => {}
-                Some((what, owner)) => found.push((page, what, owner)),
-            }
-        }
-        Ok(found.into_iter())
+    /// Whether a page of the run is pinned.
+    pub(crate) fn is_pinned(&self, run: Run) -> bool {
+        super::by_frame(run).any(|(frame, first, count)| (first..first + count).any(|i| self.pins.is_pinned(frame, i)))
     }
 }
 
@@ -121,7 +129,7 @@ impl Limit<'_> {
     pub(crate) fn used(&self) -> Result<i64> {
         let mut used = 0;
         for frame in self.alloc.used_frames_from(FrameNo(self.frames)) {
-            let desc = self.alloc.descriptor(frame)?;
+            let (desc, _) = self.alloc.frame_contents(frame)?;
             used += match desc.state() {
                 FrameState::Free | FrameState::Lent => 0,
                 FrameState::Split => i64::from(desc.used),
@@ -135,6 +143,7 @@ impl Limit<'_> {
     pub(crate) fn end(mut self, used: i64) {
         self.cut = true;
         self.alloc.free.fetch_add(used, Ordering::Relaxed);
+        self.alloc.kept.store(super::kept_of(self.alloc.usable_pages() as i64), Ordering::Relaxed);
     }
 }
 

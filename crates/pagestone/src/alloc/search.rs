@@ -215,6 +215,9 @@ impl Allocator {
     fn find(&self, want: Want) -> Result<Option<FrameNo>> {
         let mut search = self.search.lock();
         let (first, end, span) = (self.geometry.first_frame.0, search.limit, search.span);
+        if end <= first {
+            return Ok(None);
+        }
         let mut at = search.next[want as usize];
         let mut left = end - first;
         // Whether the current group was scanned from its start.

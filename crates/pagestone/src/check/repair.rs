@@ -72,7 +72,10 @@ fn apply(engine: &Engine, fix: &Fix) -> Result<()> {
             tx.free(run, what, owner);
             Ok(())
         }),
-        Fix::State => engine.alloc.transact(true, |tx| tx.put_state(tx.state())),
+        Fix::State => {
+            let change = engine.alloc.change_layout();
+            engine.alloc.transact(true, |tx| tx.put_state(&change, tx.state()))
+        }
         Fix::Used(frame, used) => engine.alloc.set_used(frame, used),
         Fix::Reattach(ino) => reattach(engine, ino),
         Fix::Counters => Ok(()),

@@ -134,8 +134,9 @@ pub(crate) fn move_into_one(tx: &mut Tx<'_>, rec: &mut InodeRec, pages: Range<u6
         let span = in_tx(tx, rec).span(page)?;
         let pages = span.pages().min(end - page);
         if !span.is_hole() {
-            // Behind the end of the file nothing counts.
-            let seen = rec.size.saturating_sub(page * PAGE_SIZE).min(pages * PAGE_SIZE) as usize;
+            // Behind the end of a file nothing counts. A base has no end: a merge moves runs behind its old one into it.
+            let size = if rec.is_base() { u64::MAX } else { rec.size };
+            let seen = size.saturating_sub(page * PAGE_SIZE).min(pages * PAGE_SIZE) as usize;
             let at = ((page - first) * PAGE_SIZE) as usize;
             span.read(tx.alloc(), page, &mut bytes[at..at + seen])?;
         }

@@ -11,6 +11,7 @@
 //!   ------------ the fault reader: a thread that calls `mremap` waits for it. It waits for MapState, and for ranks
 //!                from here on
 //!   Chain        read: a file is read through its bases; write: a base is merged
+//!   Layout       the frames of the pool and the forwarding table are changed
 //!   Marks        the right to write the journal's marks: checkpoint, sync
 //!   Lane         journal lanes, in the order of their numbers
 //!   Cursor       the frame that a lane allocates from
@@ -64,24 +65,26 @@ ranks! {
     MapState = 6,
     /// Bases: shared to read through them, exclusive to merge one.
     Chain = 7,
+    /// The state of the layout and the forwarding table are changed.
+    Layout = 8,
     /// The journal's marks.
-    Marks = 8,
+    Marks = 9,
     /// Journal lanes.
-    Lane = 9,
+    Lane = 10,
     /// The frame that a lane allocates from.
-    Cursor = 10,
+    Cursor = 11,
     /// Stripes of frame descriptors.
-    Frame = 11,
+    Frame = 12,
     /// The search for free frames.
-    Search = 12,
+    Search = 13,
     /// Pages that were freed since the last checkpoint.
-    Quarantine = 13,
+    Quarantine = 14,
     /// Shards of the table of open files.
-    OpenFiles = 14,
+    OpenFiles = 15,
     /// The mappings of one open file.
-    Observers = 15,
+    Observers = 16,
     /// No other lock is taken while one of these is held.
-    Leaf = 16,
+    Leaf = 17,
 }
 
 #[cfg(debug_assertions)]

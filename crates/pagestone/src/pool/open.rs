@@ -109,6 +109,12 @@ fn mount_region(region: Region) -> Result<(Superblock, Allocator, u64)> {
     let salt = superblock.record_salt();
     let replayed = journal::replay(&region, &geometry, salt)?;
     let state = read_state(&region)?;
+    let possible = state.frames >= geometry.first_frame.0 + 3
+        && state.forwarded <= geometry.usable_pages(state.frames)
+        && state.forward_root().is_none_or(|root| geometry.owns(root.frame(), state.frames));
+    if !possible {
+        return Err(Error::corrupt(format!("state of the pool at {}", PoolState::PAGES[0]), "impossible numbers"));
+    }
     let journal = Journal::new(region.clone(), geometry, salt, &replayed);
     if !read_only {
         journal.start_session(&replayed)?;

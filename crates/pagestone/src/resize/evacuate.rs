@@ -8,16 +8,16 @@
 use std::ops::Range;
 
 use super::shrink::Shrink;
-use crate::alloc::{Stop, TxResult};
+use crate::alloc::{Run, Stop, TxResult};
 use crate::attr::Kind;
 use crate::btree::{TreeId, relocate_path};
 use crate::data::relocate::move_into_one;
 use crate::engine::{Engine, WriteGuards};
 use crate::error::Result;
-use crate::extent::extent_map::in_tx;
-use crate::layout::{InodeRec, TreeRef};
+use crate::extent::extent_map::{Map, in_tx};
+use crate::layout::{InodeRec, ORPHANS, TreeRef};
 use crate::txn::Tx;
-use crate::units::{Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
+use crate::units::{FrameNo, Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Room that a record must have for one more path of a tree.
 const PATH: u64 = 40 << 10;
@@ -51,20 +51,23 @@ impl Shrink<'_, '_> {
     /// One step, with what has to be locked for it.
     fn evacuate_some(&self, ino: Ino, left: Left) -> Result<(Left, u64)> {
         let engine = self.engine;
-        let is_base = engine.peek(ino)?.is_base();
-        let (locks, chain) = match is_base {
-            true => (engine.locks.write_all(), None),
-            false => (engine.locks.write(&[ino]), Some(())),
+        let peeked = engine.peek(ino)?;
+        let is_base = peeked.is_base();
+        let locks = match is_base {
+            true => engine.locks.write_all(),
+            // Whoever fills a file without a name holds the index of orphans.
+            false if peeked.nlink == 0 => engine.locks.write(&[ino, ORPHANS]),
+            false => engine.locks.write(&[ino]),
         };
         // It may have become one, or be another inode by now: `Stale` then, or the next pass finds it.
         let rec = engine.alloc.inode(ino)?;
-        if rec.is_base() != is_base {
+        if rec.is_base() != is_base || (rec.nlink == 0) != (peeked.nlink == 0) {
             return Ok((left, 0));
         }
         match left {
             Left::Runs(page) => self.evacuate_run(&locks, &rec, page),
             _ => {
-                let _chain = chain.is_none().then(|| engine.chain_to_merge());
+                let _chain = is_base.then(|| engine.chain_to_merge());
                 engine.alloc.transact(true, |tx| self.evacuate_paths(tx, ino, left))
             }
         }
@@ -105,14 +108,18 @@ impl Shrink<'_, '_> {
     /// Moves the first run from `page` on that lies behind the end, or a part of it.
     fn evacuate_run(&self, locks: &WriteGuards<'_>, rec: &InodeRec, page: u64) -> Result<(Left, u64)> {
         let engine = self.engine;
-        let has_runs = rec.is_base()
-            || matches!(rec.kind(), Some(Kind::File | Kind::Symlink)) && rec.ino() != crate::layout::ORPHANS;
+        let has_runs = rec.is_base() || matches!(rec.kind(), Some(Kind::File | Kind::Symlink)) && rec.ino() != ORPHANS;
         let short_target = rec.kind() == Some(Kind::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64;
         if !has_runs || short_target {
             return Ok((Left::Nothing, 0));
         }
-        let Some(pages) = self.run_that_leaves(rec, page)? else { return Ok((Left::Nothing, 0)) };
+        let Some((pages, run)) = self.run_that_leaves(rec, page)? else { return Ok((Left::Nothing, 0)) };
         engine.unmap_everywhere(locks, rec, &pages)?;
+        if engine.alloc.is_pinned(run) {
+            // The next pass tries it again.
+            self.pinned.set(true);
+            return Ok((Left::Runs(pages.end), 0));
+        }
         let whole = pages.start.is_multiple_of(PAGES_PER_FRAME) && pages.end - pages.start == PAGES_PER_FRAME;
         let moved = match engine.move_run(rec, pages.clone(), whole) {
             // There is no whole frame left below.
@@ -126,10 +133,10 @@ impl Shrink<'_, '_> {
     }
 
     /// The first file pages from `page` on that lie in one run, and one frame, behind the end.
-    fn run_that_leaves(&self, rec: &InodeRec, mut page: u64) -> Result<Option<Range<u64>>> {
+    fn run_that_leaves(&self, rec: &InodeRec, mut page: u64) -> Result<Option<(Range<u64>, Run)>> {
         let leaves = self.leaves();
         let alloc = &self.engine.alloc;
-        let map = crate::extent::extent_map::Map { nodes: alloc, alloc, rec };
+        let map = Map { nodes: alloc, alloc, rec };
         while let Some(m) = map.first_after(page)? {
             let first = m.file_page.max(page);
             let skipped = first - m.file_page;
@@ -138,11 +145,12 @@ impl Shrink<'_, '_> {
                 continue;
             }
             // A run may cross the end.
-            let at = (m.run.page.0 + skipped..m.run.page.0 + m.run.pages).find(|&at| leaves(PageNo(at)));
-            let Some(at) = at else { return Ok(None) };
+            let at = (m.run.page.0 + skipped).max(FrameNo(self.limit.frames()).first_page().0);
             let start = m.file_page + (at - m.run.page.0);
             let in_frame = PAGES_PER_FRAME - PageNo(at).index_in_frame() as u64;
-            return Ok(Some(start..(start + in_frame).min(m.end())));
+            let pages = start..(start + in_frame).min(m.end());
+            let run = Run { page: PageNo(at), pages: pages.end - pages.start };
+            return Ok(Some((pages, run)));
         }
         Ok(None)
     }
@@ -162,6 +170,8 @@ impl Engine {
         for ino in inos {
             let held = locks.of(ino);
             self.opens.observers(ino).iter().try_for_each(|w| w.unmap_for_relocation(held, pages.clone()))?;
+            // A mapping may have pinned them only to map them.
+            self.unpin_mapped(held);
         }
         Ok(())
     }

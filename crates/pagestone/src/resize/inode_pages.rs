@@ -19,7 +19,8 @@ impl Shrink<'_, '_> {
     /// Moves every inode page, and every forwarding table, that lies behind the new end.
     pub(super) fn move_inode_pages(&mut self) -> Result<()> {
         for frame in self.engine.alloc.used_frames_from(FrameNo(self.limit.frames())) {
-            let pages = self.inode_pages_in(frame)?;
+            let pages = self.inode_pages_in(frame);
+            let pages = self.readable(pages)?.unwrap_or_default();
             for some in pages.chunks(AT_ONCE) {
                 self.move_some(some)?;
                 self.step(some.len() as u64)?;
@@ -29,7 +30,8 @@ impl Shrink<'_, '_> {
         loop {
             let moved = {
                 let _locks = self.engine.locks.write_all();
-                self.engine.alloc.transact(true, |tx| tx.relocate_forward_table(&leaves))?
+                let change = self.engine.alloc.change_layout();
+                self.engine.alloc.transact(true, |tx| tx.relocate_forward_table(&change, &leaves))?
             };
             if !moved {
                 return Ok(());
@@ -42,12 +44,18 @@ impl Shrink<'_, '_> {
         let alloc = &self.engine.alloc;
         let _locks = self.engine.locks.write_all();
         for &page in pages {
+            // The last inode may have gone, and the page with it, before everybody was stopped.
+            if !self.inode_pages_in(page.frame())?.contains(&page) {
+                continue;
+            }
             let number = alloc.number_of_inode_page(page)?;
+            let change = alloc.change_layout();
             alloc.transact(true, |tx| {
                 let copy = tx.copy_inode_page(page, number)?;
                 tx.free(Run { page, pages: 1 }, PageUse::Inodes, 0);
-                tx.forward(number, Some(copy).filter(|&copy| copy != number))
+                tx.forward(&change, number, Some(copy).filter(|&copy| copy != number))
             })?;
+            alloc.forget_inode_page(page);
         }
         Ok(())
     }

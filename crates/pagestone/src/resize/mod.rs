@@ -24,18 +24,18 @@ use crate::units::FRAME_SIZE;
 impl Engine {
     /// Lets the pool have `size` bytes, rounded down to whole frames; not fewer than it has.
     pub(crate) fn grow(&self, size: u64) -> Result<()> {
+        // First: a child may have inherited the lock taken.
+        self.alloc.check_process()?;
         let frames = frames_of(size)?;
         let _resizing = self.resizing.lock();
-        self.alloc.check_process()?;
         if frames < self.alloc.frames() {
             return Err(Error::Size(format!("the pool has {} bytes, more than {size}", self.alloc.size())));
         }
         let region = &self.alloc.region;
         // What the media have of the new range already may hold anything.
         let blank = region.len();
-        if region.len() < frames * FRAME_SIZE {
-            region.set_len(frames * FRAME_SIZE)?;
-        }
+        // Also if they are long enough: a truncation after an earlier shrink may be due.
+        region.set_len(frames * FRAME_SIZE)?;
         if region.len() < frames * FRAME_SIZE {
             return Err(Error::Size(format!("the media have {} bytes, {size} were asked for", region.len())));
         }
@@ -43,7 +43,10 @@ impl Engine {
         // From here on no record describes anything behind the end, so none is replayed over the zeros.
         self.alloc.checkpoint()?;
         self.alloc.zero_descriptors(old, frames, blank)?;
-        self.alloc.transact(false, |tx| tx.put_frames(frames))?;
+        {
+            let change = self.alloc.change_layout();
+            self.alloc.transact(false, |tx| tx.put_frames(&change, frames))?;
+        }
         self.alloc.frames_added(old);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::alloc::Limit;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::layout::{FrameState, InodeRec, ORPHANS, PageUse, ROOT, frames_of};
+use crate::layout::{FrameState, ORPHANS, PageUse, ROOT, frames_of};
 use crate::units::{FRAME_SIZE, FrameNo, Ino, PAGES_PER_FRAME, PageNo};
 
 /// Called with pages moved and pages to be moved in all, as far as that is known; no lock is held. `Break` ends the
@@ -21,6 +21,10 @@ pub(super) struct Shrink<'a, 'p> {
     pub(super) limit: Limit<'a>,
     moved: u64,
     total: u64,
+    /// The first thing that could not be read: what is damaged cannot be moved.
+    unreadable: Option<Error>,
+    /// A page behind the new end is pinned: whoever pinned it may be storing to it.
+    pub(super) pinned: std::cell::Cell<bool>,
     progress: Progress<'p>,
 }
 
@@ -31,6 +35,8 @@ impl Engine {
     /// [`Error::NoSpace`] if what the pool holds does not fit; [`Error::Interrupted`]; [`Error::Pinned`] if pages behind
     /// the end stay in use by mappings or by a child process; what cannot be read or moved. The pool keeps its size then.
     pub(crate) fn shrink(&self, size: u64, progress: Progress<'_>) -> Result<()> {
+        // First: a child may have inherited the lock taken.
+        self.alloc.check_process()?;
         let frames = frames_of(size.checked_next_multiple_of(FRAME_SIZE).unwrap_or(size))?;
         let _resizing = self.resizing.lock();
         if frames > self.alloc.frames() {
@@ -49,7 +55,10 @@ impl Engine {
             }
             self.cut_off(shrink.limit)?;
         }
-        Ok(self.alloc.region.set_len(frames * FRAME_SIZE)?)
+        // The pool has its new size. What fails from here on leaves the media longer than it.
+        let given_back = self.alloc.checkpoint().and_then(|()| Ok(self.alloc.region.set_len(frames * FRAME_SIZE)?));
+        self.failures.note("giving back what lay behind the new end", given_back);
+        Ok(())
     }
 
     /// Lets the pool end at the limit. A crash leaves the old number of frames or the new one.
@@ -60,14 +69,14 @@ impl Engine {
             return Err(Error::Pinned);
         }
         let used = limit.used()?;
+        let change = self.alloc.change_layout();
         self.alloc.transact(true, |tx| {
-            tx.put_frames(limit.frames())?;
+            tx.put_frames(&change, limit.frames())?;
             tx.forget_pages(used);
             Ok(())
         })?;
         limit.end(used);
-        // No record describes what lies behind the end any more: it can be given back to the media.
-        self.alloc.checkpoint()
+        Ok(())
     }
 
     /// Frames that a pool with this layout has at least.
@@ -80,14 +89,14 @@ impl<'a, 'p> Shrink<'a, 'p> {
     fn new(engine: &'a Engine, limit: Limit<'a>, progress: Progress<'p>) -> Result<Shrink<'a, 'p>> {
         let mut total = 0;
         for frame in engine.alloc.used_frames_from(FrameNo(limit.frames())) {
-            let desc = engine.alloc.descriptor(frame)?;
+            let (desc, _) = engine.alloc.frame_contents(frame)?;
             total += match desc.state() {
                 FrameState::Whole => PAGES_PER_FRAME,
                 FrameState::Split => u64::from(desc.used) - 1,
                 _ => 0,
             };
         }
-        Ok(Shrink { engine, limit, moved: 0, total, progress })
+        Ok(Shrink { engine, limit, moved: 0, total, unreadable: None, pinned: std::cell::Cell::new(false), progress })
     }
 
     /// Whether the page lies behind the new end.
@@ -113,17 +122,19 @@ impl<'a, 'p> Shrink<'a, 'p> {
                 return Ok(());
             }
             for ino in [ROOT, ORPHANS] {
-                self.evacuate(ino)?;
+                self.evacuate_if_readable(ino)?;
             }
             for frame in self.engine.alloc.used_frames_from(FrameNo(0)) {
-                for page in self.inode_pages_in(frame)? {
+                let pages = self.inode_pages_in(frame);
+                for page in self.readable(pages)?.unwrap_or_default() {
                     self.evacuate_inodes_on(page)?;
                 }
             }
             self.move_inode_pages()?;
         }
         match self.anything_left()? {
-            true => Err(Error::Busy),
+            true if self.pinned.get() => Err(Error::Pinned),
+            true => Err(self.unreadable.take().unwrap_or(Error::Busy)),
             false => Ok(()),
         }
     }
@@ -139,32 +150,41 @@ impl<'a, 'p> Shrink<'a, 'p> {
 
     /// The pages of a frame that hold inodes.
     pub(super) fn inode_pages_in(&self, frame: FrameNo) -> Result<Vec<PageNo>> {
-        let desc = self.engine.alloc.descriptor(frame)?;
-        if desc.state() != FrameState::Split {
-            return Ok(Vec::new());
-        }
-        let pages = self.engine.alloc.pages_of(frame, &desc)?;
-        Ok(pages.filter(|&(_, what, _)| what == PageUse::Inodes).map(|(page, ..)| page).collect())
+        let (_, pages) = self.engine.alloc.frame_contents(frame)?;
+        Ok(pages.into_iter().filter(|&(_, what, _)| what == PageUse::Inodes).map(|(page, ..)| page).collect())
     }
 
     fn evacuate_inodes_on(&mut self, page: PageNo) -> Result<()> {
-        let number = self.engine.alloc.number_of_inode_page(page)?;
+        let number = self.engine.alloc.number_of_inode_page(page);
+        let Some(number) = self.readable(number)? else { return Ok(()) };
         for slot in 0..Ino::SLOTS_PER_PAGE as usize {
-            // What is damaged cannot be moved, and is an error if it lies behind the end.
-            let rec = match self.engine.alloc.inode_at_place(Ino::new(number, slot, 0)) {
-                Ok(rec) if !rec.is_free() => rec,
-                Ok(_) | Err(Error::Stale(_)) => continue,
-                Err(e) => return Err(e),
+            let place = Ino::new(number, slot, 0);
+            let rec = {
+                let _lock = self.engine.locks.read(place);
+                self.engine.alloc.inode_at_place(place)
             };
-            self.evacuate_unless_gone(&rec)?;
+            if let Some(rec) = self.readable(rec)?.filter(|rec| !rec.is_free()) {
+                self.evacuate_if_readable(rec.ino())?;
+            }
         }
         Ok(())
     }
 
-    fn evacuate_unless_gone(&mut self, rec: &InodeRec) -> Result<()> {
-        match self.evacuate(rec.ino()) {
-            Err(Error::Stale(_)) => Ok(()),
-            done => done,
+    fn evacuate_if_readable(&mut self, ino: Ino) -> Result<()> {
+        let done = self.evacuate(ino);
+        self.readable(done).map(drop)
+    }
+
+    /// What was read; nothing of what is damaged, or gone by now. It counts only if something is left in the end.
+    pub(super) fn readable<T>(&mut self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Stale(_)) => Ok(None),
+            Err(e @ (Error::Corrupt { .. } | Error::Lost(_) | Error::DataLost(_))) => {
+                self.unreadable.get_or_insert(e);
+                Ok(None)
+            }
+            Err(e) => Err(e),
         }
     }
 }

@@ -3,7 +3,7 @@
 use pmem::PageBuf;
 
 use super::Tx;
-use crate::alloc::{Run, TxResult};
+use crate::alloc::{LayoutChange, Run, TxResult};
 use crate::error::{Error, Result};
 use crate::layout::{FORWARD_LEVELS, ForwardEntry, PageUse, PoolState, forward_index};
 use crate::units::{PAGE_SIZE, PageNo};
@@ -15,14 +15,14 @@ impl Tx<'_> {
     }
 
     /// Lets the pool have so many frames when this commits.
-    pub(crate) fn put_frames(&mut self, frames: u64) -> TxResult<()> {
+    pub(crate) fn put_frames(&mut self, held: &LayoutChange<'_>, frames: u64) -> TxResult<()> {
         let mut state = self.state();
         state.frames = frames;
-        self.put_state(state)
+        self.put_state(held, state)
     }
 
     /// Lets the layout have this state when this commits.
-    pub(crate) fn put_state(&mut self, state: PoolState) -> TxResult<()> {
+    pub(crate) fn put_state(&mut self, _held: &LayoutChange<'_>, state: PoolState) -> TxResult<()> {
         let line = state.sealed();
         for page in PoolState::PAGES {
             self.stage_line(page.byte(), &line)?;
@@ -31,8 +31,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Lets the inodes of the page numbered `number` lie on `to`; `None`: where their numbers say. All inodes are locked.
-    pub(crate) fn forward(&mut self, number: PageNo, to: Option<PageNo>) -> TxResult<()> {
+    /// Lets the inodes of the page numbered `number` lie on `to`; `None`: where their numbers say.
+    pub(crate) fn forward(&mut self, held: &LayoutChange<'_>, number: PageNo, to: Option<PageNo>) -> TxResult<()> {
         let mut state = self.state();
         let root = match state.forward_root() {
             Some(root) => root,
@@ -59,7 +59,7 @@ impl Tx<'_> {
         let before = self.forward_word(table, index)?.is_some();
         self.put_forward_word(table, index, to)?;
         state.forwarded = (state.forwarded + u64::from(to.is_some())).saturating_sub(u64::from(before));
-        self.put_state(state)
+        self.put_state(held, state)
     }
 
     /// A copy of a page of inodes, whose inodes bear the numbers of the page `number`. All inodes are locked.
@@ -72,13 +72,17 @@ impl Tx<'_> {
     }
 
     /// Moves the first table that lies on a page which `leaves`; whether there was one.
-    pub(crate) fn relocate_forward_table(&mut self, leaves: &impl Fn(PageNo) -> bool) -> TxResult<bool> {
+    pub(crate) fn relocate_forward_table(
+        &mut self,
+        held: &LayoutChange<'_>,
+        leaves: &impl Fn(PageNo) -> bool,
+    ) -> TxResult<bool> {
         let mut state = self.state();
         let Some(root) = state.forward_root() else { return Ok(false) };
         if leaves(root) {
             let moved = self.copy_forward_table(root)?;
             state.set_forward_root(moved);
-            self.put_state(state)?;
+            self.put_state(held, state)?;
             return Ok(true);
         }
         // Each forwarded page needs a table of each level at most; a hostile pool may have circles of them.

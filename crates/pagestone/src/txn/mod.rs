@@ -79,13 +79,24 @@ impl Allocator {
     /// Gives back a page without inodes. If that fails the page stays, empty: what led here has
     /// happened all the same.
     pub(super) fn release_inode_page(&self, page: PageNo) {
-        let released = self.transact(true, |tx| {
-            let at = self.inode_page(page)?;
-            tx.free(Run { page: at, pages: 1 }, PageUse::Inodes, 0);
-            if at != page { tx.forward(page, None) } else { Ok(()) }
-        });
+        let Ok(at) = self.inode_page(page) else { return self.drop_inode_page(page) };
+        // Before and after: once it is free its page, or its number, may become a file's.
+        [page, at].into_iter().for_each(|page| self.forget_inode_page(page));
+        let released = match at == page {
+            true => self.transact(true, |tx| {
+                tx.free(Run { page, pages: 1 }, PageUse::Inodes, 0);
+                Ok(())
+            }),
+            false => {
+                let change = self.change_layout();
+                self.transact(true, |tx| {
+                    tx.free(Run { page: at, pages: 1 }, PageUse::Inodes, 0);
+                    tx.forward(&change, page, None)
+                })
+            }
+        };
         if released.is_ok() {
-            self.forget_inode_page(page);
+            [page, at].into_iter().for_each(|page| self.forget_inode_page(page));
         }
         self.drop_inode_page(page);
     }
