@@ -57,7 +57,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// The meta window.
+    /// The meta view.
     pub(super) fn window(&self) -> &MappedRange {
         &self.window
     }
