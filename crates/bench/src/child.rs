@@ -1,4 +1,4 @@
-//! What has to happen in a process of its own: being killed, and being weighed.
+//! Measurements that need a separate process: being killed, and memory use.
 
 use std::fmt;
 use std::path::Path;
@@ -16,14 +16,14 @@ use crate::config::Config;
 /// Files in one directory.
 const PER_DIR: u64 = 1000;
 
-/// A child's job, on the pool whose path it is given.
+/// The job of a child, on the pool whose path it gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Job {
-    /// Make a pool of this many bytes and say how long that took.
+    /// Create a pool of this many bytes and report the time.
     Make(u64),
-    /// Make this many files, then die at once.
+    /// Create this many files, then end at once without a clean close.
     FillAndDie(u64),
-    /// Open it and say how long that took and what it weighs.
+    /// Open the pool, and report the time and the memory use.
     Open,
 }
 
@@ -50,7 +50,7 @@ impl FromStr for Job {
     }
 }
 
-/// Does a job; this is the child's side.
+/// Runs a job, in the child.
 pub fn run_job(job: Job, path: &Path) -> Result<()> {
     match job {
         Job::Make(size) => {
@@ -70,7 +70,7 @@ pub fn run_job(job: Job, path: &Path) -> Result<()> {
             let info = pool.info()?;
             let grown = after.saturating_sub(before);
             println!("{} {grown} {} {}", spent.as_nanos(), info.dram_bytes, info.replayed);
-            // Let go without a clean close: what comes next is another reopening after a crash.
+            // End without a clean close: the next open is a recovery after a crash too.
             die()?;
         }
     }
@@ -91,7 +91,7 @@ fn fill_and_die(pool: &Pool, files: u64) -> Result<()> {
             node.create(format!("file-{i:04}").as_bytes(), &NewNode::new(FileType::File, 0o600))?;
         }
     }
-    // One that lives on without a name, as killed programs leave them.
+    // An open file without a name, as killed programs leave them.
     let attr = pool.root().create(b"nameless", &NewNode::new(FileType::File, 0o600))?;
     let open = pool.node(attr.ino)?.open()?;
     open.write_all_at(&[1; 4096], 0)?;
@@ -99,7 +99,7 @@ fn fill_and_die(pool: &Pool, files: u64) -> Result<()> {
     die()
 }
 
-/// Anonymous memory of this process, in bytes: what DRAM it takes besides the pool's own pages.
+/// Anonymous memory of this process in bytes: its DRAM besides the pool's pages.
 fn weight() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).context("RssAnon in /proc/self/status")?;
@@ -107,7 +107,7 @@ fn weight() -> Result<u64> {
     Ok(kib << 10)
 }
 
-/// Lets a child do a job; returns the numbers it printed.
+/// Runs a job in a child. Returns the numbers it has printed.
 pub(crate) fn delegate(config: &Config, job: Job, pool: &Path) -> Result<Vec<f64>> {
     let Some((program, first)) = config.child.split_first() else { bail!("no command for child processes") };
     let mut command = Command::new(program);

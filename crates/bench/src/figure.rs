@@ -1,8 +1,8 @@
-//! One measured figure, its peer, and what the design asks of the two.
+//! One figure: the measurement, that of its peer, and the target for the two.
 
 use serde::Serialize;
 
-/// What the numbers count.
+/// The unit of a figure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
@@ -10,27 +10,27 @@ pub enum Unit {
     Nanoseconds,
     /// Bytes.
     Bytes,
-    /// How many times one thread's rate two threads reach.
+    /// The rate of two threads relative to one thread.
     Times,
 }
 
-/// What the design asks for.
+/// The target of a figure.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// Ours is at most this many times the peer's.
+    /// The library takes at most this many times the peer's value.
     RatioAtMost(f64),
-    /// The peer takes at least this many times as long as ours.
+    /// The peer takes at least this many times as long as the library.
     FasterAtLeast(f64),
-    /// Ours itself is at most this.
+    /// The library's value is at most this.
     AtMost(f64),
-    /// Ours itself is at least this.
+    /// The library's value is at least this.
     AtLeast(f64),
-    /// Nothing: measured to know.
+    /// No target: for information.
     None,
 }
 
-/// How a figure stands to its target.
+/// The result of comparing a figure with its target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -40,7 +40,7 @@ pub enum Verdict {
     Miss,
     /// No target.
     Info,
-    /// Could not be measured here; the note says why.
+    /// Could not be measured on this machine; the note has the reason.
     Skipped,
 }
 
@@ -51,27 +51,27 @@ pub struct Figure {
     pub item: &'static str,
     /// What was measured.
     pub what: String,
-    /// Ours.
+    /// The library's value.
     pub ours: f64,
-    /// What it is compared with.
+    /// The peer.
     pub peer_name: String,
-    /// The peer's; NaN without peer.
+    /// The peer's value; NaN without a peer.
     pub peer: f64,
-    /// Of both.
+    /// The unit of both.
     pub unit: Unit,
-    /// For [`Target::FasterAtLeast`] the peer's divided by ours, else ours divided by the peer's:
-    /// the median over rounds.
+    /// For [`Target::FasterAtLeast`] the peer's value divided by the library's, else the library's divided by the
+    /// peer's: the median over rounds.
     pub ratio: f64,
-    /// What is asked for.
+    /// The target.
     pub target: Target,
-    /// Whether that was reached.
+    /// Whether the target was reached.
     pub verdict: Verdict,
-    /// What a reader has to know.
+    /// A remark for the reader.
     pub note: String,
 }
 
 impl Figure {
-    /// Judges a measurement. `cost` is ours divided by the peer's.
+    /// Compares a measurement with its target. `cost` is the library's value divided by the peer's.
     pub(crate) fn new(
         item: &'static str,
         what: impl Into<String>,
@@ -98,7 +98,7 @@ impl Figure {
         Figure { item, what, ours, peer_name, peer, unit, ratio, target, verdict, note: String::new() }
     }
 
-    /// A figure that cannot be had here.
+    /// A figure that cannot be measured on this machine.
     pub(crate) fn skipped(item: &'static str, what: &str, why: String) -> Figure {
         let mut figure = Figure::new(item, what, Unit::Nanoseconds, f64::NAN, ("", f64::NAN), f64::NAN, Target::None);
         figure.verdict = Verdict::Skipped;

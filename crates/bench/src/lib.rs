@@ -1,15 +1,15 @@
-//! Measures Pagestone and, beside it in the same run, what it is compared with.
+//! Measures Pagestone and, in the same run, the peers that it is compared with.
 //!
 //! ```text
-//!   item     sets up both sides alike, then   race: ours | peer | ours | peer | ...   (rounds)
+//!   item     prepares both sides alike, then   race: ours | peer | ours | peer | ...   (rounds)
 //!                                                        |
-//!   Figure   median of ours, of the peer, and of the ratios of neighbouring rounds
+//!   Figure   medians of ours, of the peer, and of the ratios of adjacent rounds
 //!                                                        |
-//!   Verdict  against the target that the design names
+//!   Verdict  comparison with the target
 //! ```
 //!
-//! Everything happens in directories of its own, on tmpfs and on the ordinary filesystem, which
-//! are removed afterwards, also when something fails.
+//! Everything is measured in temporary directories, on tmpfs and on the ordinary filesystem. They are removed
+//! afterwards, even after an error.
 
 mod child;
 mod config;
@@ -27,11 +27,11 @@ pub use items::names as item_names;
 
 use anyhow::{Result, bail};
 
-/// Runs the items; `each` gets every figure as soon as it is known.
+/// Runs the items. `each` gets every figure as soon as it is measured.
 ///
 /// # Errors
-/// An unknown name in `only`; whatever makes measuring impossible. What the machine cannot do (no
-/// FUSE) is a figure that says so, not an error.
+/// An unknown name in `only`, or an error that prevents the measurement. What the machine does not support (such as
+/// FUSE) is a figure with the reason, not an error.
 pub fn run(config: &Config, each: &mut dyn FnMut(&Figure)) -> Result<Vec<Figure>> {
     if let Some(only) = &config.only
         && !item_names().any(|name| name == only)

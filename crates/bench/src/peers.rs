@@ -1,14 +1,14 @@
-//! One load on a pool, and on a directory of any filesystem: what an operation costs by the clock there.
+//! One workload on a pool, and on a directory of any filesystem: the cost of each operation by the clock.
 //!
 //! ```text
 //!   pool PATH    through the library            create, unlink, write, open and read, stores to holes
 //!   dir PATH     through system calls           the same, with and without the sync that makes it durable;
-//!                and through MAP_SYNC           where the filesystem has it
-//!   clock        a loop of known length         what the clock tells
+//!                and through MAP_SYNC           if the filesystem supports it
+//!   clock        a loop of known length         the clock's value for it
 //! ```
 //!
-//! Made for a guest whose clock goes on by a nanosecond for each instruction (`tests/guest/peers.py`): there it
-//! counts the instructions of program and kernel together. Nothing is subtracted.
+//! Intended for a guest whose clock advances by a nanosecond for each instruction (`tests/guest/peers.py`). There
+//! the clock counts the instructions of program and kernel. Nothing is subtracted.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -27,7 +27,7 @@ use crate::items::names::{many, open_dir, touch};
 use crate::race::{median, offsets};
 use crate::sys::countdown;
 
-/// After one that is not counted.
+/// Number of rounds, after one that is not counted.
 const ROUNDS: usize = 7;
 const NAMES: usize = 200;
 const WRITES: usize = 500;
@@ -36,13 +36,13 @@ const LEN: u64 = 16 << 20;
 const PAGE: u64 = 4096;
 const FRAME: u64 = 2 << 20;
 
-/// One line: an operation, how many a round has, and nanoseconds for each, of the rounds' median, least and most.
+/// One line: operation, number per round, and nanoseconds for each: median, minimum and maximum of the rounds.
 pub type Row = (String, usize, f64, f64, f64);
 
-/// Takes the rows as they come.
+/// Receives each row.
 type Out<'a> = &'a mut dyn FnMut(Row);
 
-/// Two instructions each, `n` of them: instructions that the clock tells, for each that there was.
+/// A loop of `n` rounds of two instructions each: nanoseconds by the clock for each instruction.
 pub fn clock(out: Out<'_>) -> Result<()> {
     const N: u64 = 10_000_000;
     row(out, "instructions by the clock for each executed", 2 * N as usize, |_| {
@@ -53,7 +53,7 @@ pub fn clock(out: Out<'_>) -> Result<()> {
     })
 }
 
-/// The library on the pool at `path`, which is there.
+/// The library on the existing pool at `path`.
 pub fn pool(path: &Path, out: Out<'_>) -> Result<()> {
     let pool = Pool::open(path, &OpenOptions::default())?;
     let root = pool.root();
@@ -112,11 +112,11 @@ pub fn dir(path: &Path, out: Out<'_>) -> Result<()> {
     drop(file);
     let mapped = mapped(path, out);
     std::fs::remove_file(&place)?;
-    // A filesystem without DAX has no such rows.
+    // A filesystem without DAX has none of these rows.
     mapped.or_else(|e| if e.is::<NoDax>() { Ok(()) } else { Err(e) })
 }
 
-/// There is no MAP_SYNC here.
+/// MAP_SYNC is not supported.
 #[derive(Debug)]
 struct NoDax;
 
@@ -128,7 +128,7 @@ impl std::fmt::Display for NoDax {
 
 impl std::error::Error for NoDax {}
 
-/// The same through mappings with MAP_SYNC: stores, and what pushes them out.
+/// The same through mappings with MAP_SYNC: stores, and flushes.
 fn mapped(path: &Path, out: Out<'_>) -> Result<()> {
     let open = |name: &str, size: u64| -> Result<_> {
         let how = pmem::Open { read_only: false, kind: Some(MediaKind::DaxFile), size: Some(size) };
@@ -154,7 +154,7 @@ fn mapped(path: &Path, out: Out<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Where is stored in which sparse file.
+/// The offsets to store to in each sparse file.
 fn holes() -> [(&'static str, u64, Vec<u64>); 2] {
     [
         ("store to a hole, each 4 KiB in order", LEN, (0..LEN / PAGE).map(|i| i * PAGE).collect()),
@@ -192,7 +192,7 @@ fn timed(run: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(begun.elapsed().as_nanos() as f64)
 }
 
-/// Rounds of `ops` operations, each as long as `run` says.
+/// Rounds of `ops` operations; `run` returns the time of each.
 fn row(out: Out<'_>, what: &str, ops: usize, mut run: impl FnMut(usize) -> Result<f64>) -> Result<()> {
     let spent: Vec<f64> = (0..=ROUNDS).map(&mut run).collect::<Result<_>>()?;
     let each: Vec<f64> = spent[1..].iter().map(|ns| ns / ops as f64).collect();

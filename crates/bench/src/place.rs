@@ -1,11 +1,11 @@
-//! Where measuring happens: directories of our own, and pools in them.
+//! The directories and pools that the measurements use.
 //!
 //! ```text
 //!   /dev/shm/pagestone-bench-PID-XXXXXX     tmpfs
 //!   $TMPDIR/pagestone-bench-PID-XXXXXX      the ordinary filesystem
 //! ```
 //!
-//! They go when they are dropped; what a killed run left behind goes when the next one starts.
+//! They are removed on drop. The next run removes what a killed run has left.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn within(parent: &Path) -> Result<TempDir> {
     dir.with_context(|| format!("a directory in {}", parent.display()))
 }
 
-/// Removes what runs that were killed have left.
+/// Removes the directories of runs that were killed.
 pub(crate) fn sweep() {
     for parent in [PathBuf::from(TMPFS), std::env::temp_dir()] {
         let Ok(entries) = fs::read_dir(&parent) else { continue };
@@ -56,30 +56,30 @@ pub(crate) fn sweep() {
     }
 }
 
-/// A pool to measure the library in, with the media below it at hand for the raw peer.
+/// A pool to measure the library in, with access to its media for the raw peer.
 pub(crate) struct Bed {
     pub(crate) pool: Pool,
     pub(crate) media: Arc<dyn Media>,
-    /// Where in the pool everything happens.
+    /// The directory in the pool that the measurement uses.
     root: Vec<u8>,
-    /// On tmpfs, for the peers; and for the pool, unless it is the user's.
+    /// On tmpfs; for the peers, and for the pool unless the user has provided one.
     pub(crate) dir: TempDir,
 }
 
 impl Bed {
-    /// The pool that was named, or one on tmpfs with stores as persistent memory needs them.
+    /// The configured pool, or one on tmpfs that is stored to as persistent memory would be.
     pub(crate) fn new(config: &Config) -> Result<Bed> {
         let Some(path) = &config.pool else { return Bed::temporary(true) };
         let opened = pmem::open(path, &pmem::Open::default())?;
         Bed::with(Pool::open_on(opened.media.clone(), &OpenOptions::default())?, opened.media, on_tmpfs()?)
     }
 
-    /// A new pool on tmpfs; `durable`: stored to as persistent memory would be.
+    /// A new pool on tmpfs. `durable`: it is stored to as persistent memory would be.
     pub(crate) fn temporary(durable: bool) -> Result<Bed> {
         Bed::of_size(1 << 30, durable)
     }
 
-    /// As [`Bed::temporary`], of so many bytes.
+    /// As [`Bed::temporary`], with this size.
     pub(crate) fn of_size(size: u64, durable: bool) -> Result<Bed> {
         let dir = on_tmpfs()?;
         let below =
@@ -98,7 +98,7 @@ impl Bed {
         Ok(Bed { pool, media, root, dir })
     }
 
-    /// How stores are pushed out here, for the report.
+    /// The method of writing bytes back, for the report.
     pub(crate) fn method(&self) -> String {
         format!("{:?} stores on a {}", self.media.describe().method, self.media.describe().kind)
     }
@@ -108,7 +108,7 @@ impl Bed {
         Ok(self.pool.resolve(&self.root)?.dir()?)
     }
 
-    /// A directory below it.
+    /// Creates a directory beneath it.
     pub(crate) fn make_dir(&self, name: &str) -> Result<Dir> {
         let attr = self.root()?.create(name.as_bytes(), &NewNode::new(FileType::Dir, 0o700))?;
         Ok(self.pool.node(attr.ino)?.dir()?)
@@ -133,8 +133,8 @@ impl Bed {
         Ok(file)
     }
 
-    /// The media itself, and where on it a file of `len` bytes lies, in one run or several: what
-    /// the raw peer stores to. `at` maps a file offset to a pool byte.
+    /// The media, and the positions on it of a file of `len` bytes, in one run or several: the raw peer stores
+    /// there. The function maps a file offset to a pool byte.
     pub(crate) fn raw(&self, name: &str, len: u64) -> Result<(Region, impl Fn(u64) -> u64 + use<>)> {
         let file = self.file(name, len)?;
         let extents = file.extents(..len)?;
@@ -148,7 +148,7 @@ impl Bed {
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        // A pool of our own goes with its directory; in a user's pool nothing may stay behind.
+        // A temporary pool is removed with its directory. In a user's pool nothing may be left.
         let _ = remove(&self.pool, &self.pool.root(), &self.root);
     }
 }
@@ -165,7 +165,7 @@ fn remove(pool: &Pool, parent: &Dir, name: &[u8]) -> Result<()> {
     Ok(parent.rmdir(name)?)
 }
 
-/// A file of `len` bytes, all of them there.
+/// A file of `len` bytes, all of them allocated.
 pub(crate) fn plain_file(dir: &Path, name: &str, len: u64) -> Result<fs::File> {
     use std::os::unix::fs::FileExt;
     let file = fs::File::options().read(true).write(true).create_new(true).open(dir.join(name))?;

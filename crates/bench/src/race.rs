@@ -6,8 +6,8 @@
 //!   round 2   C B A   ...
 //! ```
 //!
-//! A ratio is the median of the rounds' own ratios: whatever disturbs the machine for longer than
-//! a round disturbs both sides of it.
+//! A ratio is the median of the ratios of single rounds. A disturbance of the machine that is longer than a round
+//! affects both sides of the ratio.
 
 use std::sync::Barrier;
 use std::time::Instant;
@@ -15,10 +15,10 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// One side of a race: gets the number of the round, does the round's operations.
+/// One side of a race. Gets the number of the round and executes its operations.
 pub(crate) type Runner<'a> = &'a mut dyn FnMut(usize) -> Result<()>;
 
-/// What one runner took, in nanoseconds per operation, round by round.
+/// The times of one runner, in nanoseconds per operation, by round.
 #[derive(Clone, Debug)]
 pub(crate) struct Times(Vec<f64>);
 
@@ -34,13 +34,13 @@ impl Times {
     }
 }
 
-/// The middle one.
+/// The median of the values.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Lets the runners run in turn, each `ops` operations a round.
+/// Runs the runners in turn, each with `ops` operations per round.
 pub(crate) fn race(rounds: usize, ops: usize, runners: &mut [Runner<'_>]) -> Result<Vec<Times>> {
     race_by(rounds, runners.len(), |runner, round| {
         let begun = Instant::now();
@@ -49,7 +49,7 @@ pub(crate) fn race(rounds: usize, ops: usize, runners: &mut [Runner<'_>]) -> Res
     })
 }
 
-/// As [`race`], where `run(runner, round)` says itself how long an operation took.
+/// As [`race`]; `run(runner, round)` returns the time of an operation.
 pub(crate) fn race_by(
     rounds: usize,
     runners: usize,
@@ -68,8 +68,8 @@ pub(crate) fn race_by(
     Ok(times)
 }
 
-/// Runs `body(thread)` on `threads` threads at once, each bound to a processor. Returns the
-/// nanoseconds from the first start to the last end.
+/// Runs `body(thread)` on `threads` threads at once, each bound to a processor. Returns the nanoseconds from the
+/// first start to the last end.
 pub(crate) fn together(threads: usize, first: usize, body: &(dyn Fn(usize) -> Result<()> + Sync)) -> Result<f64> {
     let barrier = Barrier::new(threads);
     let spans: Result<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
@@ -101,7 +101,7 @@ pub(crate) fn bind(n: usize) {
     }
     let mut one = CpuSet::new();
     one.set(usable[n % usable.len()]);
-    // Refused: it runs where the kernel puts it.
+    // If it is not permitted, the kernel chooses the processor.
     let _ = sched_setaffinity(None, &one);
 }
 
@@ -110,7 +110,7 @@ pub(crate) fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// `count` offsets, multiples of `step` below `len`, scattered; the same ones every time.
+/// `count` scattered offsets, multiples of `step` below `len`; the same ones at each call.
 pub(crate) fn offsets(count: usize, len: u64, step: u64) -> Vec<u64> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     let next = || {

@@ -1,9 +1,9 @@
-//! Peers that are the system's own: plain shared mappings, msync, and libpmem2 where it is installed. The
-//! C boundary of this crate.
+//! Peers that use the system directly: shared mappings, msync, and libpmem2 if it is installed. The C boundary of
+//! this crate.
 //!
 //! ```text
 //!   Plain     mmap of a file: load, store, msync, how much of it is in memory
-//!   Pmem2     the same through libpmem2, which is looked for at run time
+//!   Pmem2     the same through libpmem2, which is loaded at run time
 //!   LikePmem  a tmpfs file stored to as persistent memory would be
 //!   countdown a loop of known length
 //! ```
@@ -31,7 +31,7 @@ impl Plain {
     pub(crate) fn map(file: &File, len: u64) -> Result<Plain> {
         let len = usize::try_from(len)?;
         let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: a new mapping, where the kernel finds room; nobody else knows of it.
+        // SAFETY: a new mapping at an address of the kernel's choice; nothing else refers to it.
         let at = unsafe { mmap(null_mut(), len, prot, flags, file.as_fd(), 0) }?;
         Ok(Plain { at: NonNull::new(at.cast()).context("mmap answers no address")?, len })
     }
@@ -45,8 +45,8 @@ impl Plain {
     fn word(&self, at: u64) -> &AtomicU64 {
         let at = self.inside(at, 8);
         assert!(at.is_multiple_of(8), "an aligned word");
-        // SAFETY: inside the mapping, aligned, and as long-lived as it; whoever else stores there does so
-        // atomically as well.
+        // SAFETY: inside the mapping, aligned, and valid for its lifetime; all other stores there are atomic as
+        // well.
         unsafe { AtomicU64::from_ptr(self.at.add(at).cast().as_ptr()) }
     }
 
@@ -60,7 +60,7 @@ impl Plain {
 
     pub(crate) fn read(&self, at: u64, buf: &mut [u8]) {
         let at = self.inside(at, buf.len());
-        // SAFETY: inside the mapping; this process has no other user of it.
+        // SAFETY: inside the mapping; nothing else in this process uses it.
         unsafe { self.at.add(at).copy_to_nonoverlapping(NonNull::from(&mut *buf).cast(), buf.len()) }
     }
 
@@ -77,7 +77,7 @@ impl Plain {
         Ok(unsafe { msync(self.at.add(page).as_ptr().cast(), 4096, MsyncFlags::SYNC) }?)
     }
 
-    /// Bytes of it that are in memory, whoever brought them there.
+    /// Bytes of it that are in memory, for whatever reason.
     pub(crate) fn resident(&self) -> Result<u64> {
         let mut pages = vec![0u8; self.len.div_ceil(4096)];
         // SAFETY: the range is the mapping's, and `pages` has a byte for each of its pages.
@@ -90,7 +90,7 @@ impl Plain {
 
 impl Drop for Plain {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody has a reference into it any more.
+        // SAFETY: the mapping belongs to this value, and no reference into it exists any more.
         let _ = unsafe { munmap(self.at.as_ptr().cast(), self.len) };
     }
 }
@@ -105,7 +105,7 @@ pub(crate) struct Pmem2 {
 }
 
 impl Pmem2 {
-    /// Fails where the library is not installed.
+    /// Fails if the library is not installed.
     pub(crate) fn map(file: &File, len: u64) -> Result<Pmem2> {
         // SAFETY: only types, of the functions as the library's header has them.
         type New = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
@@ -116,14 +116,14 @@ impl Pmem2 {
         type GetPersist = unsafe extern "C" fn(*mut c_void) -> Persist;
         const CACHE_LINE: c_int = 1;
 
-        // A tmpfs file has page granularity for it; this is its own switch for tests and figures.
+        // The library assumes page granularity for a tmpfs file; this is its switch for tests and benchmarks.
         // SAFETY: nothing else in this process reads or changes the environment at this moment.
         unsafe { std::env::set_var("PMEM2_FORCE_GRANULARITY", "CACHE_LINE") };
-        // SAFETY: the library's constructors do nothing but look at the processor.
+        // SAFETY: the library's constructors only query the processor.
         let library = unsafe { libloading::Library::new("libpmem2.so.1") }?;
         let (mut config, mut source, mut map) = (null_mut(), null_mut(), null_mut());
-        // SAFETY: names and types are those of libpmem2.h; what the functions get is what they returned,
-        // in the order that its manual gives.
+        // SAFETY: names and types are those of libpmem2.h; the functions get what they returned, in the order that
+        // the manual requires.
         let (at, persist) = unsafe {
             let wrong = library.get::<New>(b"pmem2_config_new")?(&mut config)
                 | library.get::<Granularity>(b"pmem2_config_set_required_store_granularity")?(config, CACHE_LINE)
@@ -146,8 +146,8 @@ impl Pmem2 {
     }
 }
 
-/// A tmpfs file that is stored to as if it were memory behind volatile caches: the method is the
-/// one that the machine's persistent memory would get, so that figures of tmpfs speak for it.
+/// A tmpfs file that is stored to as if it were memory beneath volatile caches, with the method that the machine's
+/// persistent memory would get. So measurements on tmpfs are representative.
 #[derive(Debug)]
 pub(crate) struct LikePmem {
     below: Arc<dyn Media>,
@@ -197,14 +197,14 @@ impl Media for LikePmem {
         self.below.prepare_for_mapping(at, len)
     }
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
-        // SAFETY: the caller's promise is handed on.
+        // SAFETY: the caller guarantees it.
         unsafe { self.below.map_at(at, len, to, how) }
     }
 }
 
 /// Executes two instructions `n` times.
 pub(crate) fn countdown(n: u64) {
-    // SAFETY: counts a register of its own down; touches neither memory nor the stack.
+    // SAFETY: decrements a register; accesses neither memory nor the stack.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) n.max(1) => _, options(nomem, nostack));

@@ -1,5 +1,5 @@
-//! Which of the pending stores survive: all combinations where they are few, chosen and random
-//! ones where they are many.
+//! Selection of the pending stores that survive a crash: all combinations if there are few, selected and random
+//! ones if there are many.
 //!
 //! ```text
 //!   unit 0x40  versions v1 v2      take 0 = the durable value, 1 = v1, 2 = v2
@@ -10,8 +10,8 @@
 //!   plan:  none  all  | every combination, if few |  up to each event, each group alone, all but
 //!                                                    each group, each unit alone, random ...
 //! ```
-//! A plan is a list of picks and a pick is a few bytes, so that a state is named by its number in
-//! the plan and can be made again without the others.
+//! A plan is a list of picks, and a pick takes a few bytes. So a state is identified by its number in the plan and
+//! can be rebuilt without the others.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,14 +23,14 @@ use crate::config::Budget;
 use crate::pages::{Dice, PageMap, share};
 use crate::replay::{Replay, Versions};
 
-/// What may be lost at one moment of a power cut.
+/// The stores that a power cut at one moment may lose.
 pub(crate) struct Frontier {
     pub(crate) base: Arc<PageMap>,
     base_hash: u64,
     unit: usize,
     units: Vec<Unit>,
     groups: Vec<Group>,
-    /// Events that stored something pending.
+    /// Events with pending stores.
     events: Vec<u32>,
     arena: Arc<Vec<u8>>,
 }
@@ -45,26 +45,26 @@ struct Group {
 struct Unit {
     at: u64,
     versions: Versions,
-    /// What taking each version changes in the hash of the image.
+    /// How each version changes the hash of the image.
     shares: SmallVec<[u64; 2]>,
 }
 
-/// One combination, by rule.
+/// One combination, by a rule.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pick {
     None,
     All,
     /// The n-th combination of all versions of all units.
     EveryUnit(u64),
-    /// The n-th combination of moments at which each group was last written out.
+    /// The n-th combination of moments at which each group was written out last.
     EveryGroup(u64),
-    /// What was stored up to an event.
+    /// Everything stored up to an event.
     UpTo(u32),
     OnlyGroup(usize),
     AllButGroup(usize),
     OnlyUnit(usize),
     AllButUnit(usize),
-    /// A random combination from this seed.
+    /// A random combination for this seed.
     Random(u64),
 }
 
@@ -105,7 +105,7 @@ impl Frontier {
         }
     }
 
-    /// The picks for this moment, without duplicates by rule (equal images may remain).
+    /// The picks for this moment, without duplicates by rule (equal images are possible).
     pub(crate) fn plan(&self, budget: &Budget, tear: bool, seed: u64) -> Vec<Pick> {
         if self.units.is_empty() {
             return vec![Pick::None];
@@ -146,7 +146,7 @@ impl Frontier {
         self.groups.iter().try_fold(1u64, |n, group| n.checked_mul(group.moments.len() as u64 + 1))
     }
 
-    /// Writes into `take` how many versions of each unit a pick lets through.
+    /// Writes into `take` the version of each unit that survives in a pick.
     pub(crate) fn take(&self, pick: Pick, tear: bool, take: &mut Vec<u16>) {
         take.clear();
         take.resize(self.units.len(), 0);
@@ -185,7 +185,7 @@ impl Frontier {
         }
     }
 
-    /// Lets the units of a range through in the version they had after an event.
+    /// Sets the units of a range to the version that they had after an event.
     fn cut(&self, units: Range<usize>, event: u32, take: &mut [u16]) {
         for i in units {
             let versions = self.units[i].versions.iter().take_while(|version| version.event <= event).count();
@@ -193,8 +193,8 @@ impl Frontier {
         }
     }
 
-    /// Random in one of several manners: uniform choices alone would almost never lose exactly
-    /// one line of many, and that is what a forgotten flush looks like.
+    /// A random choice in one of several modes. Uniform choices alone would almost never lose exactly one line of
+    /// many, which is the effect of a missing flush.
     fn random(&self, dice: &mut Dice, tear: bool, take: &mut [u16]) {
         let latest = match dice.below(2) {
             0 => u32::MAX,
@@ -221,13 +221,13 @@ impl Frontier {
         }
     }
 
-    /// The hash of the image that a choice leaves.
+    /// The hash of the image that results from a choice.
     pub(crate) fn hash(&self, take: &[u16]) -> u64 {
         let changes = self.units.iter().zip(take).filter(|(_, taken)| **taken > 0);
         changes.fold(self.base_hash, |hash, (unit, taken)| hash.wrapping_add(unit.shares[usize::from(*taken) - 1]))
     }
 
-    /// The stores that a choice lets through: pool byte and place in the arena.
+    /// The stores that survive in a choice: pool byte and position in the arena.
     pub(crate) fn patches(&self, take: &[u16]) -> Vec<(u64, Range<usize>)> {
         let taken = self.units.iter().zip(take).filter(|(_, taken)| **taken > 0);
         taken
@@ -242,7 +242,7 @@ impl Frontier {
         &self.arena
     }
 
-    /// In words: which units survived, or which were lost if those are fewer.
+    /// Text: the units that survived, or those that were lost if these are fewer.
     pub(crate) fn describe(&self, take: &[u16]) -> String {
         let survivors = take.iter().filter(|taken| **taken > 0).count();
         let lost = take.len() - survivors;
@@ -265,8 +265,7 @@ impl Frontier {
     }
 }
 
-/// At most `limit` of `0..count`, all of them if they fit, otherwise spread evenly with a random
-/// phase.
+/// At most `limit` of `0..count`: all of them if they fit, otherwise spaced evenly with a random phase.
 fn spread(count: usize, limit: usize, dice: &mut Dice) -> impl Iterator<Item = usize> + use<> {
     let shown = count.min(limit);
     let phase = dice.below(count.max(1) as u64) as usize;

@@ -1,32 +1,31 @@
-//! What is simulated, and how much of it is tried.
+//! Configuration: the simulated media, and the number of crash states to try.
 
 /// How a store becomes durable on the simulated media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flavour {
-    /// Byte-addressable memory behind a processor cache: 8 aligned bytes at a time, in any order,
-    /// until flushed and fenced by one thread. One window; durable at the fence.
+    /// Byte-addressable memory beneath a processor cache. 8 aligned bytes become durable at a time, in any order,
+    /// until flushed and fenced by one thread. One view; durable at the fence.
     Lines,
-    /// An ordinary file: what is in the page cache may be on the disk or not, page by page (and,
-    /// if torn, sector by sector), in any version since the last sync. Two windows; durable at
-    /// the sync.
+    /// An ordinary file. Contents of the page cache may be on the disk or not, page by page (if torn, sector by
+    /// sector), in any version since the last sync. Two views; durable at the sync.
     Pages,
 }
 
-/// How much to try.
+/// Limits on what to try.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// Try all combinations at a point where there are at most so many.
+    /// Try all combinations at a point if there are at most this many.
     pub exhaustive_up_to: usize,
-    /// Otherwise so many chosen and random ones.
+    /// Otherwise try this many selected and random ones.
     pub sampled: usize,
-    /// At most so many crash points, spread over the trace; the end is always among them.
+    /// Limit on crash points, spread over the trace; the end is always included.
     pub points: usize,
-    /// Whether the process is killed, too.
+    /// Whether to simulate kills of the process too.
     pub kills: bool,
-    /// Whether a page on its way to a disk can be torn at 512-byte sectors. Memory is always torn
-    /// at 8 bytes.
+    /// Whether a page that is being written to a disk can be torn at 512-byte sectors. Memory is always torn at 8
+    /// bytes.
     pub tear_pages: bool,
-    /// Only this point and state, as named by an earlier failure.
+    /// Only this point and state, as reported by an earlier failure.
     pub only: Option<(usize, usize)>,
 }
 
@@ -44,13 +43,13 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// A smaller one, for long traces and for recoveries that are crashed themselves.
+    /// A smaller budget, for long traces and for recoveries that are crashed themselves.
     pub fn small() -> Budget {
         Budget { exhaustive_up_to: 64, sampled: 48, points: 24, ..Budget::default() }
     }
 
-    /// This budget, but only one state: what a [`Failure`](crate::Failure) tells to run again. The other fields
-    /// must be as they were.
+    /// This budget, restricted to one state that a [`Failure`](crate::Failure) reported. The other fields must be
+    /// as they were.
     #[must_use]
     pub fn only(self, point: usize, state: usize) -> Budget {
         Budget { only: Some((point, state)), ..self }

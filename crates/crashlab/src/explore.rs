@@ -1,10 +1,10 @@
-//! Tries the crash states of a trace, one after the other, on whoever claims to survive them.
+//! Exploration: runs a check on the crash states of a trace, one after the other.
 //!
 //! ```text
-//!   trace -> crash points -> states -> (seen before? skip) -> simulator -> check
-//!                                                                |           |
-//!                                                 idle simulators <--- Ok ---+--- Err: report, with
-//!                                                                              how to see it again
+//!   trace -> crash points -> states -> (known image? skip) -> simulator -> check
+//!                                                                 |           |
+//!                                                  idle simulators <--- Ok ---+--- Err: report, with
+//!                                                                               how to reproduce it
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,16 +19,16 @@ use crate::replay::Replay;
 use crate::simulator::Simulator;
 use crate::trace::Trace;
 
-/// What was tried.
+/// Statistics of an exploration.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Summary {
-    /// Crash points.
+    /// Number of crash points.
     pub points: usize,
-    /// States checked.
+    /// Number of states checked.
     pub states: usize,
-    /// States not checked because an equal image, with as much acknowledged, had been.
+    /// States skipped because an equal image, with as much acknowledged, was checked before.
     pub repeated: usize,
-    /// Time taken.
+    /// Duration.
     pub elapsed: Duration,
 }
 
@@ -40,12 +40,12 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// A state that was not survived.
+/// A state for which the check failed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The state, in words.
+    /// Description of the state.
     pub state: String,
-    /// What the check said.
+    /// The error of the check.
     pub message: String,
     /// For [`Budget::only`].
     pub point: usize,
@@ -64,20 +64,20 @@ impl std::fmt::Display for Failure {
 
 impl std::fmt::Debug for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Readable also where a test merely calls `expect`.
+        // Readable also if a test only calls `expect`.
         write!(f, "{self}")
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Gives `check` every crash state within the budget, on a simulator that records from there.
+/// Calls `check` for every crash state within the budget, on a simulator that records from there.
 ///
-/// The check opens what lies on the simulator, compares it with what it should be, and drops what
-/// it opened; a panic in it counts as a failure.
+/// The check opens what is on the simulator, compares it with the expected contents, and closes it. A panic in it
+/// counts as a failure.
 ///
 /// # Errors
-/// The first state that `check` refused.
+/// The first state for which `check` failed.
 pub fn explore<F>(trace: &Trace, budget: &Budget, mut check: F) -> Result<Summary, Box<Failure>>
 where
     F: FnMut(&CrashState, &Arc<Simulator>) -> Result<(), String>,
@@ -108,11 +108,11 @@ where
     Ok(summary)
 }
 
-/// Crashes a recovery: ends the recording of `sim`, on which something has just been opened, and
-/// explores it. `outer` is the state that was recovered from; it goes into the report.
+/// Crashes a recovery: ends the recording of `sim`, on which something was just opened, and explores it. `outer` is
+/// the state that was recovered from; the report includes it.
 ///
 /// # Errors
-/// The first state that `check` refused.
+/// The first state for which `check` failed.
 pub fn explore_nested<F>(outer: &CrashState, sim: &Simulator, budget: &Budget, check: F) -> Result<Summary, String>
 where
     F: FnMut(&CrashState, &Arc<Simulator>) -> Result<(), String>,
@@ -158,7 +158,7 @@ fn chosen_points(trace: &Trace, budget: &Budget) -> Vec<CrashPoint> {
     }
     points.retain(|point| budget.kills || point.kind == CrashKind::PowerCut);
     if points.len() > budget.points {
-        // One point at random from each of equal stretches, and the end.
+        // One random point from each of equal parts, and the end.
         let mut dice = Dice::new(scramble(trace.recording.seed ^ 0x5eed));
         let (all, wanted) = (points.len(), budget.points.max(1));
         let mut kept: Vec<CrashPoint> = (0..wanted)

@@ -1,4 +1,4 @@
-//! Media that fails when told to: the nth call of a kind answers with an error.
+//! Fault injection: media whose nth call of a kind returns an error.
 //!
 //! ```text
 //!   engine -> Faulty -> any other Media
@@ -26,18 +26,18 @@ pub enum Call {
     Reserve,
 }
 
-/// What a failing call does, and how often.
+/// A fault: which call fails, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// Which call.
+    /// The kind of call.
     pub call: Call,
-    /// Which of them, counted from 0 over the life of the wrapper.
+    /// Its number, counted from 0 over the lifetime of the wrapper.
     pub nth: u64,
     /// The error, such as [`Fault::EIO`].
     pub errno: i32,
-    /// The call does its work all the same: the caller cannot know.
+    /// The call takes effect nevertheless: the caller cannot know.
     pub but_done: bool,
-    /// All later calls of the kind fail, too.
+    /// All later calls of the kind fail too.
     pub from_then_on: bool,
 }
 
@@ -47,13 +47,13 @@ impl Fault {
     /// No space left on device.
     pub const ENOSPC: i32 = 28;
 
-    /// The nth call fails once, with nothing done.
+    /// The nth call fails once, without effect.
     pub const fn once(call: Call, nth: u64, errno: i32) -> Fault {
         Fault { call, nth, errno, but_done: false, from_then_on: false }
     }
 }
 
-/// Wraps any media.
+/// Wraps any media and injects faults.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn Media>,
@@ -62,17 +62,17 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// A wrapper that fails as listed.
+    /// A wrapper with this list of faults.
     pub fn new(inner: Arc<dyn Media>, faults: impl Into<Vec<Fault>>) -> Faulty {
         Faulty { inner, faults: Mutex::new(faults.into()), calls: Default::default() }
     }
 
-    /// How many calls of a kind there have been, failed ones included.
+    /// Number of calls of a kind, including failed ones.
     pub fn calls(&self, call: Call) -> u64 {
         self.calls[call as usize].load(Ordering::Relaxed)
     }
 
-    /// Replaces the list of faults; the counts go on.
+    /// Replaces the list of faults. The counts continue.
     pub fn set_faults(&self, faults: impl Into<Vec<Fault>>) {
         *self.faults.lock() = faults.into();
     }

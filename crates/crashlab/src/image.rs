@@ -1,4 +1,8 @@
-//! The bytes that a crash leaves on the media.
+//! Crash images: the bytes on the media after a crash.
+//!
+//! ```text
+//!   base (PageMap, shared between states)  +  patches (pool byte, bytes)
+//! ```
 
 use std::fmt;
 use std::ops::Range;
@@ -6,7 +10,7 @@ use std::sync::Arc;
 
 use crate::pages::{PageMap, by_page};
 
-/// The bytes that a crash left: an image shared with other states, and what differs from it.
+/// The bytes after a crash: an image shared with other states, and the differences from it.
 #[derive(Clone)]
 pub struct CrashImage {
     pub(crate) base: Arc<PageMap>,
@@ -23,7 +27,7 @@ impl CrashImage {
         CrashImage { base, arena: Arc::default(), patches: Vec::new() }
     }
 
-    /// Bytes to store over the base, none of them across a page boundary.
+    /// The bytes to store over the base. None crosses a page boundary.
     pub(crate) fn patches(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.patches.iter().map(|(at, range)| (*at, &self.arena[range.clone()]))
     }
@@ -37,7 +41,7 @@ impl CrashImage {
         base
     }
 
-    /// Copies bytes out, without making a simulator of the image.
+    /// Copies bytes out, without loading the image into a simulator.
     pub fn read(&self, at: u64, buf: &mut [u8]) {
         let image = self.clone().into_base();
         for (here, from, len) in by_page(at, buf.len() as u64) {

@@ -1,4 +1,4 @@
-//! Makes simulated media.
+//! `Lab`: creates simulated media.
 
 use std::io;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crate::config::Flavour;
 use crate::simulator::{IdleSimulators, Simulator};
 
-/// Makes simulated media of one length and flavour.
+/// Creates simulated media of one length and flavour.
 ///
-/// A lab is cheap to clone; clones share the idle simulators.
+/// Cloning a lab is cheap. Clones share the idle simulators.
 #[derive(Clone, Debug)]
 pub struct Lab {
     idle: Arc<IdleSimulators>,
@@ -20,10 +20,10 @@ impl Lab {
         Lab { idle: IdleSimulators::new(len, flavour, seed) }
     }
 
-    /// Media full of zeros, not yet recording.
+    /// Media of zeros, not recording yet.
     ///
     /// # Errors
-    /// When the kernel refuses the address space.
+    /// If the kernel denies the address space.
     pub fn media(&self) -> io::Result<Arc<Simulator>> {
         self.idle.fresh().map(Arc::new)
     }

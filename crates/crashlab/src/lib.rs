@@ -1,22 +1,21 @@
-//! A crash lab for persistent memory: records what a program does to its media, and tries what a
-//! power cut or a kill at any moment would have left.
+//! A crash lab for persistent memory: records what a program does to its media, and tries the states that a power
+//! cut or a kill at any moment could have left.
 //!
 //! ```text
 //!   Lab -> Simulator (a Media) -> run, mark what is acknowledged -> finish -> Trace
 //!                                                                               |
-//!          check(CrashState, Simulator holding that state) <---- explore -------+
-//!             |  opens it, compares with what must be there
+//!          check(CrashState, Simulator with that state) <------ explore --------+
+//!             |  opens it, compares it with what must exist
 //!             +-> explore_nested: crash the opening, too
 //! ```
 //!
-//! It knows nothing of what is stored; all it needs is the media trait of `pagestone`.
+//! It is independent of what is stored. It needs only the trait [`pmem::Media`].
 //!
-//! # What can be left
-//! [`Flavour::Lines`] is memory behind a processor cache. Of the 8-byte words stored and not yet
-//! both flushed and fenced *by one thread*, any subset may survive, each in any of the versions
-//! it has had. [`Flavour::Pages`] is an ordinary file: of the pages changed in the page cache
-//! since the last sync, any subset may be on the disk, each in any version, torn at 512-byte
-//! sectors. A [`CrashKind::ProcessKill`] leaves everything that was stored.
+//! # Possible crash states
+//! [`Flavour::Lines`] is memory beneath a processor cache. Of the 8-byte words stored and not yet both flushed and
+//! fenced *by one thread*, any subset may survive, each in any of its versions. [`Flavour::Pages`] is an ordinary
+//! file: of the pages changed in the page cache since the last sync, any subset may be on the disk, each in any
+//! version, torn at 512-byte sectors. A [`CrashKind::ProcessKill`] leaves everything that was stored.
 //!
 //! # Example
 //! ```
@@ -39,9 +38,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # What it cannot see
-//! Stores made through an address, without a call, must be declared with [`Simulator::absorb`].
-//! A persist call is one moment to the other threads: their calls never fall inside it.
+//! # Limits
+//! Stores made through an address, without a call, must be declared with [`Simulator::absorb`]. A persist call is
+//! atomic for other threads: their calls never occur during it.
 
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,12 @@
-//! What a simulator has been asked to do, in order.
+//! The log of the operations on a simulator, in order.
 //!
 //! ```text
 //!   ops    Write  Write  PersistEnd  Write  Flush  Mark  Fence ...
 //!            |      |                  |
 //!   bytes  [....][......]            [...]              one arena, so recording allocates little
 //! ```
-//! A persist call is one `Write` or `Zero` per part and a `PersistEnd`, which is its fence: the
-//! moments *during* the call are then ordinary moments between two events.
+//! A persist call is one `Write` or `Zero` per part and a `PersistEnd`, which is its fence. So the moments *during*
+//! the call are normal moments between two events.
 
 use std::thread::ThreadId;
 
@@ -15,10 +15,10 @@ use std::thread::ThreadId;
 pub(crate) enum Via {
     /// A part of a persist call; fenced by the `PersistEnd` of the same thread.
     Persist,
-    /// A store, to be flushed and fenced by its author (line flavour only: in the page flavour a
-    /// store changes nothing outside the process and is not logged).
+    /// A store, to be flushed and fenced by the thread that made it (line flavour only: in the page flavour a store
+    /// changes nothing outside the process and is not logged).
     Store,
-    /// An overlay page that a flush hands to the page cache (page flavour only).
+    /// An overlay page that a flush writes to the page cache (page flavour only).
     Writeback,
 }
 
@@ -93,7 +93,7 @@ impl Log {
         self.marks.push(label);
         self.push(Op::Mark);
     }
-    /// Forgets everything and keeps the memory.
+    /// Removes everything and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.events.clear();
         self.bytes.clear();

@@ -1,8 +1,8 @@
-//! One crash point, worked out: its states by number, and the image that each leaves.
+//! One crash point: its states by number, and the image of each.
 //!
 //! ```text
-//!   power cut   durable image  +  the pending versions that a pick lets through
-//!   kill        visible image  +  the first words of the write that was going on
+//!   power cut   durable image  +  the pending versions that survive in a pick
+//!   kill        visible image  +  the first words of the write in progress
 //! ```
 
 use std::fmt;
@@ -17,21 +17,21 @@ use crate::pages::{Dice, PAGE, PageMap, by_page, scramble, share};
 use crate::recording::{CrashKind, CrashPoint, Recording};
 use crate::replay::Replay;
 
-/// One thing that a crash may leave. `Display` says which, in words.
+/// One possible state after a crash. `Display` describes it.
 #[derive(Clone)]
 pub struct CrashState {
     /// The moment.
     pub point: CrashPoint,
-    /// Which of the moment's states.
+    /// The number of the state at this moment.
     pub number: usize,
-    /// Marks passed before the crash: what had been acknowledged.
+    /// Number of marks passed before the crash: what was acknowledged.
     pub acknowledged: usize,
-    /// How many of those marks must have survived: all of them, but on media that is durable at
-    /// a sync, after a power cut, those before the last completed sync.
+    /// How many of those marks must have survived: all of them, except after a power cut on media that are durable
+    /// at a sync: there, those before the last completed sync.
     pub must_survive: usize,
     /// Equal for equal images of one recording.
     pub hash: u64,
-    /// The bytes.
+    /// The bytes on the media.
     pub image: CrashImage,
     moment: Arc<Moment>,
 }
@@ -68,7 +68,7 @@ pub(crate) struct Moment {
     acknowledged: usize,
     must_survive: usize,
     seed: u64,
-    /// The event that did not happen, in words.
+    /// Description of the event that did not happen.
     next: String,
     states: States,
 }
@@ -78,7 +78,7 @@ enum States {
     Kill { base: Arc<PageMap>, kills: Vec<Kill>, arena: Arc<Vec<u8>> },
 }
 
-/// The process died after so many bytes of the write that was going on.
+/// The process ended after this many bytes of the write in progress.
 struct Kill {
     bytes: u64,
     hash: u64,
@@ -86,7 +86,7 @@ struct Kill {
 }
 
 impl Moment {
-    /// The replay must stand at the point.
+    /// The replay must be at the point.
     pub(crate) fn new(recording: &Recording, replay: &Replay<'_>, point: CrashPoint, budget: &Budget) -> Moment {
         let seed = scramble(recording.seed ^ scramble(point.number as u64 + 1));
         let all_survive = point.kind == CrashKind::ProcessKill || recording.flavour == Flavour::Lines;
@@ -120,7 +120,7 @@ impl Moment {
         }
     }
 
-    /// The hash of a state's image, cheaper than the state. Leaves the choice in `take`.
+    /// The hash of a state's image, without building the state. Leaves the choice in `take`.
     pub(crate) fn hash(&self, number: usize, take: &mut Vec<u16>) -> u64 {
         match &self.states {
             States::Cut { frontier, plan, tear } => {
@@ -131,8 +131,8 @@ impl Moment {
         }
     }
 
-    /// Two states with one identity need be tried only once: the bytes, the kind of crash where
-    /// that shows afterwards, and what is expected.
+    /// The identity of a state. Of two states with the same one, only one need be tried. Covers the bytes, the kind
+    /// of crash if it is observable afterwards, and what is expected.
     pub(crate) fn identity(&self, hash: u64, flavour: Flavour) -> u64 {
         let distinguishable = flavour == Flavour::Pages && self.point.kind == CrashKind::ProcessKill;
         let expected = scramble(scramble(self.acknowledged as u64 + 1) ^ self.must_survive as u64);
@@ -173,7 +173,7 @@ impl Moment {
     }
 }
 
-/// A kill before the next event, and in the middle of it where that is a write.
+/// Kills before the next event, and during it if it is a write.
 fn kills(recording: &Recording, replay: &Replay<'_>, point: CrashPoint, seed: u64) -> States {
     let (at, len, data) = match recording.log.events.get(point.event).map(|event| event.op) {
         Some(Op::Write { at, len, data, .. }) => (at, len, Some(data)),
@@ -183,7 +183,7 @@ fn kills(recording: &Recording, replay: &Replay<'_>, point: CrashPoint, seed: u6
     let mut dice = Dice::new(seed);
     let mut arena = Vec::new();
     let mut kills = vec![Kill { bytes: 0, hash: replay.visible_hash, patches: Vec::new() }];
-    // Whole aligned words, since a word is never half stored.
+    // Whole aligned words: a word is never half stored.
     let words = (at + len).div_ceil(8).saturating_sub(at / 8);
     for _ in 0..if words > 1 { 2 } else { 0 } {
         let bytes = (at / 8 + 1 + dice.below(words - 1)) * 8 - at;

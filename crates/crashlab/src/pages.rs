@@ -1,4 +1,4 @@
-//! A sparse, copy-on-write image of a pool, and the small hashes that tell two images apart.
+//! A sparse, copy-on-write image of a pool, and the hashes that distinguish images.
 //!
 //! ```text
 //!   PageMap A   { 0 -> p0, 7 -> p7,  9 -> p9 }
@@ -6,14 +6,14 @@
 //!   PageMap B   { 0 -> p0, 7 -> p7', 9 -> p9 }    images contain it
 //! ```
 //!
-//! A page that is missing is zero. An image's hash is a *sum* over its words, so the hash of
-//! "this image with that word changed" costs two multiplications and not a walk over the image.
+//! A missing page is zero. The hash of an image is a *sum* over its words, so the hash after the change of one word
+//! costs two multiplications and no pass over the image.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 pub(crate) const PAGE: usize = pmem::PAGE_SIZE as usize;
 
 /// One page, shared between images.
@@ -24,7 +24,7 @@ pub(crate) type FastMap<V> = HashMap<u64, V, BuildHasherDefault<NumberHasher>>;
 /// A set of page numbers or of hashes.
 pub(crate) type FastSet = HashSet<u64, BuildHasherDefault<NumberHasher>>;
 
-/// Hashes one number; the keys are our own, so nobody can aim at a weak spot.
+/// Hashes one number. The keys are internal, so no collisions can be provoked.
 #[derive(Default)]
 pub(crate) struct NumberHasher(u64);
 
@@ -49,13 +49,13 @@ pub(crate) fn scramble(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The share of one stretch of bytes (whole aligned words) in the hash of an image.
+/// The contribution of some bytes (whole aligned words) to the hash of an image.
 pub(crate) fn share(at: u64, bytes: &[u8]) -> u64 {
     let mut sum = 0u64;
     for (i, word) in bytes.chunks_exact(8).enumerate() {
         let value = word.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         if value != 0 {
-            // Zero words count nothing, so that a missing page and a page of zeros are equal.
+            // Zero words contribute 0, so that a missing page and a page of zeros are equal.
             let place = scramble(at / 8 + i as u64 + 1);
             sum = sum.wrapping_add(scramble(value ^ place));
         }
@@ -63,8 +63,8 @@ pub(crate) fn share(at: u64, bytes: &[u8]) -> u64 {
     sum
 }
 
-/// Random numbers whose sequence for a seed never changes, also not with a newer crate: a seed
-/// printed by a failure must mean the same thing next year.
+/// Random numbers with a fixed sequence for each seed, independent of crate versions: a seed that a failure has
+/// printed stays valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
 
@@ -100,16 +100,16 @@ impl PageMap {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Page)> {
         self.0.iter().map(|(page, bytes)| (*page, bytes))
     }
-    /// The page for changing; copied first when another image shares it.
+    /// The page for writing. It is copied first if another image shares it.
     pub(crate) fn page_mut(&mut self, page: u64) -> &mut [u8; PAGE] {
         Arc::make_mut(self.0.entry(page).or_insert_with(|| Arc::new([0; PAGE])))
     }
-    /// Changes bytes that lie within one page.
+    /// Changes bytes within one page.
     pub(crate) fn write_within(&mut self, at: u64, bytes: &[u8]) {
         let from = at as usize % PAGE;
         self.page_mut(at / PAGE as u64)[from..from + bytes.len()].copy_from_slice(bytes);
     }
-    /// The bytes `at .. at + len`, which must lie within one page.
+    /// The bytes `at .. at + len`, which must be within one page.
     pub(crate) fn slice(&self, at: u64, len: usize) -> &[u8] {
         static ZEROS: [u8; PAGE] = [0; PAGE];
         let from = at as usize % PAGE;
@@ -118,7 +118,7 @@ impl PageMap {
     }
 }
 
-/// Cuts `at .. at + len` at page boundaries: (pool byte, offset in the range, length).
+/// Splits `at .. at + len` at page boundaries: (pool byte, offset in the range, length).
 pub(crate) fn by_page(at: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! What was recorded of one run, and the moments at which it can be cut off.
+//! The recording of one run, and the points at which it can be crashed.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use crate::config::Flavour;
 use crate::log::Log;
 use crate::pages::PageMap;
 
-/// What went away.
+/// The kind of crash.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum CrashKind {
-    /// The power: caches and page cache are gone, and the media's `cache_id` is a new one.
+    /// Power cut: the caches and the page cache are lost, and the media get a new `cache_id`.
     PowerCut,
-    /// The process: everything it had stored is there, except a private overlay. Same `cache_id`.
+    /// Kill of the process: everything it has stored remains, except a private overlay. Same `cache_id`.
     ProcessKill,
 }
 
 /// A moment of a trace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CrashPoint {
-    /// Its number in [`Trace::crash_points`](crate::Trace::crash_points).
+    /// Its index in [`Trace::crash_points`](crate::Trace::crash_points).
     pub number: usize,
-    /// The event that has not happened yet (the number of events: the end).
+    /// The first event that does not happen (the number of events means the end).
     pub event: usize,
-    /// What goes away here.
+    /// The kind of crash.
     pub kind: CrashKind,
 }
 
-/// The image at the start, and everything that was done to the media since.
+/// The image at the start, and everything done to the media since.
 pub(crate) struct Recording {
     pub(crate) base: Arc<PageMap>,
     pub(crate) log: Log,

@@ -1,13 +1,13 @@
-//! Runs a log forward and knows at every moment what is durable and what is not yet.
+//! Replays a log and tracks what is durable and what is pending at every moment.
 //!
 //! ```text
 //!   unit   durable   versions not known to be durable, oldest first
 //!   0x40      7      [8 @event 3] [9 @event 5]      any one of 7, 8, 9 may survive a power cut
 //!   0x48      1      [2 @event 3]
 //! ```
-//! A unit is what becomes durable by itself: 8 bytes of memory, or a 512-byte sector of a disk.
-//! A fence makes the versions durable that its own thread flushed before; a sync makes
-//! everything durable that was flushed (memory) or that is in the page cache (file).
+//! A unit is what becomes durable atomically: 8 bytes of memory, or a 512-byte sector of a disk. A fence makes the
+//! versions durable that the same thread flushed before. A sync makes everything durable that was flushed (memory)
+//! or is in the page cache (file).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::config::Flavour;
 use crate::log::{Event, Log, Op, Via};
 use crate::pages::{PAGE, PageMap, by_page, share};
 
-/// One value that a unit has had since it was last durable.
+/// One value of a unit since it was last durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Version {
     /// The event that stored it.
     pub(crate) event: u32,
-    /// Where its bytes lie in the arena.
+    /// Position of its bytes in the arena.
     pub(crate) data: usize,
 }
 
 pub(crate) type Versions = SmallVec<[Version; 2]>;
 
-/// Bytes of the unit that becomes durable by itself. Eight units make a group: a cache line of
-/// words, a page of sectors.
+/// Bytes of a unit, which becomes durable atomically. Eight units form a group: a cache line of words, a page of
+/// sectors.
 pub(crate) fn unit_bytes(flavour: Flavour) -> usize {
     match flavour {
         Flavour::Lines => 8,
@@ -43,22 +43,22 @@ pub(crate) struct Replay<'t> {
     log: &'t Log,
     flavour: Flavour,
     pub(crate) unit: usize,
-    /// What is on the media for certain.
+    /// The contents of the media that are certain.
     pub(crate) durable: Arc<PageMap>,
     /// Hash of `durable` relative to the image at the start.
     pub(crate) durable_hash: u64,
-    /// What the program sees (of the page cache).
+    /// The contents that the program sees (of the page cache).
     pub(crate) visible: Arc<PageMap>,
     pub(crate) visible_hash: u64,
     /// Units, by pool byte / unit bytes, whose visible value is not known to be durable.
     pub(crate) pending: BTreeMap<u64, Versions>,
     /// The bytes of all pending versions.
     pub(crate) arena: Vec<u8>,
-    /// What each thread has flushed and not fenced: unit, and the last event covered.
+    /// What each thread has flushed and not fenced: the unit, and the last event covered.
     flushed: HashMap<ThreadId, Vec<(u64, u32)>>,
-    /// Marks passed.
+    /// Number of marks passed.
     pub(crate) marks: usize,
-    /// Marks passed before the last sync.
+    /// Number of marks passed before the last sync.
     pub(crate) synced_marks: usize,
     /// The next event to apply.
     pub(crate) next: usize,
@@ -83,7 +83,7 @@ impl<'t> Replay<'t> {
         }
     }
 
-    /// Applies events until `event` is the next one.
+    /// Applies events up to, not including, `event`.
     pub(crate) fn advance_to(&mut self, event: usize) {
         while self.next < event.min(self.log.events.len()) {
             let event = self.log.events[self.next];
@@ -125,7 +125,7 @@ impl<'t> Replay<'t> {
         }
     }
 
-    /// Changes what is visible; every unit that really changes gets a new version.
+    /// Changes what is visible. Every unit that changes gets a new version.
     fn write_within(&mut self, at: u64, bytes: &[u8]) {
         if self.visible.slice(at, bytes.len()) == bytes {
             return;
@@ -152,8 +152,8 @@ impl<'t> Replay<'t> {
         }
     }
 
-    /// What a flush covers: the words it names. Real hardware writes back the whole line around
-    /// them; a caller that relies on it has flushed the wrong range.
+    /// Records a flush of the words in the range only. Hardware writes back the whole line around them, but a
+    /// caller that relies on it has flushed the wrong range.
     fn note_flushed(&mut self, thread: ThreadId, at: u64, len: u64) {
         if self.flavour == Flavour::Pages || len == 0 {
             return;
@@ -165,7 +165,7 @@ impl<'t> Replay<'t> {
         self.flushed.entry(thread).or_default().extend(covered);
     }
 
-    /// Makes versions durable, each unit up to the event named.
+    /// Makes versions durable, for each unit up to the given event.
     fn retire(&mut self, units: &[(u64, u32)]) {
         for (unit, event) in units {
             let Some(versions) = self.pending.get_mut(unit) else { continue };
@@ -184,7 +184,7 @@ impl<'t> Replay<'t> {
         self.compact();
     }
 
-    /// Drops the bytes of versions that are durable, once most are.
+    /// Drops the bytes of durable versions, once most versions are.
     fn compact(&mut self) {
         if self.pending.is_empty() {
             self.arena.clear();

@@ -1,4 +1,4 @@
-//! The media that remembers what was done to it.
+//! The simulator: media that record every call.
 //!
 //! ```text
 //!              Lines                                   Pages
@@ -9,8 +9,8 @@
 //!                                                    |
 //!                                                    +-> meta, where a page has no overlay
 //! ```
-//! The mappings show what the running program sees. What a crash would leave is worked out
-//! later, from the log ([`crate::Trace`]).
+//! The mappings show what the running program sees. The crash states are computed later, from the log
+//! ([`crate::Trace`]).
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -24,26 +24,26 @@ use crate::log::{Log, Op, Via};
 use crate::pages::{FastMap, FastSet, PAGE, PageMap, by_page};
 use crate::recording::Recording;
 
-/// A use of the media that its contract forbids, seen while it ran.
+/// A violation of the contract of the media, detected during the run.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Violation {
-    /// A page was persisted through the data window while the meta window held changes to it
-    /// that have not been synced: the two windows now disagree.
+    /// A page was persisted through the data view while the meta view had changes to it that were not synced: the
+    /// two views now differ.
     PersistUnderOverlay {
         /// First byte of the page.
         page: u64,
     },
-    /// A page was stored to between its flush and the sync that should have covered it.
+    /// A page was stored to between its flush and the sync that covers it.
     StoreAfterFlush {
         /// First byte of the page.
         page: u64,
     },
 }
 
-/// Simulated persistent memory: a [`Media`] that records every call.
+/// Simulated persistent memory: [`Media`] that record every call.
 pub struct Simulator {
     meta: MappedRange,
-    /// The page cache, in the page flavour; otherwise both windows are `meta`.
+    /// The page cache, in the page flavour; otherwise both views are `meta`.
     data: Option<MappedRange>,
     flavour: Flavour,
     seed: u64,
@@ -61,12 +61,12 @@ impl std::fmt::Debug for Simulator {
 #[derive(Default)]
 struct Live {
     log: Log,
-    /// What the durable image was when recording began; `None` while not recording.
+    /// The durable image at the start of the recording; `None` while not recording.
     start: Option<CrashImage>,
-    /// What the mappings were last known to hold, except for the pages in `touched`.
+    /// The last known contents of the mappings, except for the pages in `touched`.
     resident: Arc<PageMap>,
     touched: FastSet,
-    /// Pages of the meta window with private changes, and whether they were flushed.
+    /// Pages of the meta view with private changes, and whether they were flushed.
     overlay: FastMap<bool>,
     violations: Vec<Violation>,
 }
@@ -97,18 +97,18 @@ impl Simulator {
         self.data.as_ref().unwrap_or(&self.meta)
     }
 
-    /// Bytes of the media.
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.meta.len()
     }
 
-    /// Whether the media has no bytes at all.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.meta.is_empty()
     }
 
-    /// Begins to record. Everything stored before counts as durable (in the page flavour:
-    /// everything in the page cache; unflushed overlay pages stay what they are).
+    /// Starts recording. Everything stored before counts as durable (in the page flavour: everything in the page
+    /// cache; unflushed overlay pages stay unflushed).
     pub fn start_recording(&self) {
         let mut live = self.live.lock();
         let live = &mut *live;
@@ -122,15 +122,15 @@ impl Simulator {
                 false => map.insert(page, Arc::new(bytes)),
             }
         }
-        // Overlay pages differ from the page cache, so the mappings do not hold what `resident` says.
+        // Overlay pages differ from the page cache, so the mappings differ from `resident` there.
         live.touched.extend(live.overlay.keys());
         live.log.clear();
         live.violations.clear();
         live.start = Some(CrashImage::plain(live.resident.clone()));
     }
 
-    /// Notes that something has been acknowledged: what the caller was promised here must be
-    /// found after every later crash. Labels appear in failure reports.
+    /// Marks an acknowledgement: what was acknowledged to the caller here must exist after every later crash.
+    /// Failure reports contain the labels.
     pub fn mark(&self, label: impl Into<String>) {
         let mut live = self.live.lock();
         if live.start.is_some() {
@@ -138,7 +138,7 @@ impl Simulator {
         }
     }
 
-    /// Ends the recording: what was done, and which uses of the media its contract forbids.
+    /// Ends the recording. Returns it, with the violations of the media's contract.
     pub(crate) fn take_recording(&self) -> (Recording, Vec<Violation>) {
         let mut live = self.live.lock();
         let base = match live.start.take() {
@@ -154,19 +154,19 @@ impl Simulator {
         self.description.cache_id
     }
 
-    /// The idle simulators of the lab that made this one; others if that lab is gone.
+    /// The idle simulators of the lab that created this one, or new ones if that lab was dropped.
     pub(crate) fn idle(&self) -> Arc<IdleSimulators> {
         self.idle.upgrade().unwrap_or_else(|| IdleSimulators::new(self.len(), self.flavour, self.seed))
     }
 
-    /// Uses of the media that its contract forbids, since the recording began.
+    /// Violations of the media's contract since the start of the recording.
     pub fn violations(&self) -> Vec<Violation> {
         self.live.lock().violations.clone()
     }
 
-    /// Records bytes that were changed directly in the data window, through an address and
-    /// without any call (a mapped store, a `read(2)` into the pool). They are treated as stores
-    /// that nobody has flushed, or as changes in the page cache.
+    /// Records bytes that were changed directly in the data view, through an address and without a call (a mapped
+    /// store, a `read(2)` into the pool). They count as stores that were not flushed, or as changes in the page
+    /// cache.
     pub fn absorb(&self, at: u64, len: u64) {
         if !self.meta.contains(at, len) {
             return;
@@ -182,8 +182,7 @@ impl Simulator {
         }
     }
 
-    /// Makes the mappings hold a crash image and begins to record on it. Only the pages that
-    /// differ are copied.
+    /// Loads a crash image into the mappings and starts to record on it. Only pages that differ are copied.
     pub(crate) fn load(&mut self, image: CrashImage, cache_id: [u8; 16]) {
         self.description.cache_id = cache_id;
         let live = self.live.get_mut();
@@ -223,7 +222,7 @@ impl Simulator {
         live.start = Some(image);
     }
 
-    /// Remembers that bytes changed, and logs the change if recording.
+    /// Notes a change of bytes, and logs it while recording.
     fn note(&self, live: &mut Live, via: Via, at: u64, bytes: &[u8]) {
         live.touch(at, bytes.len() as u64);
         if live.start.is_some() {
@@ -231,7 +230,7 @@ impl Simulator {
         }
     }
 
-    /// Repeats a change of the page cache in the meta window, where the page has no overlay.
+    /// Repeats a change of the page cache in the meta view, where the page has no overlay.
     fn mirror(&self, live: &mut Live, at: u64, len: u64, write: impl Fn(&MappedRange, u64, usize, usize) -> bool) {
         if self.data.is_none() {
             return;
@@ -267,8 +266,8 @@ impl Simulator {
         debug_assert!(inside, "all parts were checked");
     }
 
-    /// Hands the overlay pages of a range to the page cache. They may reach the disk from now
-    /// on; a file that waits for the sync is one of the cases in which they have not yet.
+    /// Writes the overlay pages of a range to the page cache. From now on they may reach the disk. (A real file may
+    /// write them only at the sync; that is one of the cases.)
     fn write_back(&self, live: &mut Live, at: u64, len: u64) {
         for (at, ..) in by_page(at, len) {
             let page = at / PAGE as u64;
@@ -363,7 +362,7 @@ impl Media for Simulator {
         let flushed: Vec<u64> = live.overlay.iter().filter(|(_, flushed)| **flushed).map(|(page, _)| *page).collect();
         for page in flushed {
             live.overlay.remove(&page);
-            // The private copy is gone: the page cache shows through, whatever it holds.
+            // The private copy was dropped, so the page cache is visible again.
             let mut bytes = [0; PAGE];
             let inside =
                 self.data().read(page * PAGE as u64, &mut bytes) && self.meta.write(page * PAGE as u64, &bytes);
@@ -377,8 +376,8 @@ impl Media for Simulator {
     }
 }
 
-/// Simulators that nobody uses. Loading the next image into one of them copies only what differs,
-/// which is what makes tens of thousands of crash states per second possible.
+/// Idle simulators. Loading the next image into one of them copies only the pages that differ, which makes tens of
+/// thousands of crash states per second possible.
 #[derive(Debug)]
 pub(crate) struct IdleSimulators {
     len: u64,
@@ -392,12 +391,12 @@ impl IdleSimulators {
         Arc::new(IdleSimulators { len, flavour, seed, simulators: Mutex::default() })
     }
 
-    /// A simulator that holds zeros.
+    /// A simulator with zeros.
     pub(crate) fn fresh(self: &Arc<Self>) -> io::Result<Simulator> {
         Simulator::new(self.len, self.flavour, self.seed, Arc::downgrade(self))
     }
 
-    /// A simulator that holds `image` and records from there.
+    /// A simulator that contains `image` and records from there.
     pub(crate) fn with_image(self: &Arc<Self>, image: CrashImage, cache_id: [u8; 16]) -> io::Result<Arc<Simulator>> {
         let idle = self.simulators.lock().pop();
         let mut sim = match idle {
@@ -415,7 +414,7 @@ impl IdleSimulators {
         Ok(sim)
     }
 
-    /// Takes a simulator back, unless somebody still holds it.
+    /// Returns a simulator to the idle ones, unless it is still referenced.
     pub(crate) fn put_back(&self, mut sim: Arc<Simulator>) {
         if Arc::get_mut(&mut sim).is_some() {
             self.simulators.lock().push(sim);

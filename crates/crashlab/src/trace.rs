@@ -1,13 +1,13 @@
-//! A finished recording: the moments at which it could have been cut off, and what each leaves.
+//! A finished recording: its crash points, and the states of each.
 //!
 //! ```text
 //!   events   W  W  Pe  mark  S  F  W  Pe  mark
 //!                 ^               ^        ^        power cuts: where most is pending, because
-//!            ^  ^     ^    ^       ^   ^        ^   a crash before that leaves a subset of it
+//!            ^  ^     ^    ^       ^   ^        ^   an earlier crash leaves a subset of it
 //!                                                   kills: between any two events, and within
 //! ```
-//! Between two fences the pending stores only grow, and what an early crash can leave, a late one
-//! can leave too. So power cuts are tried just before each fence (or sync) and at the end.
+//! Between two fences pending stores are only added, and every state after an early crash is possible after a late
+//! one. So power cuts are tried just before each fence (or sync) and at the end.
 
 use std::io;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl std::fmt::Debug for Trace {
 }
 
 impl Simulator {
-    /// Ends the recording. What was never recorded yields a trace without events.
+    /// Ends the recording. Without a recording, the trace has no events.
     pub fn finish(&self) -> Trace {
         let (recording, violations) = self.take_recording();
         Trace { recording, violations, cache_id: self.cache_id(), idle: self.idle() }
@@ -47,7 +47,7 @@ impl Simulator {
 }
 
 impl Trace {
-    /// How many events were recorded.
+    /// Number of events recorded.
     pub fn events(&self) -> usize {
         self.recording.log.events.len()
     }
@@ -57,7 +57,7 @@ impl Trace {
         &self.recording.log.marks
     }
 
-    /// Uses of the media that its contract forbids.
+    /// Violations of the media's contract.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
@@ -67,7 +67,7 @@ impl Trace {
         self.recording.seed
     }
 
-    /// One line per event, for a person who looks for a missing flush.
+    /// One line per event, to search for a missing flush.
     pub fn listing(&self) -> String {
         let mut marks = self.recording.log.marks.iter();
         let mut text = String::new();
@@ -78,7 +78,7 @@ impl Trace {
         text
     }
 
-    /// All moments worth crashing at, in order.
+    /// All crash points, in order.
     pub fn crash_points(&self) -> Vec<CrashPoint> {
         let mut points = Vec::new();
         let mut add = |event, kind| points.push(CrashPoint { number: points.len(), event, kind });
@@ -95,7 +95,7 @@ impl Trace {
         points
     }
 
-    /// What may be found after a crash at `point`, equal images included.
+    /// The possible states after a crash at `point`, including equal images.
     pub fn states(&self, point: CrashPoint, budget: &Budget) -> impl Iterator<Item = CrashState> + use<> {
         let mut replay = Replay::new(&self.recording.base, &self.recording.log, self.recording.flavour);
         replay.advance_to(point.event);
@@ -103,10 +103,10 @@ impl Trace {
         (0..moment.count()).map(move |number| Moment::state(&moment, number))
     }
 
-    /// The simulator that holds a state, recording from there on.
+    /// A simulator that contains a state and records from there.
     ///
     /// # Errors
-    /// When the kernel refuses the address space.
+    /// If the kernel denies the address space.
     pub fn simulator(&self, state: &CrashState) -> io::Result<Arc<Simulator>> {
         let cache_id = match state.point.kind {
             CrashKind::ProcessKill => self.cache_id,

@@ -1,12 +1,13 @@
-//! Pages of the pool that were found to be lost: known from then on, in DRAM, as long as the pool is open.
+//! The lost pages of a pool: the set of pages that are known to be unreadable, in DRAM, for as long as the pool is
+//! open.
 //!
 //! ```text
-//!   Media::bad (when it is opened) ------.
-//!   reach (a fault was noted) --collect--+-> the pages --> reads and stores there: Error::Lost
-//!                                                      --> free: not handed out; freed: retired (frame)
+//!   Media::bad (at open) ---------------.
+//!   fault_tolerant (a fault) --collect--+-> the set --> reads and stores there: Error::Lost
+//!                                                   --> free: not allocated; freed: retired (frame)
 //! ```
 //!
-//! Empty on all media that are well, and then two loads and a comparison per access.
+//! While no page is lost, it costs two loads and a comparison per access.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -20,8 +21,9 @@ use crate::PAGE_SIZE;
 /// The lost pages of one pool.
 #[derive(Debug)]
 pub(super) struct BadPages {
-    /// Faults of the process when there was nothing lost; [`SOMETHING`] from when there is.
-    well_at: AtomicU64,
+    /// The process's fault count at the last check that found no lost page; [`SOME_LOST`] once there are lost
+    /// pages.
+    clean_at: AtomicU64,
     count: AtomicUsize,
     known: Mutex<Known>,
 }
@@ -29,28 +31,32 @@ pub(super) struct BadPages {
 #[derive(Debug)]
 struct Known {
     pages: BTreeSet<u64>,
-    /// The first fault of the process that has not been looked at.
+    /// The first fault of the process that was not processed yet.
     next: u64,
 }
 
-/// More faults than there can be.
-const SOMETHING: u64 = u64::MAX;
+/// Larger than any number of faults.
+const SOME_LOST: u64 = u64::MAX;
 
 impl BadPages {
-    /// Nothing lost; faults from now on count.
+    /// An empty set. Only later faults count.
     pub(super) fn new() -> BadPages {
         let known = Known { pages: BTreeSet::new(), next: fault_tolerant::next() };
         BadPages {
-            well_at: AtomicU64::new(fault_tolerant::count()),
+            clean_at: AtomicU64::new(fault_tolerant::count()),
             count: AtomicUsize::new(0),
             known: Mutex::new(known),
         }
     }
 
-    /// The first lost page of the pool bytes `at .. at + len`, by its first byte.
+    /// The first lost page in the pool bytes `at .. at + len`, by its first byte.
     #[inline]
     pub(super) fn first_in(&self, windows: Views<'_>, at: u64, len: u64) -> Option<u64> {
-        if self.well_at.load(Ordering::Relaxed) == fault_tolerant::count() { None } else { self.look(windows, at, len) }
+        if self.clean_at.load(Ordering::Relaxed) == fault_tolerant::count() {
+            None
+        } else {
+            self.look(windows, at, len)
+        }
     }
 
     #[cold]
@@ -63,7 +69,7 @@ impl BadPages {
         self.known.lock().pages.range(at / PAGE_SIZE..=last).next().map(|page| page * PAGE_SIZE)
     }
 
-    /// Adds the pages with these pool bytes.
+    /// Adds the pages that contain these pool bytes.
     pub(super) fn add(&self, bytes: Range<u64>) {
         if bytes.is_empty() {
             return;
@@ -73,13 +79,13 @@ impl BadPages {
         self.publish(&known);
     }
 
-    /// How many there are.
+    /// Number of lost pages.
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Takes up what was noted since the last time. Under the lock, so that nobody takes a fault for looked at whose
-    /// page is not among the lost ones yet.
+    /// Processes the faults noted since the last call. This happens under the lock, so that no thread considers a
+    /// fault processed before its page is in the set.
     fn collect(&self, windows: Views<'_>) {
         let now = fault_tolerant::count();
         let mut known = self.known.lock();
@@ -89,7 +95,7 @@ impl BadPages {
             pages.extend(places.map(|at| at / PAGE_SIZE));
         });
         if known.pages.is_empty() {
-            self.well_at.store(now, Ordering::Relaxed);
+            self.clean_at.store(now, Ordering::Relaxed);
         } else {
             self.publish(&known);
         }
@@ -97,7 +103,7 @@ impl BadPages {
 
     fn publish(&self, known: &Known) {
         self.count.store(known.pages.len(), Ordering::Relaxed);
-        self.well_at.store(SOMETHING, Ordering::Relaxed);
+        self.clean_at.store(SOME_LOST, Ordering::Relaxed);
     }
 }
 
@@ -121,7 +127,7 @@ mod tests {
         assert_eq!((lost.count(), well.count()), (1, 0));
     }
 
-    /// Fails if a fault is taken for looked at while its address is still on its way.
+    /// Fails if a fault is considered processed before its address was stored.
     #[test]
     fn a_fault_whose_address_comes_late_makes_its_page_lost_all_the_same() {
         let memory = Memory::new(1 << 20).expect("memory");

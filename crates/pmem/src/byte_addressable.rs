@@ -1,20 +1,20 @@
-//! Memory that is its own storage as media: DAX devices and files, and, for what need not outlive
-//! the machine, tmpfs and hugetlbfs files.
+//! Byte-addressable memory as media: DAX devices and files; also tmpfs and hugetlbfs files, for data that need not
+//! outlive the machine.
 //!
 //! ```text
-//!    store, flush, fence     persist          (both windows are the one mapping)
+//!    store, flush, fence     persist          (both views are one mapping)
 //!            |                  |
 //!        +---+------------------+---+
-//!        |   one shared mapping     |   opened read-only: the data window takes no stores,
-//!        +--------------------------+   the meta window is private to this process
-//!            |  lines pushed out
+//!        |   one shared mapping     |   opened read-only: the data view takes no stores,
+//!        +--------------------------+   the meta view is private to this process
+//!            |  cache lines written back
 //!        persistent memory
 //! ```
 //!
-//! Stores are processor instructions, so trouble below arrives as SIGBUS and not as an error:
-//! [`Media::reserve`] keeps a full filesystem from being that trouble, but nothing can keep
-//! somebody else from shortening the file, or the memory from failing. On tmpfs even the *read* of
-//! a hole takes a page: read only what was reserved or stored to where that matters.
+//! Stores are processor instructions, so an error of the memory or the filesystem is a SIGBUS, which
+//! [`crate::fault_tolerant`] turns into an error. [`Media::reserve`] prevents that a store fails because the
+//! filesystem is full. It cannot prevent that another process truncates the file, or that memory fails. On tmpfs
+//! even a *read* of a hole allocates a page: where that matters, read only what was reserved or stored.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,7 +25,7 @@ use std::os::fd::AsFd;
 use parking_lot::Mutex;
 
 use super::file_len::{self, FileLen};
-use super::mapped_range::MOST_ROOM;
+use super::mapped_range::MAX_ROOM;
 use super::ordinary_file::allocate;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, Persister, Share, Views,
@@ -36,38 +36,38 @@ use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 /// A pool in byte-addressable memory; see the module's picture.
 #[derive(Debug)]
 pub struct ByteMedia {
-    /// Keeps the lock; and what `reserve` allocates in.
+    /// Holds the lock; `reserve` allocates space in it.
     file: File,
     shared: MappedRange,
     share: Share,
     private: Option<Private>,
     persister: Persister,
     len: FileLen,
-    /// Bytes in the media's own page.
+    /// Page size of the media, in bytes.
     unit: u64,
     description: Description,
 }
 
-/// The meta window of a pool that is open read-only.
+/// The meta view of a pool that is open read-only.
 #[derive(Debug)]
 enum Private {
-    /// A private mapping: the kernel copies what is stored to.
+    /// A private mapping: the kernel copies pages at the first store.
     Pages(MappedRange),
-    /// Where the kernel has no private mappings (device DAX) or no memory for their copies
-    /// (hugetlbfs), units are copied here, when first stored to.
+    /// Used where the kernel has no private mappings (device DAX) or no memory for their copies (hugetlbfs): units
+    /// are copied at the first store.
     Units { window: MappedRange, copied: Mutex<Copied> },
 }
 
 #[derive(Debug, Default)]
 struct Copied {
     units: BTreeSet<u64>,
-    /// A unit could not be copied, so a store to it was lost; told by `flush`.
+    /// A unit could not be copied, so a store to it was lost; `flush` returns this error.
     failed: Option<i32>,
 }
 
 impl ByteMedia {
-    /// The first `len` bytes of `file`, which is locked and long enough. `unit` is the size of
-    /// the media's own page, and `len` a multiple of it.
+    /// The first `len` bytes of `file`, which is locked and long enough. `unit` is the page size of the media, and
+    /// `len` a multiple of it.
     pub(super) fn new(file: File, kind: MediaKind, len: u64, unit: u64, read_only: bool) -> io::Result<ByteMedia> {
         let share = match (kind, read_only) {
             (MediaKind::DaxFile, false) => Share::SharedSync,
@@ -77,7 +77,7 @@ impl ByteMedia {
         };
         let shared = match read_only {
             true => MappedRange::file(file.as_fd(), len, share)?,
-            false => MappedRange::file_with_room(file.as_fd(), len, (unit, MOST_ROOM), share)?,
+            false => MappedRange::file_with_room(file.as_fd(), len, (unit, MAX_ROOM), share)?,
         };
         if kind == MediaKind::Tmpfs {
             shared.advise_huge();
@@ -135,7 +135,7 @@ impl Private {
             }
             if let Err(e) = window.privatize(n * unit, unit) {
                 copied.failed = Some(e.raw_os_error().unwrap_or(libc::ENOMEM));
-                // The window takes no stores where it was not copied.
+                // The view takes no stores where it was not copied.
                 return true;
             }
             copied.units.insert(n);
@@ -143,7 +143,7 @@ impl Private {
         window.write(at, bytes)
     }
 
-    /// Tells of a store that was lost.
+    /// The error of a store that was lost.
     fn failure(&self) -> io::Result<()> {
         match self {
             Private::Units { copied, .. } => match copied.lock().failed {
@@ -173,7 +173,7 @@ impl Media for ByteMedia {
 
     fn store(&self, at: u64, bytes: &[u8]) {
         debug_assert!(self.shared.contains(at, bytes.len() as u64), "Region checks bounds");
-        // What cannot be reached is noted, and the next read there says so.
+        // A fault is noted, and the next read there returns an error.
         let _ = match &self.private {
             Some(private) => private.store(self.unit, at, bytes),
             None => self.shared.write(at, bytes),
@@ -193,7 +193,7 @@ impl Media for ByteMedia {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // MAP_SYNC has the filesystem's own records durable before a page can be stored to.
+        // With MAP_SYNC the filesystem makes its metadata durable before a page becomes writable.
         self.persister.fence();
         Ok(())
     }
@@ -248,8 +248,8 @@ impl Media for ByteMedia {
 
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         let sync = self.description.kind == MediaKind::DaxFile;
-        // SAFETY: the caller's promise is handed on.
-        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, sync)? };
+        // SAFETY: the caller guarantees it.
+        unsafe { MappedRange::map_at(self.file.as_fd(), at, len, to, how, sync)? };
         if self.description.kind == MediaKind::Tmpfs && len >= HUGE_PAGE_SIZE {
             // SAFETY: changes no byte, only how the kernel backs the range.
             let _ = unsafe { rustix::mm::madvise(to.cast(), len as usize, rustix::mm::Advice::LinuxHugepage) };
@@ -259,7 +259,7 @@ impl Media for ByteMedia {
 }
 
 impl ByteMedia {
-    /// Whether the length is that of a device.
+    /// Whether a device determines the length.
     fn is_device(&self) -> bool {
         self.description.kind == MediaKind::DaxDevice
     }
@@ -271,7 +271,7 @@ impl Drop for ByteMedia {
     }
 }
 
-/// What a user may rely on.
+/// The durability that a user may rely on.
 fn promise(kind: MediaKind, read_only: bool) -> &'static str {
     match kind {
         _ if read_only => "opened read-only: nothing is changed",

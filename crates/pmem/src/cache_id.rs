@@ -1,15 +1,15 @@
-//! Which volatile cache lies above a file: what was written there and not synced is still in it as long as its
-//! identity is the same.
+//! The identity of the volatile cache above a file. Unsynced writes are still in the cache as long as the identity
+//! has not changed.
 //!
 //! ```text
 //!   file            boot | device | inode | mount        | sequence number of the disk
 //!   block device    boot | device                        | sequence number of the disk
 //! ```
 //!
-//! The boot alone is not enough. A disk that was unplugged, a filesystem that was unmounted by force or a server of one
-//! that was restarted have lost what was not synced; a snapshot of a live disk, or a copy, never had all of it. A false
-//! difference costs at most what no sync has covered (a pool that is opened through another mount than before, say);
-//! a false identity would have records replayed whose neighbours are missing.
+//! The boot id alone is not enough. A disk that was unplugged, a filesystem that was unmounted by force, or a
+//! network filesystem whose server was restarted has lost unsynced writes; a snapshot of a live disk, or a copy,
+//! never had all of them. A false difference (if a pool is opened through another mount, for example) costs at most
+//! unsynced commits. A false equality would replay records although their data is missing.
 
 use std::fs::File;
 use std::hash::Hasher;
@@ -19,19 +19,19 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// Its identity; zeros, which are no identity, if the kernel does not tell enough.
+/// The identity; all zeros (no identity) if the kernel does not provide enough information.
 pub(super) fn id(file: &File) -> [u8; 16] {
     parts(file).map_or([0; 16], |parts| {
         let mut hasher = SipHasher13::new();
         parts.into_iter().for_each(|part| hasher.write_u64(part));
         let hash = hasher.finish128();
-        // One of them is never zero, so that the whole is not.
+        // Setting a bit ensures that the result is never zero.
         (u128::from(hash.h1 | 1) << 64 | u128::from(hash.h2)).to_be_bytes()
     })
 }
 
 fn parts(file: &File) -> Option<[u64; 7]> {
-    // The identity of a mount is one of its own since Linux 6.8; before, those that are gone are used again.
+    // Mount ids are unique since Linux 6.8; before, the ids of removed mounts are reused.
     const MOUNT: u32 = 0x1000;
     const UNIQUE_MOUNT: u32 = 0x4000;
     let boot = boot_id()?;
@@ -42,7 +42,7 @@ fn parts(file: &File) -> Option<[u64; 7]> {
         true => (about.stx_rdev_major, about.stx_rdev_minor),
         false => (about.stx_dev_major, about.stx_dev_minor),
     };
-    // The names of a device are many, and have one cache; the paths to a file lead through mounts.
+    // All names of a device share one cache. A path to a file depends on the mount.
     let (inode, mount) = match device {
         true => (0, 0),
         false if about.stx_mask & (MOUNT | UNIQUE_MOUNT) == 0 => return None,
@@ -53,8 +53,8 @@ fn parts(file: &File) -> Option<[u64; 7]> {
     Some([(boot >> 64) as u64, boot as u64, device.into(), number, inode, mount, disk])
 }
 
-/// The number that the kernel gives a disk when it appears, or when other media are put in; partitions are those of
-/// their disk.
+/// The number that the kernel assigns to a disk when it appears or its medium changes. A partition has the number
+/// of its disk.
 fn disk_sequence(sys: &Path, major: u32, minor: u32) -> Option<u64> {
     let device = std::fs::canonicalize(sys.join("dev/block").join(format!("{major}:{minor}"))).ok()?;
     let disk = if device.join("partition").exists() { device.parent()? } else { &device };

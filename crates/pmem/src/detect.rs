@@ -1,16 +1,16 @@
-//! From a path to media: what lies there, whose it is, how long it is.
+//! Opening a path as media: detects the kind, locks the file, and determines the length.
 //!
 //! ```text
-//!   path --> look (before opening: an open of a fifo or a tape does things)
-//!              |-- regular file --> open or make --> lock --> filesystem? --> tmpfs, hugetlbfs,
+//!   path --> stat (before opening: an open of a fifo or a tape has side effects)
+//!              |-- regular file --> open or create --> lock --> filesystem? --> tmpfs, hugetlbfs,
 //!              |                                                  DAX file, ordinary file
-//!              |-- block device --> open, alone ---> lock --> ordinary file
-//!              |-- device DAX ----> open ----------> lock --> device DAX
-//!              `-- anything else: refused, by name
+//!              |-- block device --> open with O_EXCL --> lock --> ordinary file
+//!              |-- device DAX ----> open --------------> lock --> device DAX
+//!              `-- anything else: rejected, with its type
 //! ```
 //!
-//! Nothing that was there is ever shortened or overwritten here; a file that was made here is
-//! removed again if it cannot be used.
+//! This never truncates or overwrites existing data. A file that it has created is removed again if it cannot be
+//! used.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -28,35 +28,35 @@ use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
-/// How to open media.
+/// Options for opening media.
 #[derive(Clone, Debug, Default)]
 pub struct Open {
-    /// Change nothing: what is stored stays in this process. Others may have it open read-only too.
+    /// Change nothing: stores stay in this process. Other processes may have the media open read-only too.
     pub read_only: bool,
-    /// Treat the path as this kind of media instead of finding out.
+    /// The kind of media; `None` detects it.
     pub kind: Option<MediaKind>,
-    /// Bytes of the pool: makes the file if it is missing, and lengthens it if it is shorter; of
-    /// what is longer, the first so many bytes are used. `None` takes all of what is there.
+    /// Size of the pool in bytes. Creates the file if it is missing and extends it if it is shorter; of a longer
+    /// file, only this many bytes are used. `None` uses the whole file.
     pub size: Option<u64>,
 }
 
-/// Open media, locked until the last clone of `media` is gone.
+/// Open media, locked until the last clone of `media` is dropped.
 #[derive(Clone, Debug)]
 pub struct Opened {
     /// The media.
     pub media: Arc<dyn Media>,
-    /// Bytes of it.
+    /// Their length in bytes.
     pub len: u64,
-    /// Whether the file was made by this call.
+    /// Whether this call has created the file.
     pub created: bool,
 }
 
-/// Opens the media at `path` as `how` says.
+/// Opens the media at `path` with the options `how`.
 ///
 /// # Errors
-/// [`Error::InUse`] if somebody else (in this process too) has it open; [`Error::NotFound`] if
-/// nothing is there and no size was given; [`Error::Size`] for a size that cannot be; otherwise
-/// [`Error::Path`] with what the system refused.
+/// [`Error::InUse`] if another open holds the lock (also in this process); [`Error::NotFound`] if the path does not
+/// exist and no size was given; [`Error::Size`] for an impossible size; otherwise [`Error::Path`] with the error of
+/// the system.
 pub fn open(path: &Path, how: &Open) -> Result<Opened> {
     match how.kind {
         Some(MediaKind::Memory | MediaKind::Simulator) => {
@@ -68,7 +68,7 @@ pub fn open(path: &Path, how: &Open) -> Result<Opened> {
         _ => {}
     }
     let mut place = Place::find(path, how)?;
-    // The lock comes before any change, and before the kind is probed.
+    // Lock before any change, and before the kind is detected.
     match pool_lock::take(&place.file, path, how.read_only).and_then(|()| place.finish(how)) {
         Ok(opened) => Ok(opened),
         Err(e) => {
@@ -80,7 +80,7 @@ pub fn open(path: &Path, how: &Open) -> Result<Opened> {
     }
 }
 
-/// What kind of thing the path names.
+/// The type of the path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Node {
     Regular,
@@ -88,7 +88,7 @@ enum Node {
     DaxDevice,
 }
 
-/// An opened path on its way to becoming media.
+/// An open path, before it becomes media.
 struct Place {
     path: PathBuf,
     file: File,
@@ -100,7 +100,7 @@ impl Place {
     fn find(path: &Path, how: &Open) -> Result<Place> {
         let fail = |what| move |source: io::Error| Error::Path { what, path: path.to_path_buf(), source };
         let mut flags = if how.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-        // NONBLOCK: should the path have become a fifo since the look at it, the open must not hang.
+        // NONBLOCK: if the path was replaced by a fifo meanwhile, the open must not block.
         flags |= OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let node = match std::fs::metadata(path) {
             Ok(meta) => Some(node(path, &meta)?),
@@ -109,13 +109,13 @@ impl Place {
         };
         match (node, how.size) {
             (None, None) => return Err(Error::NotFound),
-            // A device that is not there must not become a file in the memory that /dev is made of.
+            // A missing device must not become a file in devtmpfs.
             (None, Some(_)) if is_dev(path) => {
                 let why = io::Error::new(io::ErrorKind::NotFound, "there is no such device");
                 return Err(fail("cannot make")(why));
             }
             (None, Some(_)) => flags |= OFlags::CREATE | OFlags::EXCL,
-            // Alone: a block device that is mounted, or part of an array, is refused.
+            // With O_EXCL a block device that is mounted or part of an array is rejected.
             (Some(Node::Block), _) if !how.read_only => flags |= OFlags::EXCL,
             _ => {}
         }
@@ -133,7 +133,7 @@ impl Place {
         let (kind, unit) = self.kind(how)?;
         let len = self.fit(how, unit)?;
         if self.created {
-            self.settle()?;
+            self.make_durable()?;
         }
         let file = self.file.try_clone().map_err(|e| self.fail("cannot open", e))?;
         let media: io::Result<Arc<dyn Media>> = match kind {
@@ -151,7 +151,7 @@ impl Place {
         Ok(Opened { media, len, created: self.created })
     }
 
-    /// The kind of media, and the size of its own page.
+    /// The kind of media, and their page size.
     fn kind(&self, how: &Open) -> Result<(MediaKind, u64)> {
         let (found, unit) = match self.node {
             Node::DaxDevice => {
@@ -166,7 +166,7 @@ impl Place {
         match how.kind {
             None => Ok((found, unit)),
             Some(forced) if forced == found => Ok((found, unit)),
-            // Whatever has a page cache, or is one, takes pwrite.
+            // All files with a page cache, and tmpfs, can be written with `pwrite`.
             Some(MediaKind::File) if matches!(found, MediaKind::Tmpfs | MediaKind::DaxFile) => {
                 Ok((MediaKind::File, unit))
             }
@@ -184,20 +184,20 @@ impl Place {
             HUGETLBFS_MAGIC => return Ok((MediaKind::Hugetlbfs, (about.f_bsize as u64).max(PAGE_SIZE))),
             _ => {}
         }
-        // The kernel grants MAP_SYNC exactly where flushed stores are durable without a system
-        // call; virtio-pmem, for one, has DAX but needs fsync, and is an ordinary file to us.
+        // The kernel permits MAP_SYNC exactly where flushed stores are durable without a system call. virtio-pmem
+        // has DAX but needs fsync, so it is treated as an ordinary file.
         let share = if read_only { Share::ReadOnlySync } else { Share::SharedSync };
         let granted = MappedRange::file(self.file.as_fd(), PAGE_SIZE, share).is_ok();
         let dax = granted && (read_only || Persister::durable().is_some());
         Ok((if dax { MediaKind::DaxFile } else { MediaKind::File }, PAGE_SIZE))
     }
 
-    /// The pool's length, after lengthening a file that is shorter than asked.
+    /// The length of the pool. Extends a file that is shorter than requested.
     fn fit(&self, how: &Open, unit: u64) -> Result<u64> {
         let there = self.current_len()?;
         let too_large = |size: u64| Error::Size(format!("{size} bytes are more than {} can have", self.path.display()));
         let Some(size) = how.size else {
-            // A last part of a unit cannot be mapped safely: it is left alone.
+            // A last partial unit cannot be mapped safely and is not used.
             let len = there / unit * unit;
             usize::try_from(len).map_err(|_| too_large(len))?;
             return if len > 0 { Ok(len) } else { Err(self.too_short(there)) };
@@ -230,19 +230,19 @@ impl Place {
         .map_err(|e| self.fail("cannot find the size of", e))
     }
 
-    /// Makes a new file's length and name durable, so that what is promised later has a place.
-    fn settle(&self) -> Result<()> {
+    /// Makes the length and the name of a new file durable.
+    fn make_durable(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| self.fail("cannot sync", e))?;
         let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        // A directory that cannot be opened or synced for lack of permission is not ours to judge.
+        // If permissions do not allow opening or syncing the directory, continue without it.
         let _ = File::open(parent).and_then(|dir| dir.sync_all());
         Ok(())
     }
 
-    /// A number that the kernel tells about a DAX device.
+    /// A number from the sysfs directory of a DAX device.
     fn dax_number(&self, name: &str) -> io::Result<u64> {
         let text = std::fs::read_to_string(sys_char(self.file.metadata()?.rdev()).join(name))?;
         text.trim()
@@ -267,19 +267,19 @@ impl Place {
     }
 }
 
-/// Who keeps a block device from being opened alone, if it is somebody with a pool on it.
+/// The error that names the process that has a pool open on a block device, if there is one.
 fn whose(path: &Path) -> Option<Error> {
     std::fs::metadata(path).ok().filter(|meta| meta.file_type().is_block_device())?;
     let file = File::open(path).ok()?;
     pool_lock::take(&file, path, true).err().filter(|e| matches!(e, Error::InUse { .. }))
 }
 
-/// Whether a name that is not there would be one of a device.
+/// Whether a missing path would be the name of a device.
 fn is_dev(path: &Path) -> bool {
     path.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == Path::new("/dev"))
 }
 
-/// What a user may do about a kind that was forced in vain.
+/// Advice for a user whose requested kind is not possible.
 fn hint(forced: MediaKind) -> &'static str {
     match forced {
         MediaKind::DaxFile => " (the filesystem must be mounted with DAX on memory that takes MAP_SYNC)",
@@ -289,7 +289,7 @@ fn hint(forced: MediaKind) -> &'static str {
     }
 }
 
-/// What kind of thing `meta` describes; a clear refusal if no pool can lie on it.
+/// The type of the path; a specific error if it cannot contain a pool.
 fn node(path: &Path, meta: &std::fs::Metadata) -> Result<Node> {
     let kind = meta.file_type();
     let what = match () {

@@ -1,4 +1,4 @@
-//! What can go wrong with a range of persistent memory, with the place where it did.
+//! Errors of media and of accesses to them, with the place where they occurred.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,10 +10,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nothing is at the path, and no size was given to make a file with.
+    /// The path does not exist, and no size was given to create a file.
     #[error("no such file or directory")]
     NotFound,
-    /// An argument makes no sense.
+    /// An invalid argument.
     #[error("invalid argument: {0}")]
     Invalid(&'static str),
     /// The range does not lie inside the media.
@@ -26,16 +26,16 @@ pub enum Error {
         /// Bytes of the media.
         media: u64,
     },
-    /// The page at this byte cannot be read: the memory has failed.
+    /// The page at this byte is unreadable: the memory has failed.
     #[error("media error: the page at byte {0:#x} cannot be read")]
     BadPage(u64),
     /// The media are open read-only.
     #[error("the media are open read-only")]
     ReadOnly,
-    /// The filesystem below has no space left.
+    /// The filesystem has no space left.
     #[error("no space left below the media")]
     NoSpace,
-    /// The size cannot be.
+    /// An impossible size.
     #[error("size: {0}")]
     Size(String),
     /// Another open of the same path holds its lock.
@@ -43,17 +43,17 @@ pub enum Error {
     InUse {
         /// The path.
         path: PathBuf,
-        /// The process that holds the lock; 0 if that could not be found out.
+        /// The process that holds the lock; 0 if unknown.
         pid: u32,
     },
-    /// The system refused something, at a named path.
+    /// A system call on a path has failed.
     #[error("{what} {}: {source}", path.display())]
     Path {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On which path.
+        /// The path.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the system.
         source: io::Error,
     },
     /// The media failed.

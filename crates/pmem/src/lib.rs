@@ -12,26 +12,24 @@
 //!        | a memfd     | DAX,tmpfs | ordinary file |
 //! ```
 //!
-//! The crate knows bytes and no format. Everything above depends on [`Media`] and [`Region`] only.
+//! The crate handles bytes and knows no format. Everything above depends on [`Media`] and [`Region`] only.
 //!
 //! # Failure model
-//! At a power cut, stores have become durable in any order, 8 aligned bytes at a time. Any subset
-//! of what has not been flushed *and* fenced may have survived; any of it may be lost. After
-//! [`Media::persist`] has returned (on media whose [`Durability`] is `AtFence`), or after
-//! [`Media::sync`] (on every kind), what was stored before is durable.
+//! At a power cut, stores have become durable in any order, 8 aligned bytes at a time. Any subset of what was not
+//! flushed *and* fenced may have survived. After [`Media::persist`] has returned (on media whose [`Durability`] is
+//! `AtFence`), or after [`Media::sync`] (on all media), everything stored before is durable.
 //!
 //! # Two views
-//! The kernel writes pages of an ordinary file back whenever it likes, so a metadata change
-//! made there could reach the disk before the journal record that describes it. Such media give
-//! two views of the same bytes: `meta`, a private overlay that takes [`Media::store`] and
-//! reaches the file only by [`Media::flush`] followed by [`Media::sync`]; and `data`, which takes
-//! [`Media::persist`]. On byte-addressable media both views are one mapping.
-//! A byte is reached through one of the two views only, for as long as its page has one owner.
+//! The kernel writes back pages of an ordinary file at any time, so a metadata change made there could reach the
+//! disk before the journal record that describes it. Such media have two views of the same bytes. `meta` is a
+//! private overlay that takes [`Media::store`] and reaches the file only by [`Media::flush`] followed by
+//! [`Media::sync`]. `data` takes [`Media::persist`]. On byte-addressable media both views are one mapping. As long
+//! as a page has one owner, its bytes are accessed through one of the two views only.
 //!
 //! # Media errors
-//! Memory that fails is an error of the operation that meets it and does not end the process:
-//! every access goes through [`fault_tolerant`], and [`Region`] remembers the bad pages. Those that the kernel
-//! lists as bad are known from the beginning ([`Media::bad`]).
+//! Failed memory is an error of the operation that accesses it and does not end the process. Every access goes
+//! through [`fault_tolerant`], and [`Region`] keeps a set of the bad pages. Pages that the kernel lists as bad are
+//! in the set from the beginning ([`Media::bad`]).
 
 mod bad_pages;
 mod byte_addressable;
@@ -72,34 +70,34 @@ pub const PAGE_SIZE: u64 = 4096;
 /// Bytes in a huge page.
 pub const HUGE_PAGE_SIZE: u64 = 2 << 20;
 
-/// One stretch of a [`Media::persist`] call.
+/// One part of a [`Media::persist`] call.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
     /// Store these bytes at the pool byte `at`.
     Bytes {
         /// First pool byte.
         at: u64,
-        /// What to store.
+        /// The bytes to store.
         bytes: &'a [u8],
     },
     /// Store `len` zero bytes at the pool byte `at`.
     Zero {
         /// First pool byte.
         at: u64,
-        /// How many.
+        /// Number of zero bytes.
         len: u64,
     },
 }
 
 impl Part<'_> {
-    /// First pool byte.
+    /// The first pool byte.
     pub fn at(&self) -> u64 {
         match *self {
             Part::Bytes { at, .. } | Part::Zero { at, .. } => at,
         }
     }
 
-    /// Bytes stored.
+    /// Number of bytes stored.
     pub fn len(&self) -> u64 {
         match *self {
             Part::Bytes { bytes, .. } => bytes.len() as u64,
@@ -107,59 +105,58 @@ impl Part<'_> {
         }
     }
 
-    /// Whether nothing is stored.
+    /// Whether the part is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a range of persistent memory must be able to do: the only trusted seam of the engine.
+/// The operations on a range of persistent memory: the only trusted interface beneath the engine.
 ///
-/// Offsets are pool bytes. The caller ([`Region`]) has checked that every range lies inside
-/// [`Views`]; an implementation may still refuse with an error but must not touch other bytes.
+/// Offsets are pool bytes. The caller ([`Region`]) has checked that every range lies inside [`Views`]. An
+/// implementation may still return an error, but must not access other bytes.
 pub trait Media: Send + Sync + fmt::Debug {
-    /// What this is and what it promises.
+    /// The kind of the media and their guarantees.
     fn describe(&self) -> &Description;
 
-    /// The two windows through which the bytes are read.
+    /// The two views through which the bytes are read.
     fn views(&self) -> Views<'_>;
 
-    /// Stores all parts through the data window with stores that bypass the cache, then fences
-    /// once. Durable on return where durability is [`Durability::AtFence`]; otherwise visible at
-    /// once, and durable after the next [`Media::sync`].
+    /// Stores all parts through the data view with stores that bypass the cache, then fences once. Durable on
+    /// return if durability is [`Durability::AtFence`]; otherwise visible on return, and durable after the next
+    /// [`Media::sync`].
     ///
-    /// Several parts in one call become durable in any order. Non-temporal stores lie outside
-    /// Rust's memory model until the fence, which is why the two are one function.
+    /// The parts of one call become durable in any order. Non-temporal stores are outside Rust's memory model until
+    /// the fence, so one function does both.
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()>;
 
-    /// An ordinary store of metadata through the meta window. It may become durable at any
-    /// moment from now on (`AtFence`), or only by flush and sync (`AtSync`).
+    /// Stores metadata through the meta view with ordinary stores. It may become durable at any time from now on
+    /// (`AtFence`), or only by a flush and a sync (`AtSync`).
     fn store(&self, at: u64, bytes: &[u8]);
 
-    /// Starts the write-back of metadata stored before: durable after the next
-    /// [`Media::fence`] (`AtFence`) or [`Media::sync`] (`AtSync`).
-    /// No [`Media::store`] to the same pages may run between a flush and that sync.
+    /// Starts the write-back of metadata stored before: durable after the next [`Media::fence`] (`AtFence`) or
+    /// [`Media::sync`] (`AtSync`). No [`Media::store`] to the same pages may run between a flush and that sync.
     fn flush(&self, at: u64, len: u64) -> io::Result<()>;
 
-    /// Orders all earlier flushes of this thread before what it stores next.
+    /// Orders all earlier flushes of this thread before its later stores.
     fn fence(&self);
 
-    /// Everything persisted before, and everything flushed before, is durable on return.
+    /// Everything persisted or flushed before is durable on return.
     fn sync(&self) -> io::Result<()>;
 
-    /// Makes sure that later stores to the range cannot fail for want of space below (a sparse
-    /// file on a full filesystem would answer such a store with SIGBUS). May zero what was never
-    /// stored, never changes what was.
+    /// Ensures that later stores to the range do not fail for lack of space (on a sparse file of a full filesystem
+    /// such a store is a SIGBUS). May zero bytes that were never stored to; does not change others.
     fn reserve(&self, at: u64, len: u64) -> io::Result<()>;
 
-    /// Lets the media have `len` bytes, a multiple of a huge page, or of the media's own page if that is larger.
+    /// Changes the length of the media to `len` bytes, a multiple of a huge page, or of the media's page size if
+    /// that is larger.
     ///
-    /// Longer: on return so many bytes are there, durably, and both views reach them. Shorter: the bytes from `len` on
-    /// are given back to what lies below, as far as it takes them; the views still reach them, and what is read there
-    /// means nothing. A file is truncated once the media are closed.
+    /// Longer: on return the bytes exist, durably, and both views include them. Shorter: the space of the bytes
+    /// from `len` on is freed, as far as the layer beneath supports it. The views still include them, but their
+    /// contents are undefined. A file is truncated when the media are closed.
     ///
     /// # Errors
-    /// `Unsupported` where the length is fixed, or while the media are open; what the system refuses.
+    /// `Unsupported` if the length is fixed, or cannot change while the media are open; errors of the system.
     fn set_len(&self, len: u64) -> io::Result<()> {
         match len <= self.views().data.len() {
             true => Ok(()),
@@ -167,43 +164,42 @@ pub trait Media: Send + Sync + fmt::Debug {
         }
     }
 
-    /// The first byte at or behind `at`, and before `at + len`, that may be other than zero; `None` if all were never
-    /// stored to. It may say that where all are zeros.
+    /// The first byte in `at .. at + len` that may be nonzero; `None` if none of them was ever stored to. The byte
+    /// returned may be zero.
     fn next_data(&self, at: u64, len: u64) -> Option<u64> {
         (len > 0).then_some(at)
     }
 
-    /// Pool bytes that are known to be bad before anybody has touched them; asked for once, when a
-    /// pool is opened.
+    /// Pool bytes that are known to be bad without an access. Called once, when a pool is opened.
     fn bad(&self) -> Vec<Range<u64>> {
         Vec::new()
     }
 
-    /// The smallest piece that [`Media::map_at`] maps, in bytes; `None` if it maps nothing.
+    /// The smallest piece that [`Media::map_at`] maps, in bytes; `None` if mapping is not supported.
     fn map_alignment(&self) -> Option<u64> {
         None
     }
 
-    /// The pool bytes `at .. at + len` will be mapped by [`Media::map_at`], in this process or a
-    /// child of it: nothing else may be stored over what a program stores there.
+    /// Prepares the pool bytes `at .. at + len` for [`Media::map_at`], in this process or a child: from now on
+    /// nothing but the program's stores may be written there.
     fn prepare_for_mapping(&self, at: u64, len: u64) -> io::Result<()> {
         let _ = (at, len);
         Ok(())
     }
 
-    /// Maps the pool bytes `at .. at + len` of the data window, which are file data and stay it
-    /// while they are mapped, at the address `to`, in place of what is mapped there. They were
-    /// given to [`Media::prepare_for_mapping`] before. What is stored there is durable as the description says of a store that was flushed.
+    /// Maps the pool bytes `at .. at + len` of the data view at the address `to`, in place of the existing mapping.
+    /// The bytes must be file data for as long as they are mapped, and must have been passed to
+    /// [`Media::prepare_for_mapping`]. Stores there are as durable as flushed stores to these media.
     ///
     /// # Safety
-    /// `to .. to + len` is address space of the caller, and nobody holds a reference into it.
+    /// `to .. to + len` is address space of the caller, and no reference into it exists.
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
         let _ = (at, len, to, how);
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-/// How pool bytes are mapped for a program.
+/// The mode in which pool bytes are mapped for a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapMode {
     /// Loads only.
@@ -214,7 +210,7 @@ pub enum MapMode {
     Private,
 }
 
-/// The two windows on one pool; the same mapping twice where stores need no overlay.
+/// The two views of a pool; the same mapping twice if stores need no overlay.
 #[derive(Clone, Copy, Debug)]
 pub struct Views<'a> {
     /// Metadata as the engine has stored it.
@@ -228,19 +224,19 @@ pub struct Views<'a> {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Durability {
-    /// At the fence that ends it: before the call returns.
+    /// At the fence that ends the commit: before the call returns.
     AtFence,
-    /// At the next sync (fsync, the interval, close). Until then it survives the process
-    /// but not a power cut.
+    /// At the next sync (fsync, the interval, close). Until then it survives a crash of the process but not a power
+    /// cut.
     AtSync,
 }
 
-/// What the media lies on.
+/// The kind of media.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MediaKind {
-    /// Anonymous memory of this process; gone when it ends.
+    /// Anonymous memory of this process, freed when it ends.
     Memory,
     /// A file on tmpfs: survives the process, not the machine.
     Tmpfs,
@@ -283,7 +279,7 @@ pub enum Granularity {
     Page,
 }
 
-/// How bytes are pushed to the media; on x86-64 the fastest is found by measuring at open.
+/// The method of writing bytes back to the media. On x86-64 the fastest one is measured at open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -304,23 +300,23 @@ pub enum PersistMethod {
     Fdatasync,
 }
 
-/// What a media is and what it promises, fixed at open.
+/// The properties of media, fixed at open.
 #[derive(Clone, Debug, Serialize)]
 pub struct Description {
-    /// What it lies on.
+    /// The kind.
     pub kind: MediaKind,
     /// Unit of durability.
     pub granularity: Granularity,
-    /// How bytes are pushed out.
+    /// The method of writing bytes back.
     pub method: PersistMethod,
     /// When a commit is durable.
     pub durability: Durability,
-    /// One sentence for people: what survives what.
+    /// One sentence for the user: what survives which failure.
     pub promise: String,
-    /// Identity of the volatile cache above the media (of this boot, this file, this mount and this disk): unsynced
-    /// commits on `AtSync` media are still there as long as it has not changed. Zeros: not known.
+    /// Identity of the volatile cache above the media (boot, file, mount and disk). While it has not changed,
+    /// unsynced commits on `AtSync` media still exist. All zeros: unknown.
     #[serde(skip)]
     pub cache_id: [u8; 16],
-    /// Whether changes are refused (they go to a private overlay and are dropped at close).
+    /// Whether the media take no changes (stores go to a private overlay that is dropped at close).
     pub read_only: bool,
 }

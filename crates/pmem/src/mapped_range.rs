@@ -1,9 +1,13 @@
-//! A mapped range of bytes that others may be storing to, read without ever making a reference
-//! to it.
+//! A mapped range of bytes that other threads and processes may store to, read without making a reference to it.
 //!
-//! Words are read with single load instructions, so a race yields an old or a new word and never
-//! undefined behaviour; longer runs are copied out. A [`PageRef`] is one page whose bounds were
-//! checked when it was made. Memory that cannot be reached ends nothing: see `reach`.
+//! ```text
+//!   |  mapped: len  |  address space reserved: room - len  |
+//!   base            `-- extend() maps more of the file here
+//! ```
+//!
+//! Words are read with single load instructions, so a race returns an old or a new word and is not undefined
+//! behaviour. Longer runs are copied out. A [`PageRef`] is one page whose bounds were checked at construction. A
+//! fault becomes an error (`fault_tolerant`).
 
 use std::io;
 use std::marker::PhantomData;
@@ -17,30 +21,25 @@ use super::MapMode;
 use super::fault_tolerant::{self, table};
 use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 
-/// Address space that is set aside for a range at least.
-const LEAST_ROOM: u64 = 256 << 30;
-/// Address space that the ranges of one pool are set aside at most, of 128 TiB.
-pub(crate) const MOST_ROOM: u64 = 64 << 40;
+/// Minimum of address space to reserve for a range.
+const MIN_ROOM: u64 = 256 << 30;
+/// Limit on the address space to reserve for the ranges of one pool, of 128 TiB.
+pub(crate) const MAX_ROOM: u64 = 64 << 40;
 /// Why a range cannot be extended.
 const NO_ROOM: &str = "no address space was set aside for so much: close the pool, and grow it then";
 
-/// An owned `mmap` of a pool, unmapped when dropped.
-///
-/// ```text
-///   |  mapped: len  |  address space set aside: room - len  |
-///   base            `-- extend() maps more of the file here
-/// ```
+/// An owned `mmap` of a pool, unmapped on drop.
 #[derive(Debug)]
 pub struct MappedRange {
     base: NonNull<u8>,
-    /// Bytes mapped; grows, and never shrinks.
+    /// Bytes mapped. Grows, never shrinks.
     len: AtomicUsize,
-    /// Bytes of address space that are this range's, from the base on.
+    /// Address space of this range in bytes, including what is mapped.
     room: usize,
 }
 
-// SAFETY: the range is plain memory, valid until drop, and every access goes through atomics or
-// raw copies; no reference into it is ever handed out.
+// SAFETY: the range is plain memory, valid until drop. Every access goes through atomics or raw copies; no
+// reference into it is ever returned.
 unsafe impl Send for MappedRange {}
 // SAFETY: as above.
 unsafe impl Sync for MappedRange {}
@@ -54,14 +53,14 @@ pub enum Share {
     SharedSync,
     /// Stores stay in private pages of this process.
     Private,
-    /// No stores at all.
+    /// No stores.
     ReadOnly,
-    /// No stores at all, and refused where `SharedSync` would be.
+    /// No stores, and rejected where `SharedSync` would be.
     ReadOnlySync,
 }
 
 impl MappedRange {
-    /// Fresh zeroed memory of this process.
+    /// New zeroed memory of this process.
     pub fn anonymous(len: u64) -> io::Result<MappedRange> {
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -79,16 +78,16 @@ impl MappedRange {
         Self::adopt(ptr, size)
     }
 
-    /// As [`MappedRange::file`], with address space set aside behind it for [`MappedRange::extend`]: 64 times the
-    /// length, at least 256 GiB, at most `most`. If there is not so much, nothing is set aside. The range begins at a
-    /// multiple of `align`, a power of two.
+    /// As [`MappedRange::file`], with address space reserved after it for [`MappedRange::extend`]: 64 times the
+    /// length, at least 256 GiB, at most `most`. If that is not available, nothing is reserved. The range begins at
+    /// a multiple of `align`, a power of two.
     pub fn file_with_room(
         file: BorrowedFd<'_>,
         len: u64,
         (align, most): (u64, u64),
         share: Share,
     ) -> io::Result<MappedRange> {
-        let room = len.saturating_mul(64).clamp(LEAST_ROOM.max(len), most.max(len).max(LEAST_ROOM));
+        let room = len.saturating_mul(64).clamp(MIN_ROOM.max(len), most.max(len).max(MIN_ROOM));
         let align = align.max(HUGE_PAGE_SIZE);
         let (Ok(size), Ok(taken)) = (usize::try_from(len), usize::try_from(room + align)) else {
             return Self::file(file, len, share);
@@ -99,14 +98,14 @@ impl MappedRange {
         let Ok(aside) = aside else { return Self::file(file, len, share) };
         let skip = aside.addr().next_multiple_of(align as usize) - aside.addr();
         let base = aside.wrapping_byte_add(skip);
-        // What lies before and behind is not needed.
+        // Unmap the unaligned parts before and after the range.
         for (from, len) in [(aside, skip), (base.wrapping_byte_add(room as usize), align as usize - skip)] {
             if len > 0 {
-                // SAFETY: the range was set aside just now and nobody knows of it.
+                // SAFETY: the range was just reserved and nothing refers to it.
                 let _ = unsafe { rustix::mm::munmap(from, len) };
             }
         }
-        // SAFETY: the range was set aside just now; nobody has a reference into it.
+        // SAFETY: the range was just reserved; no reference into it exists.
         let mapped = unsafe { Self::map_file(base, size, file, 0, share, MapFlags::FIXED) };
         if let Err(e) = mapped {
             // SAFETY: as above.
@@ -118,10 +117,11 @@ impl MappedRange {
         Ok(range)
     }
 
-    /// Maps more of the file, which is long enough, up to its byte `len`. `file` and `share` are those of the range.
+    /// Maps more of the file, up to its byte `len`. The file must be long enough. `file` and `share` must be those
+    /// of the range.
     ///
     /// # Errors
-    /// `Unsupported` if not so much address space was set aside.
+    /// `Unsupported` if not enough address space was reserved.
     pub fn extend(&self, file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<()> {
         let old = self.len.load(Ordering::Acquire);
         let new = usize::try_from(len).ok().filter(|&new| new <= self.room);
@@ -143,13 +143,13 @@ impl MappedRange {
         Ok(())
     }
 
-    /// Bytes that the range can have without another base.
+    /// Limit on the length of the range at its present base.
     pub fn room(&self) -> u64 {
         self.room as u64
     }
 
     /// # Safety
-    /// With [`MapFlags::FIXED`], `to .. to + size` is address space of the caller, and nobody holds a reference into it.
+    /// With [`MapFlags::FIXED`], `to .. to + size` is address space of the caller, and no reference into it exists.
     unsafe fn map_file(
         to: *mut core::ffi::c_void,
         size: usize,
@@ -167,16 +167,16 @@ impl MappedRange {
             Share::SharedSync | Share::ReadOnlySync => MapFlags::SHARED_VALIDATE | MapFlags::SYNC,
             Share::Private => MapFlags::PRIVATE | MapFlags::NORESERVE,
         };
-        // SAFETY: the caller's promise is handed on.
+        // SAFETY: the caller guarantees it.
         Ok(unsafe { rustix::mm::mmap(to, size, prot, flags | fixed, file, at)? })
     }
 
-    /// Maps `len` bytes of `file` from its byte `at` on at the address `to`, in place of what is
-    /// mapped there.
+    /// Maps `len` bytes of `file`, starting at its byte `at`, at the address `to`, in place of the existing
+    /// mapping.
     ///
     /// # Safety
     /// As [`super::Media::map_at`].
-    pub(super) unsafe fn lend(
+    pub(super) unsafe fn map_at(
         file: BorrowedFd<'_>,
         at: u64,
         len: u64,
@@ -191,7 +191,7 @@ impl MappedRange {
             MapMode::Private => (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE),
         };
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the caller owns the address range and keeps no reference into it.
+        // SAFETY: the caller owns the address range and has no reference into it.
         unsafe { rustix::mm::mmap(to.cast(), size, prot, flags | MapFlags::FIXED, file, at)? };
         Ok(())
     }
@@ -216,9 +216,9 @@ impl MappedRange {
         at.checked_add(len).is_some_and(|end| end <= self.len())
     }
 
-    /// Address of the byte `at`, for asm and system calls; `None` outside the mapping.
+    /// The address of the byte `at`, for assembly and system calls; `None` outside the mapping.
     pub fn addr(&self, at: u64, len: u64) -> Option<*mut u8> {
-        // SAFETY: the range was found to lie inside the mapping.
+        // SAFETY: the range was checked to lie inside the mapping.
         self.contains(at, len).then(|| unsafe { self.base.as_ptr().add(at as usize) })
     }
 
@@ -236,13 +236,13 @@ impl MappedRange {
         start..start + self.len() as usize
     }
 
-    /// The byte that lies at this address, if one does.
+    /// The byte at this address; `None` outside the mapping.
     pub(super) fn byte_at(&self, addr: usize) -> Option<u64> {
         self.addresses().contains(&addr).then(|| (addr - self.base.as_ptr().addr()) as u64)
     }
 
-    /// Copies bytes out. Returns false, with `buf` untouched, outside the mapping; false, with a
-    /// part copied, if some cannot be reached.
+    /// Copies bytes out. Returns false outside the mapping, with `buf` unchanged; or after a fault, with a part
+    /// copied.
     #[must_use]
     pub fn read(&self, at: u64, buf: &mut [u8]) -> bool {
         let Some(from) = self.addr(at, buf.len() as u64) else { return false };
@@ -250,8 +250,8 @@ impl MappedRange {
         noted(unsafe { fault_tolerant::copy(buf.as_mut_ptr(), from, buf.len()) })
     }
 
-    /// Stores bytes with ordinary stores. Returns false, nothing stored, outside the mapping; false,
-    /// with a part stored, if some cannot be reached.
+    /// Stores bytes with ordinary stores. Returns false outside the mapping, with nothing stored; or after a fault,
+    /// with a part stored.
     #[must_use]
     pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
         let Some(to) = self.addr(at, bytes.len() as u64) else { return false };
@@ -267,7 +267,7 @@ impl MappedRange {
         noted(unsafe { fault_tolerant::fill(to, 0, len as usize) })
     }
 
-    /// Whether a byte of each page that the range touches can be read.
+    /// Whether a byte of each page in the range can be read.
     pub(super) fn reaches(&self, at: u64, len: u64) -> bool {
         let Some(from) = self.addr(at, len) else { return false };
         if len == 0 {
@@ -283,7 +283,7 @@ impl MappedRange {
         fault_tolerant::well_since(before)
     }
 
-    /// Takes the right to reach a range away, as a failure of the memory would.
+    /// Makes a range inaccessible, as a failure of the memory would. For tests.
     pub fn forbid(&self, at: u64, len: u64) {
         self.protect(at, len, rustix::mm::MprotectFlags::empty());
     }
@@ -295,13 +295,13 @@ impl MappedRange {
 
     fn protect(&self, at: u64, len: u64, rights: rustix::mm::MprotectFlags) {
         let Some(from) = self.addr(at, len) else { return };
-        // SAFETY: the range is ours; all accesses to it go on after a fault.
+        // SAFETY: the range belongs to this value; all accesses to it continue after a fault.
         let done = unsafe { rustix::mm::mprotect(from.cast(), len as usize, rights) };
         debug_assert!(done.is_ok(), "whole pages of a mapping of ours");
     }
 
-    /// Drops this process's private copies of whole pages of a [`Share::Private`] mapping: what is
-    /// read there next is the file again.
+    /// Drops this process's private copies of whole pages of a [`Share::Private`] mapping. The next read returns
+    /// the file's bytes.
     pub(super) fn drop_private(&self, at: u64, len: u64) -> io::Result<()> {
         let Some(from) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
         // SAFETY: the range is mapped from a file; its pages stay readable, from the file.
@@ -309,21 +309,20 @@ impl MappedRange {
         Ok(())
     }
 
-    /// Asks for huge pages; a kernel that has none to give ignores it.
+    /// Requests huge pages. A kernel without them ignores it.
     pub(super) fn advise_huge(&self) {
         // SAFETY: changes no byte, only how the kernel backs the range.
         let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len() as usize, Advice::LinuxHugepage) };
     }
 
-    /// Says that neighbours of what is touched are not about to be touched; a kernel that does not
-    /// care ignores it.
+    /// Disables readahead: accesses are random. A kernel without support ignores it.
     pub(super) fn advise_random(&self) {
         // SAFETY: changes no byte, only how much the kernel reads at a fault.
         let _ = unsafe { rustix::mm::madvise(self.base.as_ptr().cast(), self.len() as usize, Advice::Random) };
     }
 
-    /// Puts a private copy of the range in its place; readers see the mapping or the copy, never
-    /// anything else. `at` and `len` are multiples of the page size of what is mapped.
+    /// Replaces the range by a private copy. Readers see the mapping or the copy, nothing in between. `at` and
+    /// `len` must be multiples of the page size of the mapping.
     pub(super) fn privatize(&self, at: u64, len: u64) -> io::Result<()> {
         let Some(place) = self.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
         let copy = MappedRange::anonymous(len)?;
@@ -335,28 +334,28 @@ impl MappedRange {
             let (from, size) = (copy.base.as_ptr().cast(), copy.room);
             rustix::mm::mremap_fixed(from, size, size, MremapFlags::MAYMOVE, place.cast())?;
         }
-        // The copy's own address range is gone: it must not be unmapped a second time.
+        // The address range of the copy has moved: it must not be unmapped a second time.
         std::mem::forget(copy);
         Ok(())
     }
 }
 
-/// Notes what could not be reached; whether all was.
+/// Notes a fault. Returns whether there was none.
 fn noted(reached: fault_tolerant::Reached) -> bool {
     reached.inspect_err(|&addr| fault_tolerant::note(addr)).is_ok()
 }
 
 impl Drop for MappedRange {
     fn drop(&mut self) {
-        // SAFETY: the range is ours alone and nothing borrowed from it can outlive us.
+        // SAFETY: the range belongs to this value and nothing borrowed from it can outlive it.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.room) };
     }
 }
 
 /// One page of bytes, on the media or staged in DRAM, read word by word.
 ///
-/// Offsets are bytes within the page and are reduced modulo 4 KiB (and to the word's alignment),
-/// so a number taken from a hostile image reads something, but never outside.
+/// Offsets are bytes within the page. They are reduced modulo 4 KiB and to the word's alignment, so an offset from
+/// a hostile image never reads outside the page.
 #[derive(Clone, Copy)]
 pub struct PageRef<'a> {
     ptr: *const u8,
@@ -400,15 +399,14 @@ impl PageRef<'_> {
         // SAFETY: as in `u16`.
         unsafe { table::load_u64(self.ptr.add(at & 4088).cast()) }
     }
-    /// Copies bytes out; what would lie past the page's end, or cannot be reached, is left as it was
-    /// in `buf`.
+    /// Copies bytes out. The part of `buf` that lies beyond the page, or is unreadable, stays unchanged.
     pub fn bytes(&self, at: usize, buf: &mut [u8]) {
         let at = at.min(PAGE_SIZE as usize);
         let len = buf.len().min(PAGE_SIZE as usize - at);
         // SAFETY: at + len was bounded by the page size, and `buf` is exclusive memory.
         noted(unsafe { fault_tolerant::copy(buf.as_mut_ptr(), self.ptr.add(at), len) });
     }
-    /// Whether the bytes at `at` are these; false if they would reach past the page's end.
+    /// Whether the bytes at `at` equal `bytes`; false if they would extend beyond the page.
     pub fn is(&self, at: usize, bytes: &[u8]) -> bool {
         let mut chunk = [0; 64];
         at + bytes.len() <= PAGE_SIZE as usize

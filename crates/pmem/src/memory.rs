@@ -1,20 +1,21 @@
-//! Memory of this process as media: for tests, for the model, and for what need not outlive it.
+//! Memory of this process as media: for tests, for the model checker, and for data that need not outlive the
+//! process.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::MemfdFlags;
 
-use super::mapped_range::MOST_ROOM;
+use super::mapped_range::MAX_ROOM;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
 };
 use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 
-/// Memory without a name; everything is "durable" until the value is dropped.
+/// Anonymous memory. Everything counts as durable until the value is dropped.
 #[derive(Debug)]
 pub struct Memory {
-    /// What `bytes` maps, so that pieces of it can be mapped a second time.
+    /// The file that `bytes` maps, so that parts of it can be mapped a second time.
     file: OwnedFd,
     bytes: MappedRange,
     description: Description,
@@ -25,7 +26,7 @@ impl Memory {
     pub fn new(len: u64) -> io::Result<Memory> {
         let file = rustix::fs::memfd_create("pagestone", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, len)?;
-        let bytes = MappedRange::file_with_room(file.as_fd(), len, (HUGE_PAGE_SIZE, MOST_ROOM), Share::Shared)?;
+        let bytes = MappedRange::file_with_room(file.as_fd(), len, (HUGE_PAGE_SIZE, MAX_ROOM), Share::Shared)?;
         bytes.advise_huge();
         Ok(Memory {
             file,
@@ -69,7 +70,7 @@ impl Media for Memory {
     }
     fn store(&self, at: u64, bytes: &[u8]) {
         debug_assert!(self.bytes.contains(at, bytes.len() as u64), "Region checks bounds");
-        // What cannot be reached is noted, and the next read there says so.
+        // A fault is noted, and the next read there returns an error.
         let _ = self.bytes.write(at, bytes);
     }
     fn flush(&self, _at: u64, _len: u64) -> io::Result<()> {
@@ -99,7 +100,7 @@ impl Media for Memory {
         Some(PAGE_SIZE)
     }
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, false) }
+        // SAFETY: the caller guarantees it.
+        unsafe { MappedRange::map_at(self.file.as_fd(), at, len, to, how, false) }
     }
 }

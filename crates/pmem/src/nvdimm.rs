@@ -1,4 +1,5 @@
-//! What the kernel tells of the persistent memory below a pool: its region, whether caches survive, and its bad blocks.
+//! The kernel's information about the persistent memory beneath a pool: its region, whether caches survive a power
+//! cut, and its bad blocks.
 //!
 //! ```text
 //!   /sys/dev/char/M:N   --> .../region1/dax1.0/...       region1/persistence_domain    caches
@@ -6,9 +7,9 @@
 //!                                                        pmem0/badblocks --FIEMAP-->   of a file on it
 //! ```
 //!
-//! Bad blocks are what a scrub or a machine check has found, in this boot or before it. Asked for once, when a pool
-//! is opened: a page that is listed is lost without anybody having to touch it. Who may not ask, or asks of a volume
-//! over several devices, reports none, and meets them by the signal.
+//! Bad blocks were found by a scrub or a machine check, in this boot or before. They are read once, when a pool is
+//! opened: a listed page counts as lost without an access. Without permission, or on a volume over several devices,
+//! no bad blocks are reported; an access to one is a SIGBUS.
 
 use std::fs::{File, Metadata};
 use std::ops::Range;
@@ -16,12 +17,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes of the kernel's sectors.
+/// Size of a sector in the kernel's lists, in bytes.
 const SECTOR: u64 = 512;
 const SYS: &str = "/sys";
 
-/// Whether the caches above `file` are inside its power-fail domain (eADR), as the kernel says of its region;
-/// where it does not say which region that is (a volume over several), all of the machine must say so.
+/// Whether the caches above `file` are inside its power-fail domain (eADR), according to its region. If the region
+/// is unknown (a volume over several), all regions of the machine must report it.
 pub(super) fn caches_survive(file: &File) -> bool {
     let survive = |region: &Path| text(&region.join("persistence_domain")).is_some_and(|domain| domain == "cpu_cache");
     if let Some(region) = file.metadata().ok().and_then(|meta| region_of(&device(Path::new(SYS), &meta)?)) {
@@ -45,14 +46,14 @@ pub(super) fn bad_bytes(file: &File) -> Vec<Range<u64>> {
     }
 }
 
-/// The directory of a DAX device, or of the block device below a file.
+/// The sysfs directory of a DAX device, or of the block device beneath a file.
 fn device(sys: &Path, meta: &Metadata) -> Option<PathBuf> {
     let (kind, device) = if meta.file_type().is_char_device() { ("char", meta.rdev()) } else { ("block", meta.dev()) };
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     std::fs::canonicalize(sys.join("dev").join(kind).join(format!("{major}:{minor}"))).ok()
 }
 
-/// The persistent-memory region in which a device lies.
+/// The persistent-memory region of a device.
 fn region_of(device: &Path) -> Option<PathBuf> {
     device.ancestors().find(|above| is_region(above)).map(Path::to_path_buf)
 }
@@ -67,8 +68,8 @@ fn text(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// What a `badblocks` file lists: lines of a first sector and a number of sectors.
-fn listed(path: &Path) -> Option<Vec<Range<u64>>> {
+/// The entries of a `badblocks` file: lines of a first sector and a number of sectors.
+fn parse_bad_blocks(path: &Path) -> Option<Vec<Range<u64>>> {
     let range = |line: &str| {
         let (first, count) = line.trim().split_once(' ')?;
         let start = first.parse::<u64>().ok()?.checked_mul(SECTOR)?;
@@ -78,11 +79,11 @@ fn listed(path: &Path) -> Option<Vec<Range<u64>>> {
     Some(text(path)?.lines().filter_map(range).collect())
 }
 
-/// Bad bytes of a DAX device: its region lists them from the region's own beginning.
+/// Bad bytes of a DAX device. Its region lists them relative to the start of the region.
 fn of_dax_device(device: &Path) -> Option<Vec<Range<u64>>> {
     let region = region_of(device)?;
     let address = |path: PathBuf| u64::from_str_radix(text(&path)?.trim_start_matches("0x"), 16).ok();
-    let bad = listed(&region.join("badblocks")).filter(|bad| !bad.is_empty())?;
+    let bad = parse_bad_blocks(&region.join("badblocks")).filter(|bad| !bad.is_empty())?;
     let begin = address(device.join("resource"))?.checked_sub(address(region.join("resource"))?)?;
     Some(behind(bad, begin))
 }
@@ -90,19 +91,19 @@ fn of_dax_device(device: &Path) -> Option<Vec<Range<u64>>> {
 /// Bad bytes of a disk, or of a partition of it.
 fn of_disk(device: &Path) -> Option<Vec<Range<u64>>> {
     if !device.join("partition").exists() {
-        return listed(&device.join("badblocks"));
+        return parse_bad_blocks(&device.join("badblocks"));
     }
     let begin = text(&device.join("start"))?.parse::<u64>().ok()?.checked_mul(SECTOR)?;
-    Some(behind(listed(&device.parent()?.join("badblocks"))?, begin))
+    Some(behind(parse_bad_blocks(&device.parent()?.join("badblocks"))?, begin))
 }
 
-/// The ranges as seen from `begin` on.
+/// The ranges relative to `begin`.
 fn behind(ranges: Vec<Range<u64>>, begin: u64) -> Vec<Range<u64>> {
     let seen = |range: Range<u64>| range.start.saturating_sub(begin)..range.end.saturating_sub(begin);
     ranges.into_iter().map(seen).filter(|range| !range.is_empty()).collect()
 }
 
-/// A piece of a file, and where it lies on its device.
+/// An extent of a file and its position on the device.
 #[derive(Clone, Copy, Debug)]
 struct Extent {
     file: u64,
@@ -111,7 +112,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// Bytes of the file that lie on bad bytes of the device.
+    /// Bytes of the file that are stored on bad bytes of the device.
     fn bad(self, bad: &[Range<u64>]) -> impl Iterator<Item = Range<u64>> {
         let end = self.device.saturating_add(self.len);
         let inside = move |range: &Range<u64>| range.start.max(self.device)..range.end.min(end);
@@ -120,11 +121,11 @@ impl Extent {
     }
 }
 
-/// Where a file lies (FIEMAP); what the filesystem does not tell is left out.
+/// The extents of a file (FIEMAP). Extents that the filesystem does not report are omitted.
 fn extents(file: &File) -> Vec<Extent> {
     const FS_IOC_FIEMAP: u64 = 0xc020_660b;
     const AT_ONCE: usize = 256;
-    /// Where the bytes lie is not known, or not as they are.
+    /// The position of the bytes is unknown, or they are encoded.
     const ELSEWHERE: u32 = 0x2 | 0x4 | 0x8;
     const LAST: u32 = 0x1;
     #[repr(C)]
@@ -153,7 +154,7 @@ fn extents(file: &File) -> Vec<Extent> {
         let told = [Told::default(); AT_ONCE];
         let mut ask =
             Question { start, len: u64::MAX - start, flags: 0, mapped: 0, room: AT_ONCE as u32, reserved: 0, told };
-        // SAFETY: the structure is the one that the call reads and fills, with as many extents as it says.
+        // SAFETY: the structure is the one that the call reads and fills, with as many extents as it states.
         if unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut ask) } != 0 {
             return out;
         }

@@ -1,4 +1,4 @@
-//! An ordinary file (or a block device) as media: atomic and ordered at once, durable at `sync`.
+//! An ordinary file (or a block device) as media: commits are atomic and ordered at once, and durable at `sync`.
 //!
 //! ```text
 //!      store            persist          sync
@@ -7,21 +7,23 @@
 //!   | overlay |  - - - - ->|               |  3. fdatasync
 //!   | (meta)  |            v               v
 //!   +---------+-------+---------------------------+
-//!   |     page cache of the file (data window)    |
+//!   |     page cache of the file (data view)      |
 //!   +----------------------+----------------------+
-//!                          v  the kernel, whenever it likes
+//!                          v  written back by the kernel at any time
 //!                        disk
 //! ```
 //!
-//! Step 1 keeps the engine's order whatever the disk does: what was persisted before a page was
-//! flushed (its journal record) is durable before the page can reach the file at all. Pages that
-//! are flushed during a sync wait for the next one, for the same reason.
+//! Step 1 ensures the engine's order whatever the disk does: what was persisted before a page was flushed (its
+//! journal record) is durable before the page can reach the file. Pages that are flushed during a sync wait for the
+//! next one, for the same reason.
 //!
-//! Stores go through `pwrite`, so a full or failing disk is an error here and not a signal. Reads
-//! go through the mappings: a disk that cannot be *read*, or somebody who shortens the file while
-//! it is open, ends the process with SIGBUS. A machine with `vm.overcommit_memory=2` refuses the
-//! private window of a file larger than its memory; and two windows of more than 63 TiB each do
-//! not fit into the 128 TiB that x86-64 gives a process.
+//! Stores go through `pwrite`, so a full or failing disk is an error and not a signal. Reads go through the
+//! mappings. A page that the disk cannot return, or a file that another process truncates while it is open, is a
+//! SIGBUS. All accesses of the engine go through [`crate::fault_tolerant`], which turns it into an error of the
+//! operation.
+//!
+//! A machine with `vm.overcommit_memory=2` rejects the private view of a file larger than its memory. Two views of
+//! more than 63 TiB each do not fit into the 128 TiB of address space that x86-64 gives a process.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -34,7 +36,7 @@ use rustix::io::retry_on_intr;
 use smallvec::SmallVec;
 
 use super::file_len::{self, FileLen};
-use super::mapped_range::MOST_ROOM;
+use super::mapped_range::MAX_ROOM;
 use super::overlay::Overlay;
 use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
@@ -42,9 +44,9 @@ use super::{
 };
 use crate::PAGE_SIZE;
 
-/// Zeros to write from; longer stretches name it several times.
+/// The source of zeros. Longer parts refer to it several times.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-/// Stretches in one `pwritev` (the kernel's limit is 1,024).
+/// Limit on the buffers of one `pwritev` (the kernel's limit is 1,024).
 const MAX_STRETCHES: usize = 64;
 
 /// A pool in an ordinary file; see the module's picture.
@@ -54,13 +56,14 @@ pub struct FileMedia {
     data: MappedRange,
     overlay: Overlay,
     len: FileLen,
-    /// Something was written that no fdatasync has covered yet.
+    /// Whether something was written that no fdatasync has covered yet.
     unsynced: AtomicBool,
-    /// Pages were mapped for a program to store to: every sync covers stores that nobody sees.
-    lent: AtomicBool,
-    /// One sync at a time, so that each returns only when what it covers is durable. Holds the
-    /// error number of the first failed fdatasync: the kernel reports a lost write once and then
-    /// forgets it, so no later success can be believed.
+    /// Whether pages were mapped for a program to store to. If so, every sync has to cover stores that are not
+    /// reported.
+    mapped_writable: AtomicBool,
+    /// Held during a sync, so that each call returns only when what it covers is durable. Contains the error number
+    /// of the first failed fdatasync: the kernel reports a lost write only once, so no later success can be
+    /// trusted.
     lost: Mutex<Option<i32>>,
     description: Description,
 }
@@ -70,10 +73,10 @@ impl FileMedia {
     pub(super) fn new(file: File, len: u64, read_only: bool) -> io::Result<FileMedia> {
         let map = |share| match read_only {
             true => MappedRange::file(file.as_fd(), len, share),
-            false => MappedRange::file_with_room(file.as_fd(), len, (PAGE_SIZE, MOST_ROOM / 2), share),
+            false => MappedRange::file_with_room(file.as_fd(), len, (PAGE_SIZE, MAX_ROOM / 2), share),
         };
         let (data, meta) = (map(Share::ReadOnly)?, map(Share::Private)?);
-        // A first store to a page of a hole would else bring 31 neighbours into the page cache as well.
+        // Otherwise the first store to a page of a hole would also read 31 neighbours into the page cache.
         meta.advise_random();
         let overlay = Overlay::new(meta)?;
         let cache_id = cache_id::id(&file);
@@ -89,9 +92,9 @@ impl FileMedia {
             data,
             overlay,
             len: FileLen::new(),
-            // What an earlier process left in the page cache is the first sync's to make durable.
+            // The first sync has to make durable what an earlier process left in the page cache.
             unsynced: AtomicBool::new(true),
-            lent: AtomicBool::new(false),
+            mapped_writable: AtomicBool::new(false),
             lost: Mutex::new(None),
             description: Description {
                 kind: MediaKind::File,
@@ -108,14 +111,14 @@ impl FileMedia {
     /// Writes one run of bytes, all of it.
     fn write(&self, at: u64, stretches: &mut [IoSlice<'_>]) -> io::Result<()> {
         let result = self.write_all(at, stretches);
-        // Set after the write: set before it, a sync in between would clear it and cover nothing.
-        // Set after a failure too, which may have written a part.
+        // Set after the write: if it were set before, a sync in between would clear it without covering the write.
+        // Set after a failure too, since a part may have been written.
         self.unsynced.store(true, Ordering::Release);
         result
     }
 
     fn write_all(&self, mut at: u64, mut stretches: &mut [IoSlice<'_>]) -> io::Result<()> {
-        // Drop empty stretches, which would look like a write that makes no progress.
+        // Remove empty buffers: a write of them would look like no progress.
         IoSlice::advance_slices(&mut stretches, 0);
         while !stretches.is_empty() {
             let n = retry_on_intr(|| rustix::io::pwritev(&self.file, stretches, at))?;
@@ -128,7 +131,7 @@ impl FileMedia {
         Ok(())
     }
 
-    /// Writes the parts, those that follow one another in one system call.
+    /// Writes the parts; adjacent ones in one system call.
     fn write_parts(&self, parts: &[Part<'_>]) -> io::Result<()> {
         let mut run: SmallVec<[IoSlice<'_>; 8]> = SmallVec::new();
         let (mut start, mut end) = (0, 0);
@@ -155,9 +158,9 @@ impl FileMedia {
         self.write(start, &mut run)
     }
 
-    /// Makes what was written durable, if anything was. `lost` is the sync lock's.
+    /// Makes what was written durable, if anything was. `lost` is the value of the sync lock.
     fn fdatasync(&self, lost: &mut Option<i32>) -> io::Result<()> {
-        if !self.unsynced.swap(false, Ordering::AcqRel) && !self.lent.load(Ordering::Acquire) {
+        if !self.unsynced.swap(false, Ordering::AcqRel) && !self.mapped_writable.load(Ordering::Acquire) {
             return Ok(());
         }
         retry_on_intr(|| rustix::fs::fdatasync(&self.file)).map_err(|e| {
@@ -180,7 +183,7 @@ impl Media for FileMedia {
         if self.description.read_only {
             return Err(rustix::io::Errno::ROFS.into());
         }
-        // A write outside would not fail but lengthen the file.
+        // A write outside the range would not fail but extend the file.
         if !parts.iter().all(|part| self.data.contains(part.at(), part.len())) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -194,7 +197,7 @@ impl Media for FileMedia {
 
     fn store(&self, at: u64, bytes: &[u8]) {
         debug_assert!(self.data.contains(at, bytes.len() as u64), "Region checks bounds");
-        // What cannot be reached is noted, and the next read there says so.
+        // A fault is noted, and the next read there returns an error.
         let _ = self.overlay.store(at, bytes);
     }
 
@@ -250,7 +253,7 @@ impl Media for FileMedia {
 
     fn next_data(&self, at: u64, len: u64) -> Option<u64> {
         let below = file_len::next_data(&self.file, at, len);
-        // What is only in the overlay is not in the file yet.
+        // Bytes that are only in the overlay are not in the file yet.
         let above = self.overlay.next_stored(at, len);
         below.into_iter().chain(above).min()
     }
@@ -260,14 +263,14 @@ impl Media for FileMedia {
     }
 
     fn prepare_for_mapping(&self, at: u64, len: u64) -> io::Result<()> {
-        self.lent.store(!self.description.read_only, Ordering::Release);
-        // A copy of a page that was metadata must not be written out over what is stored below.
+        self.mapped_writable.store(!self.description.read_only, Ordering::Release);
+        // A copy of a page that was metadata before must not overwrite the program's stores.
         if self.description.read_only { Ok(()) } else { self.overlay.forget(at, len) }
     }
 
     unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> io::Result<()> {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { MappedRange::lend(self.file.as_fd(), at, len, to, how, false) }
+        // SAFETY: the caller guarantees it.
+        unsafe { MappedRange::map_at(self.file.as_fd(), at, len, to, how, false) }
     }
 }
 
@@ -277,8 +280,8 @@ impl Drop for FileMedia {
     }
 }
 
-/// Has the filesystem set space aside for a range of `window`, in whole units; changes no byte
-/// and no length. A filesystem that cannot set space aside is left alone.
+/// Allocates space in the filesystem for a range of `window`, in whole units. Changes no byte and no length. Does
+/// nothing if the filesystem does not support it.
 pub(super) fn allocate(file: &File, window: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
     if !window.contains(at, len) {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -1,15 +1,15 @@
-//! Private copies of metadata pages above a file: the meta window where stores must not reach
-//! the file by themselves.
+//! The overlay: private copies of metadata pages of a file, for the meta view, whose stores must not reach the file
+//! by themselves.
 //!
 //! ```text
 //!            store             flush           begin            write_out
 //!   clean --------> stored --------> pending ---------> due ------------------> clean
 //!   (the file's    (private copy,                            copy written to the file,
-//!    own page)      one bit set)                             then dropped
+//!    page)          one bit set)                             then dropped
 //! ```
 //!
-//! The bits take one page per 128 MiB of pool, and only where something was ever stored; private
-//! copies last until they are written out, so memory does not grow with the pool.
+//! The bits take one page of memory per 128 MiB of pool, only where something was stored. Private copies exist
+//! until they are written out. So memory does not grow with the pool.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,20 +27,20 @@ pub(super) struct Overlay {
     /// A private mapping of the file.
     window: MappedRange,
     stored: PageBits,
-    /// Held while pages are written out.
+    /// Locked while pages are written out.
     flushed: Mutex<Flushed>,
 }
 
 /// Flushed pages, by page number.
 #[derive(Debug, Default)]
 pub(super) struct Flushed {
-    /// Not to be written out yet: what they depend on may not be durable.
+    /// Must not be written out yet: the journal records that they depend on may not be durable.
     pending: BTreeSet<u64>,
-    /// To be written out next.
+    /// Will be written out next.
     due: BTreeSet<u64>,
 }
 
-/// The flushed pages, locked: nothing is written out meanwhile.
+/// The flushed pages, locked. Nothing is written out while this exists.
 pub(super) type Locked<'a> = MutexGuard<'a, Flushed>;
 
 impl Overlay {
@@ -50,35 +50,35 @@ impl Overlay {
         Ok(Overlay { window, stored, flushed: Mutex::default() })
     }
 
-    /// Lets the window reach more of `file`.
+    /// Extends the view to `len` bytes of `file`.
     pub(super) fn extend(&self, file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
         self.window.extend(file, len, Share::Private)?;
         self.window.advise_random();
         Ok(())
     }
 
-    /// The meta window.
+    /// The meta view.
     pub(super) fn window(&self) -> &MappedRange {
         &self.window
     }
 
-    /// Stores into private copies. Returns false, nothing stored, outside the window.
+    /// Stores into private copies. Returns false, with nothing stored, outside the view.
     #[must_use]
     pub(super) fn store(&self, at: u64, bytes: &[u8]) -> bool {
         if !self.window.contains(at, bytes.len() as u64) {
             return false;
         }
-        // The bit first: a copy without its bit would never be written out.
+        // Set the bit first: a copy without its bit would never be written out.
         pages(at, bytes.len() as u64).for_each(|page| self.stored.set(page));
         self.window.write(at, bytes)
     }
 
-    /// The first byte of the range that lies in a private copy.
+    /// The first byte of the range that is in a private copy.
     pub(super) fn next_stored(&self, at: u64, len: u64) -> Option<u64> {
         self.stored.next_set(pages(at, len)).map(|page| (page * PAGE_SIZE).max(at))
     }
 
-    /// Notes the pages of the range that have private copies, for the next `write_out`.
+    /// Adds the pages of the range that have private copies to the flushed pages.
     pub(super) fn flush(&self, at: u64, len: u64) {
         let mut copies = pages(at, len).filter(|&page| self.stored.get(page)).peekable();
         if copies.peek().is_some() {
@@ -86,40 +86,40 @@ impl Overlay {
         }
     }
 
-    /// Makes every page flushed so far due; whether any is. What is flushed from now on waits for
-    /// the next call, so that the caller can make everything durable in between.
+    /// Makes every page flushed so far due. Returns whether there are any. Pages flushed later wait for the next
+    /// call, so that the caller can make everything durable in between.
     pub(super) fn begin(&self) -> bool {
         let Flushed { pending, due } = &mut *self.flushed.lock();
         due.append(pending);
         !due.is_empty()
     }
 
-    /// Hands every run of due pages to `write` and drops the copies that it wrote. What is left
-    /// after a failure stays due.
+    /// Passes every run of due pages to `write` and drops the copies that were written. After a failure the rest
+    /// stays due.
     pub(super) fn write_out(&self, mut write: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut flushed = self.flushed.lock();
         while let Some(first) = flushed.due.first().copied() {
             let end = (first..).find(|page| !flushed.due.contains(page)).unwrap_or(first + 1);
             let (at, len) = (first * PAGE_SIZE, (end - first) * PAGE_SIZE);
             let Some(from) = self.window.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
-            // SAFETY: the range is mapped; by the contract of `Media::flush` nothing is stored to
-            // these pages until they are written out, and `persist` waits for the lock held here.
+            // SAFETY: the range is mapped; by the contract of `Media::flush` nothing is stored to these pages until
+            // they are written out, and `persist` waits for the lock held here.
             write(at, unsafe { std::slice::from_raw_parts(from, len as usize) })?;
             self.drop_copies(&mut flushed, first..end)?;
         }
         Ok(())
     }
 
-    /// If a page that one of the parts touches has a private copy: the lock under which the parts
-    /// must be stored in the file and then be given to [`Overlay::stored_below`].
+    /// If a page of one of the parts has a private copy, returns the lock. Under it, the caller has to store the
+    /// parts in the file and then pass them to [`Overlay::stored_below`].
     pub(super) fn shadows(&self, parts: &[Part<'_>]) -> Option<Locked<'_>> {
         let hidden = |part: &Part<'_>| pages(part.at(), part.len()).any(|page| self.stored.get(page));
         parts.iter().any(hidden).then(|| self.flushed.lock())
     }
 
-    /// Settles what the file has just taken directly with the copies above it (a page that was
-    /// metadata and is now data): a page stored whole loses its copy, with no write-out to come;
-    /// in others the copy takes the bytes too, so that writing it out later loses none of them.
+    /// Reconciles the copies with a part that was just stored in the file (on a page that was metadata and is now
+    /// data). If the part covers a whole page, its copy is dropped and not written out. Otherwise the bytes are
+    /// also stored in the copy, so that writing it out later preserves them.
     pub(super) fn stored_below(&self, flushed: &mut Locked<'_>, part: &Part<'_>) -> io::Result<()> {
         let (at, end) = (part.at(), part.at() + part.len());
         for page in pages(at, part.len()).filter(|&page| self.stored.get(page)) {
@@ -137,8 +137,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Drops the copies of pages that are a program's to store to from now on. They are data: what
-    /// counts of them is in the file.
+    /// Drops the copies of pages that a program may store to from now on. The pages are data, so only the file's
+    /// bytes count.
     pub(super) fn forget(&self, at: u64, len: u64) -> io::Result<()> {
         let all = pages(at, len);
         let Some(mut page) = self.stored.next_set(all.clone()) else { return Ok(()) };
@@ -163,7 +163,7 @@ impl Overlay {
     }
 }
 
-/// The pages that the bytes `at .. at + len` touch.
+/// The pages that contain the bytes `at .. at + len`.
 fn pages(at: u64, len: u64) -> std::ops::Range<u64> {
     match len {
         0 => 0..0,
@@ -171,7 +171,7 @@ fn pages(at: u64, len: u64) -> std::ops::Range<u64> {
     }
 }
 
-/// One bit per page, in memory that is taken only where a bit was ever set.
+/// One bit per page. Memory is allocated only where a bit was set.
 #[derive(Debug)]
 struct PageBits {
     words: MappedRange,
@@ -184,8 +184,8 @@ impl PageBits {
 
     fn word(&self, page: u64) -> Option<&AtomicU64> {
         let word = self.words.addr(page / 64 * 8, 8)?;
-        // SAFETY: the word lies inside the mapping (which `self` keeps), is aligned, and is only
-        // ever reached as an atomic.
+        // SAFETY: the word lies inside the mapping (which `self` keeps), is aligned, and is accessed only as an
+        // atomic.
         Some(unsafe { AtomicU64::from_ptr(word.cast()) })
     }
 
@@ -208,7 +208,7 @@ impl PageBits {
     }
 
     fn set(&self, page: u64) {
-        // A look first: most stores go to pages that have a copy already.
+        // Read first: most stores go to pages that have a copy already.
         if let Some(word) = self.word(page).filter(|_| !self.get(page)) {
             word.fetch_or(1 << (page % 64), Ordering::AcqRel);
         }

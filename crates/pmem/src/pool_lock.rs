@@ -1,9 +1,14 @@
-//! One process at a time: the advisory lock on a pool, and the name of who holds it.
+//! The advisory lock on a pool, for one process at a time, and the lookup of the process that holds it.
 //!
-//! `flock` belongs to the open file description, so a second open in the same process is refused
-//! like one in another, and the lock goes with the last descriptor however the process ends. A child that this
-//! process is just starting has the descriptors too, until it becomes another program; so a lock that is this
-//! process's own is waited for a moment.
+//! ```text
+//!   open --> flock --+-- free: locked
+//!                    +-- held by another process: Error::InUse with its pid, from /proc/locks
+//!                    `-- held by this process, or just released: retry for a moment
+//! ```
+//!
+//! `flock` belongs to the open file description, so a second open in the same process is rejected too. The lock is
+//! released with the last descriptor, however the process ends. A child that this process is starting has the
+//! descriptors until it calls `exec`, so a lock held by this process is retried for a moment.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +20,7 @@ use rustix::fs::FlockOperation;
 
 use crate::{Error, Result};
 
-/// Locks `file` for as long as it stays open: alone to change it, shared to read it.
+/// Locks `file` for as long as it is open: exclusively, or shared for read-only use.
 pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
     let how = match shared {
         true => FlockOperation::NonBlockingLockShared,
@@ -27,9 +32,9 @@ pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let pid = holder(file).unwrap_or(0);
-                // Nobody: it was released while we looked.
+                // 0: it was released during the lookup.
                 let wait = pid == 0 || pid == std::process::id();
-                if !wait || begun.elapsed() > PATIENCE {
+                if !wait || begun.elapsed() > RETRY_TIME {
                     return Err(Error::InUse { path: path.to_path_buf(), pid });
                 }
                 std::thread::sleep(Duration::from_millis(1));
@@ -39,24 +44,24 @@ pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {
     }
 }
 
-/// The process that has the pool at `path` open, if there is one and `/proc` tells.
+/// The process that has the pool at `path` open, if there is one and `/proc` shows it.
 pub fn holder_of(path: &Path) -> Option<u32> {
     let file = File::open(path).ok()?;
     holder(&file).ok().filter(|&pid| pid != 0)
 }
 
-/// How long a lock of this process, or of nobody, is waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait for a lock that is held by this process, or whose holder is unknown.
+const RETRY_TIME: Duration = Duration::from_millis(500);
 
-/// How often the list of locks is read before the holder is given up.
+/// Limit on reads of the list of locks to find the holder.
 const TRIES: u32 = 20;
 
-/// Who holds a lock on `file`, as far as `/proc` tells.
+/// The process that holds a lock on `file`, as far as `/proc` shows it.
 fn holder(file: &File) -> io::Result<u32> {
     let meta = file.metadata()?;
     let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
     let place = format!("{major:02x}:{minor:02x}:{}", meta.ino());
-    // The kernel writes the list in pieces; while others come and go, a line can be missed.
+    // The kernel produces the list in pieces. A line can be missing while locks are added and removed.
     for _ in 0..TRIES {
         if let Some(pid) = find(&std::fs::read_to_string("/proc/locks")?, &place) {
             return Ok(pid);
@@ -66,8 +71,8 @@ fn holder(file: &File) -> io::Result<u32> {
     Ok(0)
 }
 
-/// The process of the first `flock` on `place` in the text of `/proc/locks`, whose lines read
-/// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF` (and `1: -> FLOCK ...` for one that waits).
+/// The process of the first `flock` on `place` in the text of `/proc/locks`, whose lines read `1: FLOCK  ADVISORY
+/// WRITE 4711 fe:00:1234 0 EOF` (and `1: -> FLOCK ...` for a process that waits).
 fn find(locks: &str, place: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();

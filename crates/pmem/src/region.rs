@@ -1,4 +1,9 @@
-//! The one way in which the layers above reach the media: every range is checked here.
+//! `Region`: all accesses of the layers above to the media. Checks every range, and every page against the known
+//! bad pages.
+//!
+//! ```text
+//!   caller --> inside the length? --> a known bad page? --> Media --> a fault? --> Error::BadPage
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +21,10 @@ pub struct Region {
 }
 
 impl Region {
-    /// Wraps `media`; its length is that of its shorter window. What it says is bad is lost. From the first
-    /// region of a process on, faults at the engine's accesses are errors and not signals.
+    /// Wraps `media`. The length is that of the shorter view. Pages that the media report as bad are lost. From the
+    /// first region of a process on, faults of the engine's accesses are errors and not signals.
     pub fn new(media: Arc<dyn Media>) -> Region {
-        // Without handlers a fault ends the process, as it would anyway.
+        // Without the handlers a fault ends the process, as it would without this library.
         let _ = fault_tolerant::install();
         let windows = media.views();
         let len = windows.meta.len().min(windows.data.len());
@@ -30,17 +35,17 @@ impl Region {
         Region { media, len: Arc::new(AtomicU64::new(len)), bad_pages: Arc::new(bad_pages) }
     }
 
-    /// Bytes of the media.
+    /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
-    /// Whether the media has no bytes at all.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What the media is and promises.
+    /// The properties of the media.
     pub fn describe(&self) -> &Description {
         self.media.describe()
     }
@@ -52,14 +57,13 @@ impl Region {
         }
     }
 
-    /// The first page of the range that the media have lost, as far as that is known, by its first
-    /// byte.
+    /// The first page of the range that is known to be lost, by its first byte.
     #[inline]
     pub fn first_lost(&self, at: u64, len: u64) -> Option<u64> {
         self.bad_pages.first_in(self.media.views(), at, len)
     }
 
-    /// Pages known to be lost.
+    /// Number of pages known to be lost.
     pub fn lost_pages(&self) -> usize {
         self.bad_pages.count()
     }
@@ -68,7 +72,7 @@ impl Region {
         self.first_lost(at, len).map_or(Ok(()), |page| Err(Error::BadPage(page)))
     }
 
-    /// The metadata page that begins at the byte `at`, a multiple of 4 KiB.
+    /// The metadata page at the byte `at`, a multiple of 4 KiB.
     pub fn page(&self, at: u64) -> Result<PageRef<'_>> {
         self.guard(at, PAGE_SIZE)?;
         self.there(at, PAGE_SIZE)?;
@@ -79,13 +83,13 @@ impl Region {
         Error::OutOfRange { at, len, media: self.len() }
     }
 
-    /// Copies metadata out.
+    /// Copies metadata.
     pub fn read_meta(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.guard(at, buf.len() as u64)?;
         self.read(self.media.views().meta, at, buf)
     }
 
-    /// Copies file data or journal bytes out.
+    /// Copies file data or journal bytes.
     pub fn read_data(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.guard(at, buf.len() as u64)?;
         self.read(self.media.views().data, at, buf)
@@ -97,12 +101,12 @@ impl Region {
         if window.read(at, buf) {
             return Ok(());
         }
-        // The range lies inside, so it was the memory.
+        // The range lies inside, so the memory has failed.
         Err(Error::BadPage(self.first_lost(at, len).unwrap_or(at)))
     }
 
-    /// Where file data lies in this process, for system calls that take an address. A byte of each
-    /// page was there to be read just now.
+    /// The address of file data in this process, for system calls. A byte of each page was readable just before the
+    /// return.
     pub fn data_addr(&self, at: u64, len: u64) -> Result<*mut u8> {
         self.guard(at, len)?;
         self.there(at, len)?;
@@ -162,7 +166,7 @@ impl Region {
         })
     }
 
-    /// See [`Media::set_len`]. A longer one is the length of the region from then on.
+    /// See [`Media::set_len`]. If it is longer, the length of the region changes too.
     pub fn set_len(&self, len: u64) -> Result<()> {
         self.writable()?;
         self.media.set_len(len)?;
@@ -192,7 +196,7 @@ impl Region {
     /// See [`Media::map_at`].
     ///
     /// # Safety
-    /// As there.
+    /// See [`Media::map_at`].
     pub unsafe fn map_at(&self, at: u64, len: u64, to: *mut u8, how: MapMode) -> Result<()> {
         // Not compared with the length: a child of the process that has opened the media does not learn of its growth,
         // and maps what that process has told it.

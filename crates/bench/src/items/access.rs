@@ -1,4 +1,4 @@
-//! Clients of a mount, or of any directory: what a round does, and on how many threads.
+//! Clients of a mount, or of any directory: the operations of a round, and the threads that execute them.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -12,10 +12,10 @@ use rustix::fs::{AtFlags, statat, unlinkat};
 use super::names::{many, open_dir, touch};
 use crate::race::{offsets, together};
 
-/// Bytes of the files that are read and written.
+/// Size of the files that are read and written.
 pub(super) const LEN: u64 = 32 << 20;
 
-/// Whether bytes come or go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Read,
@@ -35,7 +35,7 @@ impl Side {
         Ok(Side { files: names.map(open).into_iter().collect::<std::io::Result<_>>()?, dir: open_dir(dir)? })
     }
 
-    /// Nanoseconds per operation (of all threads together) for `ops` transfers by each thread.
+    /// Nanoseconds per operation (over all threads) for `ops` transfers by each thread.
     pub(super) fn transfer(&self, way: Way, block: u64, threads: usize, ops: usize, first: usize) -> Result<f64> {
         let places = offsets(ops, LEN, block);
         let span = together(threads, first, &|i| {
@@ -52,7 +52,7 @@ impl Side {
         Ok(span / (ops * threads) as f64)
     }
 
-    /// Nanoseconds for making, looking at and removing an empty file.
+    /// Nanoseconds for creating, querying and removing an empty file.
     pub(super) fn churn(&self, ops: usize, first: usize) -> Result<f64> {
         let names: Vec<CString> = many("churn", ops);
         let span = together(1, first, &|_| {

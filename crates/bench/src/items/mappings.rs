@@ -1,4 +1,4 @@
-//! Mappings beside the page-cache way: what the reviewers of the kernel's DAX patches asked to see.
+//! Mappings compared with the page cache: the measurements that reviewers of the kernel's DAX patches asked for.
 //!
 //! ```text
 //!   first byte     of a mapping of 1 GiB                       mmap of a tmpfs file
@@ -9,7 +9,7 @@
 //!   memory         per GiB that was read, besides the storage  the page cache of the file on disk
 //! ```
 //!
-//! The storage of both sides lies on tmpfs, unless "on disk" is said; so what is compared is the way to it.
+//! The storage of both sides is on tmpfs, except where the table says "on disk". So only the access path differs.
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -32,7 +32,7 @@ const PAGE: u64 = 4096;
 const CHUNK: usize = 64 << 10;
 
 pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
-    // Of a quarter of a GiB in a hurry; per GiB all the same.
+    // A quarter of a GiB for a quick run; the result is per GiB in both cases.
     let len = if config.quick { GIB / 4 } else { GIB };
     first_byte(config, len, report)?;
     holes(config, report)?;
@@ -71,11 +71,11 @@ fn first_byte(config: &Config, len: u64, report: Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Stores to holes of a new sparse file each round; unmapping is not timed.
+/// Stores to holes of a new sparse file each round. Unmapping is not measured.
 fn holes(config: &Config, report: Report<'_>) -> Result<()> {
     const LEN: u64 = 64 << 20;
     let bed = Bed::of_size(512 << 20, false)?;
-    // 2 MiB apart, so that no fault helps the next one.
+    // 2 MiB apart, so that no fault resolves the page of another store.
     let single: Vec<u64> = (0..LEN / (2 << 20)).map(|i| i * (2 << 20) + i * PAGE).collect();
     let in_order: Vec<u64> = (0..2048).map(|i| i * PAGE).collect();
     let items = [
@@ -115,14 +115,14 @@ fn mechanism(bed: &Bed) -> Result<String> {
     Ok(format!("{:?}", file.map(0..PAGE, &MapOptions::shared())?.mechanism()).to_lowercase())
 }
 
-/// Nanoseconds for each place.
+/// Nanoseconds for each position.
 fn time(places: &[u64], mut each: impl FnMut(u64) -> Result<()>) -> Result<f64> {
     let begun = std::time::Instant::now();
     places.iter().try_for_each(|&at| each(at))?;
     Ok(begun.elapsed().as_nanos() as f64 / places.len() as f64)
 }
 
-/// 100 pages of an atomic mapping, in a row and scattered, beside the same bytes handed to one call.
+/// 100 pages of an atomic mapping, adjacent and scattered, compared with the same bytes passed to one call.
 fn commits(config: &Config, report: Report<'_>) -> Result<()> {
     const LEN: u64 = 64 << 20;
     let bed = Bed::of_size(512 << 20, false)?;
@@ -204,7 +204,7 @@ fn spent() -> f64 {
     t.tv_sec as f64 * 1e9 + t.tv_nsec as f64
 }
 
-/// Calls `each(offset, chunk)` over `len` bytes; processor time per GiB.
+/// Calls `each(offset, chunk)` over `len` bytes. Returns the processor time per GiB.
 fn per_gib(len: u64, mut each: impl FnMut(u64, &mut [u8]) -> Result<()>) -> Result<f64> {
     let mut chunk = vec![0x5a; CHUNK];
     let begun = spent();
@@ -276,7 +276,7 @@ fn processor(config: &Config, len: u64, report: Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Memory that reading takes besides the storage itself: page tables here, the page cache there.
+/// Memory that reading needs besides the storage: page tables for a mapping, the page cache for a file.
 fn memory(len: u64, report: Report<'_>) -> Result<()> {
     let dir = on_disk()?;
     let disk = plain_file(dir.path(), "disk", len)?;

@@ -1,4 +1,4 @@
-//! What is measured, in the order of the report.
+//! The list of measurements, in the order of the report.
 
 mod access;
 mod mappings;
@@ -15,18 +15,18 @@ use anyhow::Result;
 use crate::config::Config;
 use crate::figure::Figure;
 
-/// Takes a figure.
+/// Receives a figure.
 pub(crate) type Report<'a> = &'a mut dyn FnMut(Figure);
 
 /// One item.
 pub(crate) struct Item {
     /// For `--only`.
     pub(crate) name: &'static str,
-    /// Measures it.
+    /// Runs the measurement.
     pub(crate) run: fn(&Config, Report<'_>) -> Result<()>,
 }
 
-/// All of them.
+/// All items.
 pub(crate) const ALL: [Item; 7] = [
     Item { name: overwrite::NAME, run: overwrite::run },
     Item { name: names::NAME, run: names::run },

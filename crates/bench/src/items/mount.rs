@@ -1,10 +1,10 @@
-//! The mount beside a filesystem that does nothing, on the same transport with the same placement;
-//! and beside tmpfs and the ordinary filesystem, which have no transport at all.
+//! The mount compared with filesystems that do nothing, on the same transport with the same thread placement; and
+//! with tmpfs and the ordinary filesystem, which need no transport.
 //!
-//! There are two that do nothing. `Still` answers reads from as much memory as the file has, and
-//! copies writes into it: the same bytes are moved. `NullFs` answers from one small buffer that
-//! stays in the cache, and throws writes away. Both are shown; the target is measured against the
-//! first for reads, whose bytes have to come from somewhere, and against the second for writes.
+//! There are two filesystems that do nothing. `Still` reads from as much memory as the file has, and copies writes
+//! into it: the same bytes are moved. `NullFs` reads from one small buffer that stays in the cache, and discards
+//! writes. Both are reported. The target compares reads with the first, whose bytes come from memory too, and
+//! writes with the second.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) const NAME: &str = "mount";
 /// At least 0.9 of the rate is at most 1 / 0.9 of the time.
 const TARGET: Target = Target::FasterAtLeast(0.9);
 
-/// A served filesystem. The mount goes before its directory does.
+/// A served filesystem. It is unmounted before its directory is removed.
 pub(super) fn serve<F: FileSystem>(fs: F, dir: &Path) -> Result<Mounted> {
     std::fs::create_dir(dir)?;
     Ok(FuseTransport.serve(Arc::new(fs), dir, &Options { source: "pagestone-bench".into(), ..Options::default() })?)

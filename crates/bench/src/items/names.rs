@@ -1,4 +1,4 @@
-//! Names: create and unlink, and looking at a file, in a directory with a thousand others.
+//! Operations on names: create and unlink, and querying a file, in a directory with a thousand others.
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -24,16 +24,16 @@ pub(crate) fn open_dir(path: &std::path::Path) -> Result<OwnedFd> {
     Ok(open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Makes an empty file as a program does: open and close.
+/// Creates an empty file as a program does: open and close.
 pub(crate) fn touch(dir: &OwnedFd, name: &CString) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
     Ok(())
 }
 
-/// Names, as the library and as the system want them.
+/// Names, in the types that the library and the system take.
 pub(crate) fn many(prefix: &str, count: usize) -> Vec<CString> {
-    // Without a NUL in the prefix there is none in the name.
+    // The prefix has no NUL, so the name has none.
     (0..count).filter_map(|i| CString::new(format!("{prefix}-{i:05}.txt")).ok()).collect()
 }
 

@@ -1,8 +1,8 @@
-//! 4 KiB at random in a file that has its storage: the library, the store alone, and tmpfs.
+//! Random overwrites of 4 KiB in a file with storage: the library, the store alone, and tmpfs.
 //!
-//! All three get the same offsets in files of the same length whose pages are all there. The raw
-//! store goes to another file's pages on the same media, through the same mapping, with the same
-//! instructions, and ends with a fence as well.
+//! All three use the same offsets in files of the same length, with all pages allocated. The raw store writes
+//! another file's pages on the same media, through the same mapping, with the same instructions, and ends with a
+//! fence as well.
 
 use std::os::unix::fs::FileExt;
 

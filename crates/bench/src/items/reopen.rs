@@ -1,8 +1,8 @@
-//! Opening after the process was killed: small and huge pools, none and a million files; and what
-//! a pool weighs, in DRAM and on the media.
+//! Opening after the process was killed: small and huge pools, none and a million files; and the size of a pool's
+//! metadata, in DRAM and on the media.
 //!
-//! Each opening is a process of its own, so it pays for everything (choosing the method of storing
-//! included), and it ends by being killed again.
+//! Each open runs in a new process, so it includes everything (also the measurement of the store methods). The
+//! process is killed afterwards.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -23,7 +23,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const TEN_MS: Target = Target::AtMost(10e6);
 
-/// What opening reported.
+/// The results of an open.
 struct Opened {
     ns: f64,
     worst: f64,
@@ -47,7 +47,7 @@ fn make(config: &Config, size: u64) -> Result<Case> {
     Ok(Case { path, made_ns, blocks, _dir: dir })
 }
 
-/// Kills and opens a few times, with different amounts of work in the journal each time.
+/// Kills and opens several times, with different amounts of work in the journal.
 fn open(config: &Config, path: &Path) -> Result<Opened> {
     let mut all: [Vec<f64>; 4] = Default::default();
     for round in 0..config.rounds(12) as u64 {
@@ -90,7 +90,7 @@ pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {
     files(config, report, &base)
 }
 
-/// The descriptors' place is fixed by the format: 64 bytes for each 2 MiB.
+/// The size of the descriptors is fixed by the format: 64 bytes for each 2 MiB.
 fn descriptors(report: Report<'_>) {
     let (ours, kernel) = ((TIB / pagestone::FRAME_SIZE * 64) as f64, (TIB / pagestone::PAGE_SIZE * 64) as f64);
     let target = Target::AtMost(32.0 * 1_048_576.0);

@@ -1,5 +1,5 @@
-//! A filesystem that moves bytes and does nothing else: what a mount costs at least, when reads
-//! come from as much memory as the file has and writes go to it.
+//! A filesystem that only moves bytes: the minimum cost of a mount, if reads come from as much memory as the file
+//! has and writes go to it.
 
 use anyhow::{Result, ensure};
 use pagestone::StatFs;
@@ -7,7 +7,7 @@ use pagestone::inode::{Attr, NewNode, SetAttr};
 use pagestone_mount::{Caller, FileSystem, Handle, NodeId, NullFs, OpenHow, Reply, WriteHow, Written};
 use pmem::Memory;
 
-/// Names and attributes are [`NullFs`]'s.
+/// Names and attributes are those of [`NullFs`].
 pub(super) struct Still {
     null: NullFs,
     read: Vec<u8>,
@@ -15,7 +15,7 @@ pub(super) struct Still {
 }
 
 impl Still {
-    /// With one file of `len` bytes, in memory that is all there.
+    /// With one file of `len` bytes, all of it in memory.
     pub(super) fn new(len: u64) -> Result<Still> {
         let read = vec![0x5a; len as usize];
         let written = Memory::new(len)?;
@@ -52,7 +52,7 @@ impl FileSystem for Still {
         Ok(())
     }
     fn write(&self, _handle: Handle, offset: u64, bytes: &[u8], _how: WriteHow) -> Reply<Written> {
-        // What reaches beyond the end is thrown away.
+        // Bytes beyond the end are discarded.
         let _ = self.written.bytes().write(offset, bytes);
         Ok(Written::Bytes)
     }

@@ -1,12 +1,12 @@
-//! Two threads on different files against one, and how far the machine itself lets peers come.
+//! Two threads on different files compared with one, and the scaling that peers reach on this machine.
 //!
 //! ```text
 //!   round:   1 thread, ours | 2 threads, ours | 1 thread, peer | 2 threads, peer
 //!   scaling = 2 x (time of one thread) / (time of two), each with the same work per thread
 //! ```
 //!
-//! A loop that only computes is measured too: where others use the processors as well, it shows
-//! how much of the second one there was to be had.
+//! A loop that only computes is measured too. If other processes use the processors, it shows how much of the
+//! second one was available.
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
@@ -32,11 +32,11 @@ const OPS: usize = 4000;
 const FILES: usize = 400;
 const TARGET: Target = Target::AtLeast(1.7);
 
-/// What one thread does in a round.
+/// The work of one thread in a round.
 type Work<'a> = &'a (dyn Fn(usize) -> Result<()> + Sync);
 
-/// Measures several kinds of work in turn; between rounds `tidy` is called for each, for both
-/// threads. Returns the scaling of each: the median over rounds.
+/// Measures several kinds of work in turn. Between rounds, calls `tidy` for each, for both threads. Returns the
+/// scaling of each: the median over rounds.
 fn scaling(rounds: usize, works: &[(Work<'_>, Work<'_>)]) -> Result<Vec<f64>> {
     let mut seen = vec![Vec::new(); works.len()];
     for round in 0..=rounds {

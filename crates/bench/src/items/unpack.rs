@@ -1,5 +1,5 @@
-//! An ordinary file as media: thousands of small files unpacked through the mount and synced,
-//! beside the same on the filesystem below.
+//! An ordinary file as media: thousands of small files unpacked through the mount and synced, compared with the
+//! same on the filesystem beneath.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub(super) const NAME: &str = "unpack";
 
 const PER_DIR: usize = 100;
 
-/// What an archive of `lens.len()` files is unpacked to.
+/// Unpacks an archive of `lens.len()` files.
 fn unpack(into: &Path, lens: &[u64], bytes: &[u8]) -> Result<()> {
     for (d, lens) in lens.chunks(PER_DIR).enumerate() {
         let dir = into.join(format!("dir-{d:03}"));

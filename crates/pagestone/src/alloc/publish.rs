@@ -142,7 +142,7 @@ impl Allocator {
 
     fn stage_freed(&self, batch: &mut Batch, g: &Freed, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
         let desc = self.staged_descriptor(batch, frame)?;
-        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is freed back by another than its owner");
+        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is given back by another than its owner");
         match desc.state() {
             FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong().into()),
             FrameState::Whole if count as u64 == PAGES_PER_FRAME && self.has_lost(frame) => {

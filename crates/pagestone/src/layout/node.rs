@@ -9,7 +9,7 @@
 //!   heap: entries, 8-aligned: [ key (8) ][ value ]
 //! ```
 //!
-//! An insert dirties the header, the slots behind the new one and the entry: a few lines, which is
+//! An insert dirties the header, the slots after the new one and the entry: a few lines, which is
 //! what the journal has to carry. The checksum covers header, slots and heap but not the free
 //! bytes between them.
 

@@ -1,21 +1,21 @@
-//! Loads and stores to memory that may be taken away at any moment, which answer with an error
-//! instead of a signal.
+//! Copies and atomic words in memory that may become inaccessible at any time. A fault returns an error instead of
+//! a signal.
 //!
 //! ```text
 //!   begin --+
 //!           |  copy, load, store, swap, compare ...   a fault in here: the handler (handler.rs)
 //!   end ----+                                         sets the result to the address and
-//!   fixup:  ret   <--------------------------------- continues here
+//!   fixup:  ret   <---------------------------------- continues here
 //! ```
 //!
-//! Each routine is a leaf without a stack frame and returns 0, or the address that it could not
-//! reach. Rust never sees a reference to the memory: only pointers go in, and copies come out. They are pointers, and
-//! not numbers, so that the compiler knows that the copy read and write the caller's buffers.
-//! All word operations are sequentially consistent.
+//! Each routine is a leaf function without a stack frame. It returns 0, or the address that has faulted. Rust never
+//! has a reference to the memory: the routines take pointers and copy bytes. They take pointers rather than
+//! numbers, so that the compiler knows that they access the caller's buffers. All word operations are sequentially
+//! consistent.
 
 use std::arch::global_asm;
 
-/// What a routine answers: nothing wrong, or the address of the fault.
+/// The result of an access: `Err` has the address of the fault.
 pub type Reached = Result<(), usize>;
 
 #[cfg(target_arch = "x86_64")]
@@ -24,7 +24,8 @@ global_asm!(
     ".p2align 4",
     "pagestone_reach_begin_0_1:",
     // rdi: to, rsi: from, rdx: bytes
-    // Long ones by the processor's own loop, which starts slowly; of the rest a block at a time, a word, a byte.
+    // Long copies use the processor's string instruction, which starts slowly; the rest is copied in blocks, words,
+    // then bytes.
     "pagestone_reach_copy_0_1:",
     "mov rcx, rdx",
     "cmp rdx, 2048",
@@ -234,7 +235,7 @@ global_asm!(
     ".popsection",
 );
 
-// SAFETY: the copy above, with these arguments; all else about them is said at each use.
+// SAFETY: the routines above, with these arguments. Each use states the other conditions.
 unsafe extern "C" {
     static pagestone_reach_begin_0_1: u8;
     static pagestone_reach_end_0_1: u8;
@@ -253,7 +254,7 @@ unsafe extern "C" {
     fn pagestone_reach_compare64_0_1(addr: *mut u8, expected: &mut u64, new: u64) -> usize;
 }
 
-/// If `pc` stands in one of the copy: where to continue.
+/// If `pc` is in one of the routines: the address to continue at.
 pub(super) fn fixup(pc: usize) -> Option<usize> {
     let (begin, end) = (&raw const pagestone_reach_begin_0_1 as usize, &raw const pagestone_reach_end_0_1 as usize);
     (begin..end).contains(&pc).then_some(&raw const pagestone_reach_fixup_0_1 as usize)
@@ -263,12 +264,12 @@ fn reached(fault: usize) -> Reached {
     if fault == 0 { Ok(()) } else { Err(fault) }
 }
 
-/// Copies `len` bytes between memory that may fail and memory of the caller, either way.
+/// Copies `len` bytes between memory that may fail and memory of the caller, in either direction.
 ///
 /// # Safety
-/// The caller's side is valid for `len` bytes; the other lies in a mapping of ours.
+/// The caller's memory is valid for `len` bytes; the other range lies in a mapping of this library.
 pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) -> Reached {
-    // SAFETY: the caller's side is valid; a fault on the other is answered, not fatal.
+    // SAFETY: the caller's memory is valid; a fault on the other side is returned as an error.
     reached(unsafe { pagestone_reach_copy_0_1(to, from, len) })
 }
 
@@ -297,7 +298,7 @@ pub unsafe fn load(addr: *const u8, size: usize, out: &mut u64) -> Reached {
     })
 }
 
-/// Exchanges an aligned word of 1, 2, 4 or 8 bytes for `value`, which becomes the old one.
+/// Exchanges an aligned word of 1, 2, 4 or 8 bytes for `value`, which receives the previous value.
 ///
 /// # Safety
 /// The word lies in a mapping.
@@ -313,7 +314,7 @@ pub unsafe fn swap(addr: *mut u8, size: usize, value: &mut u64) -> Reached {
     })
 }
 
-/// Stores `new` in an aligned word of 4 or 8 bytes if it is `expected`, which becomes what was seen.
+/// Stores `new` in an aligned word of 4 or 8 bytes if it equals `expected`, which receives the value found.
 ///
 /// # Safety
 /// The word lies in a mapping.

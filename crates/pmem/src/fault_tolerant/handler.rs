@@ -1,21 +1,22 @@
-//! The handler that turns a fault into an answer.
+//! The signal handler that turns a fault into an error.
 //!
 //! ```text
 //!   SIGBUS, SIGSEGV
-//!      |-- sent by a process, not a fault        whoever had the signal before us
-//!      |-- in a routine of copy.rs           result = address, continue at its end
-//!      |-- at an instruction in the table        note the address, continue behind it
-//!      |-- memory failed that nobody touches     note the address; whoever had SIGBUS alone before us
-//!      `-- anywhere else                         whoever had the signal before us
+//!      |-- sent by a process, not a fault            call the previous handler
+//!      |-- in a routine of copy.rs                   result = address, continue at its end
+//!      |-- at an instruction in table.rs             note the address, continue after it
+//!      |-- memory failed, no access to it            note the address; call the previous handler if it is
+//!      |                                             for SIGBUS alone
+//!      `-- anywhere else                             call the previous handler
 //! ```
 //!
-//! It only looks at the interrupted registers: nothing in it allocates or locks.
+//! It only accesses the interrupted registers. It neither allocates nor locks.
 //!
-//! The standard library has a handler for both signals, to tell of stack overflows. For all else it puts the default
-//! action in its own place and returns, so that a fault comes again and ends the process. Nothing comes again after a
-//! signal that was sent: the process goes on, and must go on with this handler. So the default action that a handler
-//! before us installs becomes *its* successor, and ours stays. Reports of failed memory are no crash, and are not passed to
-//! such a handler at all.
+//! The standard library has a handler for both signals, to report stack overflows. For any other fault it installs
+//! the default action and returns, so that the fault repeats and ends the process. A signal that was sent does not
+//! repeat: the process continues, and needs this handler. So if a previous handler installs the default action,
+//! that becomes the *previous* action, and this handler is installed again. A report of failed memory is no crash
+//! and is not passed to such a handler.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -26,22 +27,22 @@ use libc::{c_int, c_void, sigaction, siginfo_t, ucontext_t};
 
 use super::{copy, note, note_elsewhere, table};
 
-/// What was installed before, for SIGBUS and SIGSEGV.
-static BEFORE: OnceLock<Result<[Before; 2], i32>> = OnceLock::new();
-/// Whether that has put the default action in its own place since.
-static GONE: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+/// The actions that were installed before, for SIGBUS and SIGSEGV.
+static PREVIOUS: OnceLock<Result<[PreviousAction; 2], i32>> = OnceLock::new();
+/// Whether the previous handler has installed the default action since.
+static DEFAULT_INSTALLED: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
 
-struct Before(sigaction);
+struct PreviousAction(sigaction);
 
 // SAFETY: plain data that is only read once it is set.
-unsafe impl Send for Before {}
+unsafe impl Send for PreviousAction {}
 // SAFETY: as above.
-unsafe impl Sync for Before {}
+unsafe impl Sync for PreviousAction {}
 
 /// Installs the handler, once for the process.
 pub fn install() -> io::Result<()> {
-    let installed = BEFORE.get_or_init(|| {
-        // What is there is read first: a fault may come as soon as the handler stands.
+    let installed = PREVIOUS.get_or_init(|| {
+        // Read the previous actions first: a fault may occur as soon as the handler is installed.
         Ok([current(libc::SIGBUS)?, current(libc::SIGSEGV)?])
     });
     if let Err(code) = installed {
@@ -52,12 +53,12 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-fn current(signal: c_int) -> Result<Before, i32> {
+fn current(signal: c_int) -> Result<PreviousAction, i32> {
     let mut before = MaybeUninit::<sigaction>::zeroed();
-    // SAFETY: only reads the present action into a structure of ours.
+    // SAFETY: only reads the present action into a local structure.
     match unsafe { libc::sigaction(signal, std::ptr::null(), before.as_mut_ptr()) } {
         // SAFETY: zeroed is a valid sigaction, and the kernel filled it.
-        0 => Ok(Before(unsafe { before.assume_init() })),
+        0 => Ok(PreviousAction(unsafe { before.assume_init() })),
         _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)),
     }
 }
@@ -66,7 +67,7 @@ fn index(signal: c_int) -> usize {
     usize::from(signal == libc::SIGSEGV)
 }
 
-/// Our handler as the kernel knows it.
+/// The address of this handler, as the kernel reports it.
 fn ours() -> usize {
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = handle;
     handler as usize
@@ -77,32 +78,32 @@ fn set(signal: c_int) {
     let mut action: sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = ours();
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-    // SAFETY: the handler is a function of the right type and keeps to what a handler may do.
+    // SAFETY: the handler is a function of the right type and is async-signal-safe.
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
 extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel hands a valid siginfo and context to a SA_SIGINFO handler; nobody else
-    // looks at them meanwhile.
+    // SAFETY: the kernel passes a valid siginfo and context to a SA_SIGINFO handler, and nothing else accesses
+    // them.
     let (code, addr, registers) =
         unsafe { ((*info).si_code, (*info).si_addr() as usize, &mut *context.cast::<ucontext_t>()) };
     if code <= 0 {
-        // There is no address, and what was interrupted has nothing to do with it.
+        // There is no address, and the interrupted instruction is not the cause.
         return match before(signal) {
             Previous::Default => end_by(signal),
             Previous::Ignored => {}
             Previous::Handler(before) => call(before, signal, info, context),
         };
     }
-    // Of a page that nobody touches at the moment: the instruction that was interrupted is not the cause. Whoever does
-    // touch it gets a signal of its own.
+    // The memory is not being accessed: the interrupted instruction is not the cause. A later access is a signal of
+    // its own.
     let elsewhere = signal == libc::SIGBUS && code == libc::BUS_MCEERR_AO;
     if elsewhere {
         note_elsewhere(addr);
     } else {
         let at = program_counter(registers);
         if let Some(target) = copy::fixup(at) {
-            answer(registers, addr.max(1));
+            set_result(registers, addr.max(1));
             continue_at(registers, target);
             return;
         }
@@ -113,31 +114,33 @@ extern "C" fn handle(signal: c_int, info: *mut siginfo_t, context: *mut c_void) 
         }
     }
     match before(signal) {
-        Previous::Handler(before) if !(elsewhere && tells_of_crashes(before)) => call(before, signal, info, context),
-        // It takes nobody's data yet: not a reason to end.
+        Previous::Handler(before) if !(elsewhere && handles_both_signals(before)) => {
+            call(before, signal, info, context)
+        }
+        // No access has failed yet: no reason to end the process.
         _ if elsewhere => {}
-        // The same instruction faults again, and the kernel does the rest.
+        // The same instruction faults again, and the kernel ends the process.
         _ => set_default(signal),
     }
 }
 
-/// Who had a signal before us.
+/// The previous action for a signal.
 enum Previous {
     Default,
     Ignored,
     Handler(&'static sigaction),
 }
 
-/// Whether a handler of SIGBUS is that of SIGSEGV, too: then it does not tell failed memory from a crash.
-fn tells_of_crashes(bus: &sigaction) -> bool {
-    matches!(BEFORE.get(), Some(Ok([_, Before(segv)])) if segv.sa_sigaction == bus.sa_sigaction)
+/// Whether one handler was installed for both SIGBUS and SIGSEGV: then it treats failed memory as a crash.
+fn handles_both_signals(bus: &sigaction) -> bool {
+    matches!(PREVIOUS.get(), Some(Ok([_, PreviousAction(segv)])) if segv.sa_sigaction == bus.sa_sigaction)
 }
 
 fn before(signal: c_int) -> Previous {
-    let Some(Ok(before)) = BEFORE.get() else { return Previous::Default };
+    let Some(Ok(before)) = PREVIOUS.get() else { return Previous::Default };
     let action = &before[index(signal)].0;
     match action.sa_sigaction {
-        _ if GONE[index(signal)].load(Ordering::Relaxed) => Previous::Default,
+        _ if DEFAULT_INSTALLED[index(signal)].load(Ordering::Relaxed) => Previous::Default,
         libc::SIG_DFL => Previous::Default,
         libc::SIG_IGN => Previous::Ignored,
         _ => Previous::Handler(action),
@@ -155,7 +158,7 @@ fn continue_at(context: &mut ucontext_t, target: usize) {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn answer(context: &mut ucontext_t, result: usize) {
+fn set_result(context: &mut ucontext_t, result: usize) {
     context.uc_mcontext.gregs[libc::REG_RAX as usize] = result as i64;
 }
 
@@ -170,12 +173,12 @@ fn continue_at(context: &mut ucontext_t, target: usize) {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn answer(context: &mut ucontext_t, result: usize) {
+fn set_result(context: &mut ucontext_t, result: usize) {
     context.uc_mcontext.regs[0] = result as u64;
 }
 
-/// Calls the handler that was there before us. If it puts the default action in place, that is what it leaves behind
-/// for the next time, and our handler stays.
+/// Calls the previous handler. If that installs the default action, records it as the previous action and installs
+/// this handler again.
 fn call(before: &sigaction, signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     if before.sa_flags & libc::SA_SIGINFO != 0 {
         // SAFETY: it was installed as a handler of this type.
@@ -188,7 +191,7 @@ fn call(before: &sigaction, signal: c_int, info: *mut siginfo_t, context: *mut c
         handler(signal);
     }
     if current(signal).is_ok_and(|action| action.0.sa_sigaction == libc::SIG_DFL) {
-        GONE[index(signal)].store(true, Ordering::Relaxed);
+        DEFAULT_INSTALLED[index(signal)].store(true, Ordering::Relaxed);
         set(signal);
     }
 }
@@ -201,10 +204,10 @@ fn set_default(signal: c_int) {
     unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
 }
 
-/// The default action of a signal that was sent: nothing sends it again by itself.
+/// Performs the default action for a signal that was sent: it does not repeat by itself.
 fn end_by(signal: c_int) {
     set_default(signal);
-    // SAFETY: sends a signal to this thread, where our handler does not block it.
+    // SAFETY: sends a signal to this thread, in which this handler does not block it.
     unsafe { libc::raise(signal) };
 }
 
@@ -214,8 +217,8 @@ mod tests {
     use crate::MappedRange;
     use crate::PAGE_SIZE;
 
-    /// A mapping whose first page is gone, in a child of this process; the result of `run` there. The child runs
-    /// system calls and loads, and nothing that could wait for a thread it does not have.
+    /// Runs `run` in a child process, with a mapping whose first page is inaccessible, and returns the result. The
+    /// child uses only system calls and loads, and waits for no thread that does not exist in it.
     fn in_child(run: impl FnOnce(&MappedRange) -> bool) -> c_int {
         install().expect("handlers");
         let window = MappedRange::anonymous(PAGE_SIZE).expect("memory");
@@ -224,7 +227,7 @@ mod tests {
         match unsafe { libc::fork() } {
             0 => {
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-                // SAFETY: system calls with structures and numbers of ours.
+                // SAFETY: system calls with local structures and numbers.
                 unsafe {
                     libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
                     libc::alarm(10);
@@ -233,19 +236,19 @@ mod tests {
             }
             child => {
                 let mut status = 0;
-                // SAFETY: waits for a child of ours.
+                // SAFETY: waits for a child of this process.
                 assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
                 status
             }
         }
     }
 
-    /// Whether lost memory is an error and not a signal.
+    /// Whether an access to lost memory is an error and not a signal.
     fn survives(window: &MappedRange) -> bool {
         !window.read(0, &mut [0; 8]) && current(libc::SIGBUS).is_ok_and(|action| action.0.sa_sigaction == ours())
     }
 
-    /// Sends this process a signal of the kernel's kind.
+    /// Sends this process a signal as the kernel does.
     fn send(signal: c_int, code: c_int, addr: usize) {
         // SAFETY: zeros are a valid siginfo, whose address lies at byte 16.
         unsafe {
@@ -257,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Fails if the handler of the standard library, which is there in every program, ends ours.
+    /// Fails if the standard library's handler, which every program has, replaces this one.
     #[test]
     fn news_of_failed_memory_is_noted_and_leaves_the_handler_in_place() {
         let status = in_child(|window| {
@@ -273,8 +276,8 @@ mod tests {
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
     }
 
-    /// As without us: the first one has the standard library's handler put the default action in place, the second
-    /// one ends the process. Between them lost memory is an error.
+    /// As in a program without this handler: at the first signal the standard library's handler installs the
+    /// default action, the second one ends the process. Between them, lost memory is an error.
     #[test]
     fn a_signal_that_was_sent_does_what_it_would_do_without_us() {
         for signal in [libc::SIGSEGV, libc::SIGBUS] {
@@ -298,7 +301,7 @@ mod tests {
     fn a_fault_of_somebody_else_ends_the_process() {
         let status = in_child(|window| {
             let gone = window.addr(0, 1).map_or(std::ptr::null(), |at| at.cast_const());
-            // SAFETY: it is a page of ours that cannot be read: the process ends here.
+            // SAFETY: the page is unreadable, so the process ends here.
             unsafe { gone.read_volatile() == 0 }
         });
         assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, "{status:#x}");

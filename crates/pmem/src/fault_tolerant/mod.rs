@@ -1,18 +1,18 @@
-//! Memory that cannot be reached: told as an error, and not by a signal that ends the process.
-//!
-//! A line of persistent memory that has failed, a page that a disk does not give back, the end of a
-//! file that somebody has shortened: the kernel answers a load from there with SIGBUS. The engine
-//! reads and stores with the instructions here, which go on after such a fault.
+//! Accesses to memory that may fail: a fault becomes an error instead of a signal that ends the process.
 //!
 //! ```text
-//!   copy.rs     copies, and atomic words: copy that return the address they could not reach
-//!   table.rs     single loads, streamed stores, flushes: inlined; behind a fault they go on with a
+//!   copy.rs      copies and atomic words: routines that return the address of the fault
+//!   table.rs     single loads, streamed stores, flushes: inlined. After a fault they continue with a
 //!                value of ones, or with nothing stored, and the address is noted here
 //!   handler.rs   SIGBUS, SIGSEGV: which of the two was interrupted
 //! ```
 //!
-//! Who loads single words asks afterwards whether they were there ([`well_since`]). The table is that of
-//! the kernel's own user copies.
+//! The kernel answers an access with SIGBUS if a line of persistent memory has failed, if a disk does not return a
+//! page, or if a file was truncated there by another process. The engine accesses media with the instructions here,
+//! which continue after such a fault.
+//!
+//! Code that loads single words checks afterwards whether a fault has occurred ([`well_since`]). The exception
+//! table is modelled on that of the kernel's user copies.
 
 mod copy;
 mod handler;
@@ -24,83 +24,83 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub use copy::{Reached, compare, copy, fill, load, swap};
 pub use handler::install;
 
-/// Faults whose addresses are kept.
-const KEPT: usize = 64;
+/// Number of faults whose addresses are kept.
+const MAX_NOTES: usize = 64;
 
 thread_local! {
-    // Without a destructor or a first use that allocates: the handler counts here, too.
-    static MINE: Cell<u64> = const { Cell::new(0) };
+    // No destructor and no allocation at the first use: the handler increments this too.
+    static THREAD_FAULTS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Faults that have a slot; their addresses may not be there yet.
-static BEGUN: AtomicU64 = AtomicU64::new(0);
-/// Faults whose addresses are there.
+/// Faults that have a slot. Their addresses may not be stored yet.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+/// Faults whose addresses are stored.
 static COUNT: AtomicU64 = AtomicU64::new(0);
-static NOTES: [Note; KEPT] = [const { Note { addr: AtomicUsize::new(0), number: AtomicU64::new(0) } }; KEPT];
+static NOTES: [Note; MAX_NOTES] = [const { Note { addr: AtomicUsize::new(0), number: AtomicU64::new(0) } }; MAX_NOTES];
 
 struct Note {
     addr: AtomicUsize,
-    /// One more than the number of the fault whose address this is.
+    /// The number of the fault whose address this is, plus one.
     number: AtomicU64,
 }
 
-/// Notes an address that this thread could not reach. Called from the handler, too.
+/// Notes the address of a fault of this thread. Also called in the handler.
 pub(super) fn note(addr: usize) {
     note_elsewhere(addr);
-    // SAFETY: the cell of this thread, which nobody else can reach.
-    MINE.with(|mine| unsafe { mine.as_ptr().write_volatile(mine.as_ptr().read_volatile() + 1) });
+    // SAFETY: the cell of this thread, which no other thread can access.
+    THREAD_FAULTS.with(|mine| unsafe { mine.as_ptr().write_volatile(mine.as_ptr().read_volatile() + 1) });
 }
 
-/// Notes an address that nobody wanted to reach at the moment.
+/// Notes the address of failed memory that was not being accessed.
 pub(super) fn note_elsewhere(addr: usize) {
     finish(begin(), addr);
 }
 
 pub(super) fn begin() -> u64 {
-    BEGUN.fetch_add(1, Ordering::Relaxed)
+    STARTED.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The address first, then that it is there: who looks in between comes again when the count has changed.
+/// Stores the address first, then the count. A reader in between sees a changed count and reads again.
 pub(super) fn finish(fault: u64, addr: usize) {
-    let note = &NOTES[fault as usize % KEPT];
+    let note = &NOTES[fault as usize % MAX_NOTES];
     note.addr.store(addr, Ordering::Relaxed);
     note.number.store(fault + 1, Ordering::Release);
     COUNT.fetch_add(1, Ordering::Release);
 }
 
-/// Faults of this thread so far. Who reads words asks before and after: others' faults are no concern
-/// of theirs, however many there are.
+/// Number of faults of this thread. Compare it before and after reading words; faults of other threads do not
+/// count.
 #[inline]
 pub fn mine() -> u64 {
-    // Volatile: the handler counts in the midst of loads of which the compiler knows that they change nothing.
-    // SAFETY: the cell of this thread, which nobody else can reach.
-    MINE.with(|mine| unsafe { mine.as_ptr().read_volatile() })
+    // Volatile: the handler increments it during loads, which the compiler assumes change nothing.
+    // SAFETY: the cell of this thread, which no other thread can access.
+    THREAD_FAULTS.with(|mine| unsafe { mine.as_ptr().read_volatile() })
 }
 
-/// Whether this thread has reached all it wanted since it asked for [`mine`].
+/// Whether this thread has had no fault since [`mine`] returned this value.
 #[inline]
 pub fn well_since(before: u64) -> bool {
     mine() == before
 }
 
-/// Faults noted in this process so far.
+/// Number of faults noted in this process.
 #[inline]
 pub fn count() -> u64 {
     COUNT.load(Ordering::Acquire)
 }
 
-/// Where [`since`] begins for who wants to apply_invalidation only of what comes from now on.
+/// The value to pass to [`since`] for faults from now on only.
 pub fn next() -> u64 {
-    BEGUN.load(Ordering::Acquire)
+    STARTED.load(Ordering::Acquire)
 }
 
-/// Hands the addresses that were noted from the fault `first` on to `each`, as far as they are kept. Returns where
-/// to begin the next time: at the first fault whose address is not there yet.
+/// Passes the addresses noted from the fault `first` on to `each`, as far as they are kept. Returns the value to
+/// pass the next time: the first fault whose address is not stored yet.
 pub fn since(first: u64, mut each: impl FnMut(usize)) -> u64 {
     let end = next();
     let mut missing = None;
-    for fault in first.max(end.saturating_sub(KEPT as u64))..end {
-        let note = &NOTES[fault as usize % KEPT];
+    for fault in first.max(end.saturating_sub(MAX_NOTES as u64))..end {
+        let note = &NOTES[fault as usize % MAX_NOTES];
         match note.number.load(Ordering::Acquire) {
             number if number > fault => each(note.addr.load(Ordering::Relaxed)),
             _ => missing = missing.or(Some(fault)),
@@ -115,7 +115,7 @@ mod tests {
     use crate::MappedRange;
     use crate::PAGE_SIZE;
 
-    /// Three pages, of which the one in the middle cannot be reached.
+    /// Three pages, of which the middle one is inaccessible.
     fn torn() -> MappedRange {
         install().expect("handlers");
         let window = MappedRange::anonymous(3 * PAGE_SIZE).expect("memory");

@@ -1,12 +1,12 @@
-//! Instructions that may fault, and where to go on: an exception table in a section of its own.
+//! Instructions that may fault, and an exception table, in a section of its own, with the addresses to continue at.
 //!
 //! ```text
 //!   2:  mov word, [at]      section pagestone_faults:   2b - ., 3b - .
 //!   3:  ...                 a fault at 2 .. 3 continues at 3
 //! ```
 //!
-//! The way is that of the Linux kernel's `__ex_table`. Each entry is two 32-bit distances, so that
-//! the table needs no relocation when the program is loaded.
+//! This is modelled on the Linux kernel's `__ex_table`. Each entry consists of two 32-bit distances, so the table
+//! needs no relocation when the program is loaded.
 
 /// One entry of the table for the instructions between the labels 2 and 3.
 macro_rules! entry {
@@ -22,14 +22,14 @@ macro_rules! entry {
 }
 pub(in super::super) use entry;
 
-/// Two distances, each from its own place.
+/// Two distances, each relative to its own position.
 #[repr(C)]
 struct Entry {
     begin: i32,
     end: i32,
 }
 
-// SAFETY: the linker defines both around the section, which every load below adds to.
+// SAFETY: the linker defines both symbols at the ends of the section, to which every load below adds an entry.
 unsafe extern "C" {
     #[link_name = "__start_pagestone_faults"]
     static FIRST: Entry;
@@ -37,11 +37,11 @@ unsafe extern "C" {
     static LAST: Entry;
 }
 
-/// If the instruction at `pc` is in the table: the one behind it.
+/// If the instruction at `pc` is in the table: the address after it.
 pub(super) fn behind(pc: usize) -> Option<usize> {
     let (mut at, last) = (&raw const FIRST, &raw const LAST);
     while at < last {
-        // SAFETY: between the two ends lie whole entries, which nobody changes.
+        // SAFETY: the range between the symbols consists of whole entries that never change.
         let entry = unsafe { &*at };
         let target = |distance: &i32| (&raw const *distance as usize).wrapping_add_signed(*distance as isize);
         if (target(&entry.begin)..target(&entry.end)).contains(&pc) {
@@ -54,14 +54,15 @@ pub(super) fn behind(pc: usize) -> Option<usize> {
 
 macro_rules! load {
     ($name:ident, $word:ty, $x86:literal, $arm:literal) => {
-        /// Loads an aligned word, as a relaxed atomic load does; ones, and noted, if it cannot be reached.
+        /// Loads an aligned word, as a relaxed atomic load does. After a fault the value is all ones, and the fault
+        /// is noted.
         ///
         /// # Safety
-        /// The word lies in a mapping of ours, or in memory that can be read.
+        /// The word lies in a mapping of this library, or in readable memory.
         #[inline(always)]
         pub(in super::super) unsafe fn $name(at: *const $word) -> $word {
             let word: u64;
-            // SAFETY: one load of a word of the caller's; a fault leaves the register as it was.
+            // SAFETY: one load of a word of the caller's; a fault leaves the register unchanged.
             unsafe {
                 #[cfg(target_arch = "x86_64")]
                 std::arch::asm!(

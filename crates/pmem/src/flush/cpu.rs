@@ -1,22 +1,21 @@
-//! The processor's persistence instructions, one wrapper each; nothing here knows about media.
+//! Wrappers of the processor's persistence instructions. Nothing here depends on the media.
 //!
 //! ```text
-//!   stream_copy, stream_zero   whole 64-byte blocks around the caches   (x86-64)
-//!   flush_line                 one cache line towards the memory
-//!   fence                      both of the above have happened before what follows
+//!   stream_copy, stream_zero   store whole 64-byte blocks, bypassing the caches   (x86-64)
+//!   flush_line                 write one cache line back
+//!   fence                      orders both before what follows
 //! ```
 //!
-//! All of them go on where memory cannot be reached (`reach`); the caller asks whether that happened.
+//! All of them continue after a fault (`fault_tolerant`); the caller checks whether there was one.
 //!
-//! Streaming stores lie outside Rust's memory model until [`fence`] has run on the same thread.
-//! They are therefore private to the `persist` module, whose only caller of them fences before it
-//! returns.
+//! Streaming stores are outside Rust's memory model until [`fence`] has run on the same thread. So they are private
+//! to the `flush` module, whose only caller fences before it returns.
 
 /// Bytes that one streaming step moves, and the alignment it needs.
 pub(super) const BLOCK: usize = 64;
 
-/// Instruction set of the streaming stores.
-#[allow(dead_code)] // Each kind of processor has some of these.
+/// Instruction of the streaming stores.
+#[allow(dead_code)] // each architecture uses some of these
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Width {
     /// `vmovntdq zmm` (AVX-512F).
@@ -27,19 +26,19 @@ pub(super) enum Width {
     W128,
 }
 
-/// Instruction that pushes one cache line out.
-#[allow(dead_code)] // Each kind of processor has some of these.
+/// Instruction that writes one cache line back.
+#[allow(dead_code)] // each architecture uses some of these
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum LineOp {
-    /// Nothing needs to be pushed out: volatile memory, or caches inside the power-fail domain.
+    /// No write-back is needed: volatile memory, or caches inside the power-fail domain.
     Nothing,
-    /// Write back, may stay cached.
+    /// Writes back, may keep the line.
     Clwb,
-    /// Write back and evict, unordered.
+    /// Writes back and evicts, unordered.
     Clflushopt,
-    /// Write back and evict, in order.
+    /// Writes back and evicts, ordered.
     Clflush,
-    /// aarch64: clean to the point of persistence.
+    /// aarch64: cleans to the point of persistence.
     DcCvap,
 }
 
@@ -85,14 +84,13 @@ mod arch {
         if size.is_power_of_two() && size >= 16 { size } else { 64 }
     }
 
-    /// Copies `blocks` blocks around the caches.
+    /// Copies `blocks` blocks, bypassing the caches.
     ///
     /// # Safety
-    /// `to` is block-aligned and writable, `from` readable, both for `blocks * BLOCK` bytes and
-    /// apart from each other; the processor has `width`; the caller runs `fence` on this thread
-    /// before anything else touches the target.
+    /// `to` is block-aligned and writable, `from` readable, both for `blocks * BLOCK` bytes without overlap; the
+    /// processor has `width`; the caller runs `fence` on this thread before any other access to the target.
     pub(in super::super) unsafe fn stream_copy(width: Width, to: *mut u8, from: *const u8, blocks: usize) {
-        // SAFETY: the caller's promises are those of the three functions.
+        // SAFETY: the caller guarantees what the three functions require.
         unsafe {
             match width {
                 Width::W512 => copy512(to, from, blocks),
@@ -102,12 +100,12 @@ mod arch {
         }
     }
 
-    /// Stores `blocks` blocks of zeros around the caches.
+    /// Stores `blocks` blocks of zeros, bypassing the caches.
     ///
     /// # Safety
     /// As for [`stream_copy`].
     pub(in super::super) unsafe fn stream_zero(width: Width, to: *mut u8, blocks: usize) {
-        // SAFETY: the caller's promises are those of the three functions.
+        // SAFETY: the caller guarantees what the three functions require.
         unsafe {
             match width {
                 Width::W512 => zero512(to, blocks),
@@ -117,9 +115,9 @@ mod arch {
         }
     }
 
-    /// Two loops over blocks, which end early where memory cannot be reached. `$leave` is what the processor needs
-    /// before others use its vector registers: after AVX, `vzeroupper`, or each SSE instruction that follows is slowed
-    /// down by the upper halves.
+    /// Two loops over blocks, which end early after a fault. `$leave` is the instruction that has to follow the use
+    /// of the vector registers: after AVX, `vzeroupper`; otherwise the upper halves slow down every SSE instruction
+    /// that follows.
     macro_rules! stream {
         (
             $(#[$feature:meta])*
@@ -127,7 +125,7 @@ mod arch {
         ) => {
             $(#[$feature])*
             unsafe fn $copy(to: *mut u8, from: *const u8, blocks: usize) {
-                // SAFETY: the blocks lie inside what the caller promised; the target is aligned.
+                // SAFETY: the blocks lie inside the caller's ranges; the target is aligned.
                 unsafe {
                     asm!(
                         "test {n}, {n}", "jz 3f",
@@ -204,14 +202,14 @@ mod arch {
         };
     }
 
-    /// Pushes out the line that holds `at`.
+    /// Writes the line that contains `at` back.
     ///
     /// # Safety
     /// `at` lies in mapped memory, and the processor has `op`.
     #[inline(always)]
     pub(in super::super) unsafe fn flush_line(op: LineOp, at: *const u8) {
-        // SAFETY: the instructions change no register and no byte; the caller checked the rest.
-        // Without `nomem`, the compiler keeps earlier stores before them.
+        // SAFETY: the instructions change no register and no byte; the caller has checked the rest. Without
+        // `nomem`, the compiler keeps earlier stores before them.
         unsafe {
             match op {
                 LineOp::Clwb => flush!("clwb [{}]", at),
@@ -222,7 +220,7 @@ mod arch {
         }
     }
 
-    /// Everything streamed or flushed before, by this thread, comes before what follows.
+    /// Orders everything that this thread streamed or flushed before what follows.
     #[inline(always)]
     pub(in super::super) fn fence() {
         // SAFETY: a fence accesses nothing; the compiler moves no memory access across it.
@@ -241,13 +239,13 @@ mod arch {
     }
 
     pub(in super::super) fn line_ops() -> Vec<LineOp> {
-        // Without FEAT_DPB nothing is known to reach the point of persistence.
+        // Without FEAT_DPB no instruction is known to reach the point of persistence.
         if std::arch::is_aarch64_feature_detected!("dpb") { vec![LineOp::DcCvap] } else { Vec::new() }
     }
 
     pub(in super::super) fn line_size() -> usize {
         let ctr: u64;
-        // SAFETY: Linux lets programs read the cache type register.
+        // SAFETY: Linux allows programs to read the cache type register.
         unsafe { asm!("mrs {}, ctr_el0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
         // DminLine, bits 19 to 16: log2 of the words (4 bytes) in the smallest data cache line.
         4usize << (ctr >> 16 & 0xf)
@@ -261,14 +259,14 @@ mod arch {
         unreachable!("no streaming stores here")
     }
 
-    /// Pushes out the line that holds `at`.
+    /// Writes the line that contains `at` back.
     ///
     /// # Safety
     /// `at` lies in mapped memory, and the processor has `op`.
     #[inline(always)]
     pub(in super::super) unsafe fn flush_line(op: LineOp, at: *const u8) {
         if op == LineOp::DcCvap {
-            // `dc cvap`, spelled as the system instruction so that any assembler takes it.
+            // `dc cvap`, written as the system instruction that every assembler accepts.
             // SAFETY: changes no register and no byte.
             unsafe {
                 asm!("2: sys #3, c7, c12, #1, {}", "3:", entry!(), in(reg) at, options(nostack, preserves_flags));

@@ -1,4 +1,4 @@
-//! How bytes get past the processor's caches: which instructions, chosen by measuring.
+//! Stores that leave the processor's caches, with the instructions that were measured to be the fastest.
 //!
 //! ```text
 //!   a store of any start and length, with streaming stores:
@@ -6,15 +6,15 @@
 //!        |  line 0   |  line 1   |  line 2   |  line 3   |
 //!              [#####|===========|===========|###]
 //!               head        body (whole lines) tail
-//!         ordinary stores,   streamed around    ordinary stores,
-//!         line flushed       the caches         line flushed
+//!         ordinary stores,   streamed,          ordinary stores,
+//!         line flushed       bypassing caches   line flushed
 //!
 //!   ... and then one fence, in the same function.
 //! ```
 //!
-//! Which method is fastest differs between machines by a factor of three and in both directions,
-//! so [`Persister::durable`] and [`Persister::volatile`] time the processor's candidates once per
-//! process (under 2 ms).
+//! Which method is fastest differs between machines by a factor of three in both directions, so
+//! [`Persister::durable`] and [`Persister::volatile`] measure the processor's methods once per process (under 2
+//! ms).
 
 mod cpu;
 
@@ -25,19 +25,19 @@ use std::time::{Duration, Instant};
 use self::cpu::{BLOCK, LineOp, Width};
 use crate::{MappedRange, PAGE_SIZE, Part, PersistMethod, fault_tolerant};
 
-/// The chosen way to store so that the bytes have left the caches.
+/// The chosen method of storing bytes so that they leave the caches.
 #[derive(Clone, Copy, Debug)]
 pub struct Persister {
     method: PersistMethod,
     /// Streaming stores for whole blocks, if the method uses them.
     width: Option<Width>,
-    /// What to do with each line that was stored to in the ordinary way.
+    /// The instruction for each line that was stored to with ordinary stores.
     line_op: LineOp,
     /// Bytes in a cache line.
     line: usize,
 }
 
-/// What a store takes its bytes from.
+/// The source of a store.
 #[derive(Clone, Copy)]
 enum Source {
     Bytes(*const u8),
@@ -54,8 +54,8 @@ impl Source {
     }
 }
 
-/// The addresses of the cache lines that the bytes `at .. at + len` touch; `line` (a power of
-/// two) is the bytes in one. The first is rounded *down*, the last is that of the last byte.
+/// The addresses of the cache lines that contain the bytes `at .. at + len`; `line` (a power of two) is the size of
+/// one. The first is rounded *down*, the last is that of the last byte.
 pub fn lines(at: usize, len: usize, line: usize) -> impl Iterator<Item = usize> {
     let mask = !(line - 1);
     let first = at & mask;
@@ -64,31 +64,31 @@ pub fn lines(at: usize, len: usize, line: usize) -> impl Iterator<Item = usize> 
 }
 
 impl Persister {
-    /// The fastest method for memory that outlives the machine behind volatile caches; `None` on
-    /// a processor without an instruction that writes a line back.
+    /// The fastest method for memory that outlives the machine beneath volatile caches; `None` on a processor
+    /// without an instruction that writes a line back.
     pub fn durable() -> Option<Persister> {
         static BEST: OnceLock<Option<Persister>> = OnceLock::new();
         *BEST.get_or_init(|| Self::fastest(&Self::candidates(true)))
     }
 
-    /// The fastest method for memory that needs no flushing: tmpfs, hugetlbfs, or caches inside
-    /// the power-fail domain.
+    /// The fastest method for memory that needs no flushing: tmpfs, hugetlbfs, or with caches inside the power-fail
+    /// domain.
     pub fn volatile() -> Persister {
         static BEST: OnceLock<Persister> = OnceLock::new();
         *BEST.get_or_init(|| Self::fastest(&Self::candidates(false)).unwrap_or(Self::plain()))
     }
 
-    /// Ordinary stores and nothing else.
+    /// Ordinary stores only.
     fn plain() -> Persister {
         Persister { method: PersistMethod::None, width: None, line_op: LineOp::Nothing, line: cpu::line_size() }
     }
 
-    /// Every method this processor has; `flushing` if bytes must leave the caches.
+    /// Every method that this processor has. `flushing`: bytes have to leave the caches.
     pub fn candidates(flushing: bool) -> Vec<Persister> {
         let line = cpu::line_size();
         let ops = if flushing { cpu::line_ops() } else { vec![LineOp::Nothing] };
         let mut all = Vec::new();
-        // Streaming needs a line instruction as well, for what is not a whole block.
+        // Streaming also needs a line instruction, for bytes that are not a whole block.
         if let (Some(&width), Some(&line_op)) = (cpu::widths().first(), ops.first()) {
             all.push(Persister { method: PersistMethod::NonTemporal, width: Some(width), line_op, line });
         }
@@ -100,7 +100,7 @@ impl Persister {
                 LineOp::Clflush => PersistMethod::Clflush,
                 LineOp::DcCvap => PersistMethod::DcCvap,
             };
-            // Ordered flushes never win against unordered ones; not worth timing beside them.
+            // Ordered flushes are never faster than unordered ones, so they are not measured beside them.
             if line_op != LineOp::Clflush || all.len() < 2 {
                 all.push(Persister { method, width: None, line_op, line });
             }
@@ -108,7 +108,7 @@ impl Persister {
         all
     }
 
-    /// Times 4 KiB persists to scratch memory, the candidates in turn, a few rounds.
+    /// Measures 4 KiB persists to scratch memory, in turn for each candidate, for a few rounds.
     fn fastest(candidates: &[Persister]) -> Option<Persister> {
         const PAGES: u64 = 48;
         const ROUNDS: usize = 4;
@@ -116,7 +116,7 @@ impl Persister {
         let Ok(scratch) = MappedRange::anonymous(PAGES * PAGE_SIZE) else { return candidates.first().copied() };
         let page = [0x5a; PAGE_SIZE as usize];
         let begun = Instant::now();
-        // Touch every page first, so that no candidate pays for the faults.
+        // Touch every page first, so that no measurement includes the page faults.
         (0..PAGES).all(|i| scratch.write(i * PAGE_SIZE, &page));
         let mut best = vec![Duration::MAX; candidates.len()];
         for _ in 0..ROUNDS {
@@ -134,13 +134,13 @@ impl Persister {
         candidates.iter().zip(best).min_by_key(|&(_, time)| time).map(|(candidate, _)| *candidate)
     }
 
-    /// How bytes are pushed out.
+    /// The method.
     pub fn method(&self) -> PersistMethod {
         self.method
     }
 
-    /// Stores all parts into `window`, which must be mapped for writing, and fences once. Refuses,
-    /// with nothing stored, parts outside the window; an error, too, if some memory cannot be reached.
+    /// Stores all parts into `window`, which must be mapped for writing, and fences once. Returns an error, with
+    /// nothing stored, for parts outside the range, and an error after a fault.
     pub fn persist(&self, window: &MappedRange, parts: &[Part<'_>]) -> io::Result<()> {
         if !parts.iter().all(|part| window.contains(part.at(), part.len())) {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -152,8 +152,8 @@ impl Persister {
                 Part::Bytes { bytes, .. } => Source::Bytes(bytes.as_ptr()),
                 Part::Zero { .. } => Source::Zero,
             };
-            // SAFETY: the target lies in the window and the source in the part; the flushed lines
-            // hold bytes of the target. The fence below ends the streaming stores.
+            // SAFETY: the target lies in the window and the source in the part; the flushed lines contain bytes of
+            // the target. The fence below ends the streaming stores.
             unsafe {
                 self.put(to, from, part.len() as usize, &mut |line| {
                     cpu::flush_line(self.line_op, line as *const u8);
@@ -164,38 +164,38 @@ impl Persister {
         if fault_tolerant::well_since(before) { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
     }
 
-    /// Starts the write-back of every line that the range touches; nothing outside the window.
+    /// Starts the write-back of every line of the range. Lines outside the window are ignored.
     pub fn flush(&self, window: &MappedRange, at: u64, len: u64) {
         if self.line_op == LineOp::Nothing {
             return;
         }
         let Some(from) = window.addr(at, len) else { return };
         for line in lines(from.addr(), len as usize, self.line) {
-            // SAFETY: the line holds a byte of the window, and lines do not straddle mappings.
+            // SAFETY: the line contains a byte of the window, and lines do not straddle mappings.
             unsafe { cpu::flush_line(self.line_op, line as *const u8) };
         }
     }
 
-    /// Orders this thread's earlier stores and flushes before what it stores next.
+    /// Orders this thread's earlier stores and flushes before its later stores.
     pub fn fence(&self) {
         cpu::fence();
     }
 
-    /// Stores `len` bytes, without a fence: `flush` is called for each line stored to in the
-    /// ordinary way, unless the method has nothing to flush.
+    /// Stores `len` bytes, without a fence. Calls `flush` for each line stored to with ordinary stores, unless the
+    /// method needs no flushing.
     ///
     /// # Safety
-    /// `to` is writable and `from` readable for `len` bytes, apart from each other; the caller
-    /// runs [`cpu::fence`] on this thread before anything else touches the target.
+    /// `to` is writable and `from` readable for `len` bytes, without overlap; the caller runs [`cpu::fence`] on
+    /// this thread before any other access to the target.
     unsafe fn put(&self, to: *mut u8, from: Source, len: usize, flush: &mut impl FnMut(usize)) {
         let Some(width) = self.width else {
-            // SAFETY: the caller's promise.
+            // SAFETY: guaranteed by the caller.
             return unsafe { self.put_ordinary(to, from, len, flush) };
         };
         let head = (to.addr().wrapping_neg() % BLOCK).min(len);
         let blocks = (len - head) / BLOCK;
         let tail = head + blocks * BLOCK;
-        // SAFETY: the three stretches lie inside the caller's; the body starts on a block.
+        // SAFETY: the three parts lie inside the caller's ranges; the body starts at a block.
         unsafe {
             self.put_ordinary(to, from, head, flush);
             match from.skip(head) {
@@ -209,7 +209,7 @@ impl Persister {
     /// # Safety
     /// As for [`Persister::put`].
     unsafe fn put_ordinary(&self, to: *mut u8, from: Source, len: usize, flush: &mut impl FnMut(usize)) {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         let stored = unsafe {
             match from {
                 Source::Bytes(from) => fault_tolerant::copy(to, from, len),
@@ -232,7 +232,7 @@ mod tests {
 
     const ROOM: usize = 640;
 
-    /// Every method, with every width it can have.
+    /// Every method, with every width.
     fn everything() -> Vec<Persister> {
         let mut all = Vec::new();
         for persister in [Persister::candidates(true), Persister::candidates(false)].concat() {
@@ -246,8 +246,8 @@ mod tests {
         all
     }
 
-    /// Each line holding a stored byte must be flushed, except where a whole block was streamed;
-    /// worked out byte by byte, unlike the code under test.
+    /// The lines to be flushed: those with a stored byte, except where a whole block was streamed. Computed byte by
+    /// byte, unlike the code under test.
     fn expected_lines(p: &Persister, base: usize, start: usize, len: usize) -> BTreeSet<usize> {
         let streamed = |addr: usize| {
             let block = addr / BLOCK * BLOCK;
@@ -320,7 +320,7 @@ mod tests {
         let begun = Instant::now();
         let best = Persister::fastest(&Persister::candidates(true));
         assert_eq!(best.is_some(), !cpu::line_ops().is_empty());
-        // Ten times the promise: the machine that runs the tests may be busy.
+        // Ten times the limit: the machine that runs the tests may be busy.
         assert!(begun.elapsed() < Duration::from_millis(20), "{:?}", begun.elapsed());
         println!("durable: {:?}, volatile: {:?}", best.map(|p| p.method), Persister::volatile().method);
     }

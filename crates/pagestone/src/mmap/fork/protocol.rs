@@ -1,8 +1,8 @@
 //! The messages about one mapping across a fork: what the parent sends, and how the child applies it.
 //!
 //! ```text
-//!   parent    describe: pages -> Shown              invalidate_in_children
-//!   child     map_described:  Shown -> kernel mappings    apply_invalidation
+//!   parent    describe: pages -> Shown                  invalidate_in_children
+//!   child     map_described: Shown -> kernel mappings   apply_invalidation
 //! ```
 
 use std::io;

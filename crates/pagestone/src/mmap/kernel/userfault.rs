@@ -264,7 +264,7 @@ pub(in crate::mmap) fn reserve(len: usize, within: usize) -> io::Result<(Range<u
     Ok((start..start + len, base..base + size))
 }
 
-/// Makes the range inaccessible: an access is SIGBUS, by the kernel EFAULT, as behind the end of any mapped file.
+/// Makes the range inaccessible: an access is SIGBUS, by the kernel EFAULT, as beyond the end of any mapped file.
 pub(in crate::mmap) fn map_poison(range: Range<usize>, offset: u64) -> io::Result<()> {
     static NOTHING: OnceLock<OwnedFd> = OnceLock::new();
     let file = match NOTHING.get() {
