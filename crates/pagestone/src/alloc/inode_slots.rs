@@ -61,8 +61,8 @@ impl Slots {
 
     /// The transaction that made `page` has committed: the slots it did not take are anybody's.
     /// Not before: an inode that another lane committed there would lie in a page of nobody's.
-    pub(super) fn open_page(&self, page: PageNo) {
-        self.shard(page).lock().insert(page, SlotPage { free: !1, reserved: 0 });
+    pub(super) fn open_page(&self, page: PageNo, taken: u16) {
+        self.shard(page).lock().insert(page, SlotPage { free: !taken, reserved: 0 });
     }
 
     /// The transaction that made `page` did not happen.
@@ -124,11 +124,24 @@ impl<'p> SlotReservation<'p> {
         SlotReservation { alloc, lane, taken, freed, pages, committed: false }
     }
 
-    /// A free slot on a page that is known to have one.
+    /// A free slot on a page that is known to have one, or that this transaction has made.
     pub(crate) fn take_known(&mut self) -> Result<Option<Ino>> {
+        if let Some(&page) = self.pages.last() {
+            let slot = self.taken_on(page).trailing_ones() as usize;
+            if slot < 16 {
+                let ino = Ino::new(page, slot, self.alloc.next_generation(0));
+                self.taken.push(ino);
+                return Ok(Some(ino));
+            }
+        }
         let ino = self.alloc.known_slot(self.lane)?;
         self.taken.extend(ino);
         Ok(ino)
+    }
+
+    /// The slots of a page that the transaction has taken.
+    fn taken_on(&self, page: PageNo) -> u16 {
+        self.taken.iter().filter(|ino| ino.page() == page).fold(0, |bits, ino| bits | 1 << ino.slot())
     }
 
     /// The first slot of a page that the transaction makes.
@@ -155,7 +168,7 @@ impl<'p> SlotReservation<'p> {
     pub(crate) fn commit(&mut self) -> SmallVec<[PageNo; 1]> {
         self.committed = true;
         self.taken.iter().for_each(|&ino| self.alloc.slots.end(ino, true));
-        self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page));
+        self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page, self.taken_on(page)));
         self.freed.iter().filter_map(|&ino| self.alloc.note_free_slot(ino)).collect()
     }
 }

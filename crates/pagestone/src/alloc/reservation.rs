@@ -16,7 +16,7 @@ use super::publish::Stripes;
 use super::{Allocator, Run, Stop, TxResult};
 use crate::journal::Batch;
 use crate::layout::PageUse;
-use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Pages that a whole frame must leave to others: more than the nodes that one record takes for a map.
 const NODES: i64 = 16;
@@ -110,6 +110,12 @@ impl<'p> Reservation<'p> {
             }
         }
         self.allocate_pages(pages, PageUse::Data, owner)
+    }
+
+    /// If `page` was reserved here: how many pages of its run there are from it on.
+    pub(crate) fn allocated_from(&self, page: PageNo) -> Option<u64> {
+        let run = self.allocated.iter().map(|a| a.run).find(|run| (run.page.0..run.page.0 + run.pages).contains(&page.0))?;
+        Some(run.page.0 + run.pages - page.0)
     }
 
     /// Undoes the allocation of a run out of a split frame.

@@ -25,6 +25,7 @@ pub(crate) mod space;
 mod stored;
 mod sync;
 pub(crate) mod write;
+pub(crate) mod write_aside;
 pub(crate) mod xattr;
 
 pub(crate) use handle::FileHandle;

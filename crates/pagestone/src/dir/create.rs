@@ -97,7 +97,8 @@ pub(super) fn checked_links(links: u32) -> Result<u32> {
     if links >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(links + 1) }
 }
 
-pub(super) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> TxResult<InodeRec> {
+/// Makes an inode without a name, in the directory `parent` if it is one itself.
+pub(crate) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> TxResult<InodeRec> {
     let ino = tx.new_ino()?;
     let mut rec = InodeRec::new(ino, node.kind, node.perm, now);
     (rec.uid, rec.gid, rec.rdev) = (node.uid, node.gid, node.rdev);
