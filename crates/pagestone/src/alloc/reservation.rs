@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use super::publish::Stripes;
-use super::{Allocator, Run, Stop, TxResult};
+use super::{Allocator, Run, Stop, TxResult, by_frame};
 use crate::journal::Batch;
 use crate::layout::PageUse;
 use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
@@ -90,8 +90,19 @@ impl<'p> Reservation<'p> {
     }
 
     /// A bound on the bytes that descriptors and tables add to the record.
+    ///
+    /// A frame's table is in the record at most once. A run that covers a whole frame changes its descriptor alone: the
+    /// frame has no table.
     pub(crate) fn record_bound(&self) -> u64 {
-        (self.freed.len() + self.allocated.len() + self.reowned.len()) as u64 * (PAGE_SIZE + 1024)
+        let allocated = self.allocated.iter().map(|a| a.run);
+        let runs = allocated.chain(self.freed.iter().map(|f| f.run)).chain(self.reowned.iter().map(|r| r.run));
+        let (mut split, mut whole): (SmallVec<[FrameNo; 16]>, u64) = (SmallVec::new(), 0);
+        for (frame, _, pages) in runs.flat_map(by_frame) {
+            if pages as u64 == PAGES_PER_FRAME { whole += 1 } else { split.push(frame) }
+        }
+        split.sort_unstable();
+        split.dedup();
+        split.len() as u64 * (PAGE_SIZE + 1024) + whole * 128
     }
 
     /// Whether the pool has no page left for this operation, none that waits for a checkpoint either.
@@ -114,7 +125,8 @@ impl<'p> Reservation<'p> {
 
     /// If `page` was reserved here: how many pages of its run there are from it on.
     pub(crate) fn allocated_from(&self, page: PageNo) -> Option<u64> {
-        let run = self.allocated.iter().map(|a| a.run).find(|run| (run.page.0..run.page.0 + run.pages).contains(&page.0))?;
+        let run =
+            self.allocated.iter().map(|a| a.run).find(|run| (run.page.0..run.page.0 + run.pages).contains(&page.0))?;
         Some(run.page.0 + run.pages - page.0)
     }
 

@@ -72,7 +72,10 @@ pub(crate) fn write_aside(
             return Err(Stop::RecordFull);
         }
         let want = not_of_this(tx, rec, page, last)? - page;
-        let whole = page.is_multiple_of(PAGES_PER_FRAME) && want >= PAGES_PER_FRAME;
+        // Large writes take whole, aligned frames, which take little room in the record.
+        let in_front = page.next_multiple_of(PAGES_PER_FRAME) - page;
+        let want = if in_front > 0 && want >= in_front + PAGES_PER_FRAME { in_front } else { want };
+        let whole = in_front == 0 && want >= PAGES_PER_FRAME;
         let f = tx.reserve_data(rec.owner(), page, want, whole)?;
         let stop = page + f.run.pages;
         pages.parts(page..stop, f.run.page.byte(), &mut parts);

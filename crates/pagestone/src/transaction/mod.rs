@@ -18,7 +18,6 @@ mod commit;
 mod run;
 
 use std::borrow::Cow;
-use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -60,8 +59,6 @@ use crate::error::Result;
 pub struct Transaction<'a> {
     engine: EngineRef,
     operations: Vec<Operation<'a>>,
-    /// It may be sent to another thread, and is used by one.
-    lifetime: PhantomData<&'a [u8]>,
 }
 
 /// A file that an operation changes.
@@ -86,7 +83,7 @@ fn bytes_of(path: impl AsRef<Path>) -> Vec<u8> {
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(engine: EngineRef) -> Transaction<'a> {
-        Transaction { engine, operations: Vec::new(), lifetime: PhantomData }
+        Transaction { engine, operations: Vec::new() }
     }
 
     fn push(&mut self, operation: Operation<'a>) -> &mut Self {

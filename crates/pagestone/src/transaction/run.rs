@@ -316,7 +316,8 @@ impl Run<'_, '_> {
         if to.found.is_none() && to.must_be_dir && a.kind != Kind::Dir {
             return Err(Error::NotDirectory.into());
         }
-        for ino in [from.dir, to.dir, a.ino, ORPHANS].into_iter().chain(to.found.map(|b| b.ino)) {
+        let replaced = to.found.map(|b| [b.ino, ORPHANS]);
+        for ino in [from.dir, to.dir, a.ino].into_iter().chain(replaced.into_iter().flatten()) {
             self.lock(ino)?;
         }
         let (name, to_name) = (Name::new(from.name()?)?, Name::new(to.name()?)?);
