@@ -296,10 +296,10 @@ fn links_and_paths_mean_what_they_mean_to_single_operations() {
     pool.symlink("loop", "/loop").unwrap();
     let mut change = pool.transaction();
     change.write("/short", b"1", 0).write("/long", b"2", 1).write("d/e/../b", b"3", 2).write("/d/./b", b"4", 3);
-    change.remove_file("/a").remove_file("/short");
+    change.remove_file("/a").remove_file("/short").hard_link("/d/b", "/c").write("/c", b"5", 4);
     change.commit().unwrap();
-    assert_eq!(pool.read("/d/b").unwrap(), b"1234");
-    assert_eq!(pool.metadata("/d/b").unwrap().nlink(), 1);
+    assert_eq!(pool.read("/d/b").unwrap(), b"12345");
+    assert_eq!((pool.metadata("/d/b").unwrap().nlink(), pool.metadata("/c").unwrap().nlink()), (2, 2));
     for (path, errno) in [("/loop", libc::ELOOP), ("/long", libc::ENOENT), ("", libc::ENOENT), ("/", libc::EISDIR)] {
         let mut change = pool.transaction();
         change.write(path, b"x", 0);

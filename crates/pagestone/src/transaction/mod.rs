@@ -73,6 +73,7 @@ enum Operation<'a> {
     Write { file: Target, bytes: Cow<'a, [u8]>, offset: u64 },
     SetLen { file: Target, len: u64 },
     Create { path: Vec<u8>, kind: Kind, mode: u32 },
+    Link { original: Vec<u8>, link: Vec<u8> },
     Rename { from: Vec<u8>, to: Vec<u8> },
     Remove { path: Vec<u8>, is_dir: bool },
 }
@@ -119,6 +120,11 @@ impl<'a> Transaction<'a> {
     /// Makes a directory with mode `0o755`, owned by root. The name must be free.
     pub fn create_dir(&mut self, path: impl AsRef<Path>) -> &mut Self {
         self.push(Operation::Create { path: bytes_of(path), kind: Kind::Dir, mode: 0o755 })
+    }
+
+    /// Gives the file `original`, which is no directory, another name, which must be free. A symbolic link is not followed.
+    pub fn hard_link(&mut self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> &mut Self {
+        self.push(Operation::Link { original: bytes_of(original), link: bytes_of(link) })
     }
 
     /// Moves the name `from` to `to`. A file, or an empty directory, that has the new name is replaced.

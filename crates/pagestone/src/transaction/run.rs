@@ -171,6 +171,7 @@ impl Run<'_, '_> {
             Operation::Write { file, bytes, offset } => self.write(tx, file, bytes, *offset),
             Operation::SetLen { file, len } => self.set_len(tx, file, *len),
             Operation::Create { path, kind, mode } => self.create(tx, path, *kind, *mode),
+            Operation::Link { original, link } => self.link(tx, original, link),
             Operation::Rename { from, to } => self.rename(tx, from, to),
             Operation::Remove { path, is_dir } => self.remove(tx, path, *is_dir),
         }
@@ -289,6 +290,24 @@ impl Run<'_, '_> {
         self.progress.made.insert(made);
         self.lock(made)?;
         Ok(())
+    }
+
+    fn link(&mut self, tx: &mut Tx<'_>, original: &[u8], link: &[u8]) -> TxResult<()> {
+        let original = self.walk(tx, original, false)?;
+        let link = self.walk(tx, link, false)?;
+        let ino = match (&original.name, original.found) {
+            (Some(_), Some(found)) => found.ino,
+            (Some(_), None) => return Err(Error::NotFound.into()),
+            (None, _) => return Err(Error::IsDirectory.into()),
+        };
+        if link.found.is_some() {
+            return Err(Error::Exists.into());
+        }
+        let name = Name::new(link.name()?)?;
+        self.lock(link.dir)?;
+        self.lock(ino)?;
+        let locks = &*self.locks;
+        self.engine.link_in_tx(tx, (locks.of(link.dir), &name), locks.of(ino)).map(drop)
     }
 
     fn remove(&mut self, tx: &mut Tx<'_>, path: &[u8], is_dir: bool) -> TxResult<()> {

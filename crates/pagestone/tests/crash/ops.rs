@@ -49,7 +49,7 @@ pub(crate) enum Op {
     Write(Path, At, usize, u8),
     /// Every so many bytes so many bytes, so many times, all at once.
     WriteAtomic(Path, Parts, u8),
-    /// All of these or none: creates, directories, writes at an offset, renames, removals, truncates.
+    /// All of these or none: creates, directories, links, writes at an offset, renames, removals, truncates.
     Transaction(&'static [Op]),
     Truncate(Path, u64),
     Allocate(Path, u64, u64),
@@ -161,6 +161,7 @@ impl Driver {
                 Op::Mkdir(name) => change.create_dir(path(name)),
                 Op::Write(name, At::Offset(at), ..) => change.write(path(name), bytes, at),
                 Op::Rename(name, to, RenameMode::Replace) => change.rename(path(name), path(to)),
+                Op::Link(name, to) => change.hard_link(path(name), path(to)),
                 Op::Unlink(name) => change.remove_file(path(name)),
                 Op::Rmdir(name) => change.remove_dir(path(name)),
                 Op::Truncate(name, len) => change.set_len(path(name), len),

@@ -8,6 +8,8 @@
 
 use crashlab::{Budget, Flavour};
 use pagestone::inode::RenameMode;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::ops::{At, Op};
 use crate::run::{self, Care, Template};
@@ -97,4 +99,49 @@ fn a_transaction_that_changes_clones_leaves_the_others_alone() {
     for flavour in BOTH {
         assert!(survive(flavour, &before, &[Op::Transaction(ALL), Op::Unlink("a")]) > 100);
     }
+}
+
+/// Operations of a transaction. Some fail, and with them all of it.
+fn random(rng: &mut StdRng) -> Op {
+    const NAMES: [&str; 6] = ["a", "b", "d/x", "empty", "c", "d/y"];
+    let mut name = || NAMES[rng.random_range(0..NAMES.len())];
+    let (path, other) = (name(), name());
+    match rng.random_range(0..10) {
+        0..=3 => {
+            let (at, len) = (rng.random_range(0..20_000), rng.random_range(1..9000));
+            Op::Write(path, At::Offset(at), len, rng.random_range(10..30))
+        }
+        4 => Op::Truncate(path, rng.random_range(0..20_000)),
+        5 | 6 => Op::Create(path),
+        7 => Op::Rename(path, other, RenameMode::Replace),
+        8 => Op::Link(path, other),
+        _ => Op::Unlink(path),
+    }
+}
+
+#[test]
+fn random_transactions_survive_a_crash_at_any_moment() {
+    let given = std::env::var("PAGESTONE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds: Vec<u64> = match given {
+        Some(seed) => vec![seed],
+        None => (0..if run::full() { 200 } else { 12 }).map(|_| rand::random()).collect(),
+    };
+    let tried = run::in_parallel(&seeds, |&seed| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut ops = Vec::new();
+        for _ in 0..4 {
+            let len = rng.random_range(1..6);
+            // The test lives as long as the process.
+            let all: &'static [Op] = (0..len).map(|_| random(&mut rng)).collect::<Vec<_>>().leak();
+            ops.push(Op::Transaction(all));
+            ops.extend(rng.random_bool(0.3).then_some(Op::Sync));
+        }
+        let flavour = BOTH[rng.random_range(0..2)];
+        let template = Template::new(flavour, seed, &BEFORE);
+        let budget = Budget { exhaustive_up_to: 16, sampled: 10, ..Budget::default() };
+        let care = Care { budget, from: 0, nested: 0, emptied: 9 };
+        let checked = run::record(&template, &ops).and_then(|run| run::check(&template, &run, &care));
+        checked.map_err(|e| format!("PAGESTONE_SEED={seed} {flavour:?}: {e}"))
+    });
+    assert!(tried > 0);
 }
