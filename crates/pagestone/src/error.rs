@@ -151,6 +151,19 @@ pub enum Error {
     /// goes on beside a shrink.
     #[error("still in use in this process")]
     Busy,
+    /// An operation of a [`Transaction`](crate::Transaction) failed, so nothing of it has happened. errno and kind are
+    /// those of the operation.
+    #[error("operation {operation} of the transaction: {source}")]
+    InTransaction {
+        /// Which one, counted from 0.
+        operation: usize,
+        /// What it met.
+        source: Box<Error>,
+    },
+    /// One record, of 128 KiB, does not hold the metadata that a [`Transaction`](crate::Transaction) changes: too many
+    /// operations, or files in too many pieces. Nothing was changed. Commit it in parts.
+    #[error("the transaction changes more places than one record holds")]
+    TransactionTooLarge,
     /// A path leads through more than 40 symbolic links.
     #[error("too many levels of symbolic links")]
     LinkLoop,
@@ -217,6 +230,7 @@ impl Error {
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Error::Corrupt { .. } | Error::NotAPool(_) | Error::TooNew(_) => io::ErrorKind::InvalidData,
+            Error::InTransaction { source, .. } => source.kind(),
             Error::NotOpenFor(_) => io::ErrorKind::PermissionDenied,
             Error::NoAttribute => io::ErrorKind::NotFound,
             Error::TooLarge => io::ErrorKind::InvalidInput,
@@ -260,6 +274,8 @@ impl Error {
             Error::ReadOnly => libc::EROFS,
             Error::NotSupported(_) => libc::EOPNOTSUPP,
             Error::InUse { .. } => libc::EBUSY,
+            Error::InTransaction { source, .. } => source.errno(),
+            Error::TransactionTooLarge => libc::E2BIG,
             Error::LinkLoop => libc::ELOOP,
             Error::NotOpenFor(_) => libc::EBADF,
             Error::Path { source, .. } | Error::System { source, .. } | Error::Media(source) => {

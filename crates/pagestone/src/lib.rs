@@ -28,6 +28,7 @@
 //!   pool      the facade: create, open, close, info; files and names by path
 //!   resize    growing, and shrinking by relocation
 //!   snapshot  snapshots and clones of trees
+//!   transaction  changes of several files and names in one record
 //!   mmap      mappings: file ranges whose pages are the pool's
 //!   dir       names
 //!   data      the bytes and attributes of files
@@ -60,6 +61,7 @@ pub mod mmap;
 mod pool;
 mod resize;
 pub mod snapshot;
+mod transaction;
 mod txn;
 mod units;
 
@@ -68,6 +70,7 @@ pub use data::{Piece, Pieces};
 pub use error::{Error, Result};
 pub use pmem;
 pub use pool::{CreateOptions, DirEntry, File, FileOptions, Info, Metadata, OpenOptions, Pool, ReadDir, is_pool};
+pub use transaction::Transaction;
 pub use units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PageNo};
 
 /// The layer below paths: inodes by their numbers, names as bytes, attributes as the kernel has them.
@@ -99,6 +102,7 @@ const _: () = {
     shared::<ReadDir>();
     shared::<DirEntry>();
     shared::<Metadata>();
+    shared::<Transaction<'_>>();
     shared::<FileOptions<'_>>();
     shared::<Error>();
     shared::<inode::Dir>();

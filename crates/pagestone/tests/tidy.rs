@@ -232,7 +232,7 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
 }
 
 /// The layers of the library from below; the modules before `layout` belong to none.
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 21] = [
     "units",
     "error",
     "lock",
@@ -249,6 +249,7 @@ const LAYERS: [&str; 20] = [
     "data",
     "dir",
     "mmap",
+    "transaction",
     "resize",
     "snapshot",
     "pool",

@@ -61,8 +61,8 @@ impl Slots {
 
     /// The transaction that created `page` has committed: makes its other slots available. They were not before,
     /// because an inode that another lane committed there would be on an unowned page.
-    pub(super) fn open_page(&self, page: PageNo) {
-        self.shard(page).lock().insert(page, SlotPage { free: !1, reserved: 0 });
+    pub(super) fn open_page(&self, page: PageNo, allocated: u16) {
+        self.shard(page).lock().insert(page, SlotPage { free: !allocated, reserved: 0 });
     }
 
     /// The transaction that created `page` was aborted.
@@ -124,11 +124,24 @@ impl<'p> SlotReservation<'p> {
         SlotReservation { alloc, lane, allocated, freed, pages, committed: false }
     }
 
-    /// Reserves a free slot on a page of the table.
+    /// Reserves a free slot on a page of the table, or on one that the transaction creates.
     pub(crate) fn take_known(&mut self) -> Result<Option<Ino>> {
+        if let Some(&page) = self.pages.last() {
+            let slot = self.reserved_on(page).trailing_ones() as usize;
+            if slot < 16 {
+                let ino = Ino::new(page, slot, self.alloc.next_generation(0));
+                self.allocated.push(ino);
+                return Ok(Some(ino));
+            }
+        }
         let ino = self.alloc.known_slot(self.lane)?;
         self.allocated.extend(ino);
         Ok(ino)
+    }
+
+    /// The slots of a page that the transaction has reserved.
+    fn reserved_on(&self, page: PageNo) -> u16 {
+        self.allocated.iter().filter(|ino| ino.page() == page).fold(0, |bits, ino| bits | 1 << ino.slot())
     }
 
     /// Reserves the first slot of a page that the transaction creates.
@@ -155,7 +168,7 @@ impl<'p> SlotReservation<'p> {
     pub(crate) fn commit(&mut self) -> SmallVec<[PageNo; 1]> {
         self.committed = true;
         self.allocated.iter().for_each(|&ino| self.alloc.slots.end(ino, true));
-        self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page));
+        self.pages.iter().for_each(|&page| self.alloc.slots.open_page(page, self.reserved_on(page)));
         self.freed.iter().filter_map(|&ino| self.alloc.note_free_slot(ino)).collect()
     }
 }

@@ -13,10 +13,10 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use super::publish::Stripes;
-use super::{Allocator, Run, Stop, TxResult};
+use super::{Allocator, Run, Stop, TxResult, by_frame};
 use crate::journal::Batch;
 use crate::layout::PageUse;
-use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME};
+use crate::units::{FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// Pages that must stay free when a whole frame is allocated: more than the nodes that one record needs for a map.
 const NODES: i64 = 16;
@@ -90,8 +90,19 @@ impl<'p> Reservation<'p> {
     }
 
     /// An upper bound for the bytes that descriptors and tables add to the record.
+    ///
+    /// A frame's table is in the record at most once. A run that covers a whole frame changes its descriptor alone: the
+    /// frame has no table.
     pub(crate) fn record_bound(&self) -> u64 {
-        (self.freed.len() + self.allocated.len() + self.reowned.len()) as u64 * (PAGE_SIZE + 1024)
+        let allocated = self.allocated.iter().map(|a| a.run);
+        let runs = allocated.chain(self.freed.iter().map(|f| f.run)).chain(self.reowned.iter().map(|r| r.run));
+        let (mut split, mut whole): (SmallVec<[FrameNo; 16]>, u64) = (SmallVec::new(), 0);
+        for (frame, _, pages) in runs.flat_map(by_frame) {
+            if pages as u64 == PAGES_PER_FRAME { whole += 1 } else { split.push(frame) }
+        }
+        split.sort_unstable();
+        split.dedup();
+        split.len() as u64 * (PAGE_SIZE + 1024) + whole * 128
     }
 
     /// Whether the pool has no page left for this operation, and none waits for a checkpoint.
@@ -110,6 +121,13 @@ impl<'p> Reservation<'p> {
             }
         }
         self.allocate_pages(pages, PageUse::Data, owner)
+    }
+
+    /// If `page` was reserved here: how many pages of its run there are from it on.
+    pub(crate) fn allocated_from(&self, page: PageNo) -> Option<u64> {
+        let run =
+            self.allocated.iter().map(|a| a.run).find(|run| (run.page.0..run.page.0 + run.pages).contains(&page.0))?;
+        Some(run.page.0 + run.pages - page.0)
     }
 
     /// Undoes the allocation of a run from a split frame.

@@ -30,6 +30,7 @@ mod stored;
 mod sync;
 pub(crate) mod truncate;
 pub(crate) mod write;
+pub(crate) mod write_aside;
 pub(crate) mod xattr;
 
 pub(crate) use handle::FileHandle;

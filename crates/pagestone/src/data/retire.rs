@@ -38,15 +38,20 @@ impl Engine {
                 change()
             };
             match done {
-                Err(Stop::Pinned)
-                    if self.alloc.region.lost_pages() > 0 && self.evacuate_one_page(held, pages.clone())? => {}
-                // A private mapping may have pinned them only to show them.
-                Err(Stop::Pinned) if self.unpin_mapped(held) => {}
+                Err(Stop::Pinned) if self.make_place_for_table(held, pages.clone())? => {}
                 done => return done,
             }
         }
         let _chain = self.chain_of(held)?;
         change()
+    }
+
+    /// No page of a whole frame that is given back in part could hold the frame's table: tries to change that. The chain
+    /// is not locked. Whether there is something new to try.
+    pub(crate) fn make_place_for_table(&self, held: InodeWrite<'_>, pages: Range<u64>) -> TxResult<bool> {
+        let moved = self.alloc.region.lost_pages() > 0 && self.evacuate_one_page(held, pages)?;
+        // A private mapping may have pinned them only to show them.
+        Ok(moved || self.unpin_mapped(held))
     }
 
     /// Has mappings unpin pages that they pinned only to map them; true if any did.

@@ -28,7 +28,7 @@ use crate::extent::extent_map::{self, in_tx};
 use crate::extent::orphans::{add_orphan, remove_orphan};
 use crate::extent::resolve::ChainRead;
 use crate::layout::{InodeRec, ORPHANS};
-use crate::txn::{Fresh, Tx};
+use crate::txn::{Durable, Fresh, Tx};
 use crate::units::{Ino, PAGE_SIZE};
 
 /// Stretches that one record replaces at most.
@@ -283,25 +283,37 @@ fn replace(tx: &mut Tx<'_>, ino: Ino, stretches: &[Stretch<'_>], (end, zeroed): 
         }
     }
     let durable = tx.fill(fresh, &parts)?;
-    for s in stretches {
-        // What was own and hid the base is replaced by what is own and hides it.
-        let borrowed = rec.borrowed().saturating_sub(in_tx(tx, &rec).borrowed_in(s.first(), s.end())?);
-        if extent_map::remove(tx, &mut rec, s.first(), s.end())?.is_some() {
-            return Err(Stop::RecordFull);
-        }
-        rec.set_borrowed(borrowed);
-    }
-    let borrowed = rec.borrowed();
-    for run in durable {
-        extent_map::insert(tx, &mut rec, run)?;
-        rec.set_borrowed(borrowed);
-    }
+    put_in_place_of(tx, &mut rec, stretches.iter().map(|s| s.first()..s.end()), durable)?;
     if !tx.has_room(0) {
         return Err(Stop::RecordFull);
     }
     rec.size = size;
     rec.touch(Time::now());
     tx.put_inode(&rec)
+}
+
+/// Puts `durable` into the map in place of what the file has in `pages`, which it covers; the old pages are given back.
+/// [`Stop::RecordFull`] if one record is too short. The caller stages `rec`.
+pub(crate) fn put_in_place_of(
+    tx: &mut Tx<'_>,
+    rec: &mut InodeRec,
+    pages: impl Iterator<Item = Range<u64>>,
+    durable: SmallVec<[Durable; 4]>,
+) -> TxResult<()> {
+    for pages in pages {
+        // What was own and hid the base is replaced by what is own and hides it.
+        let borrowed = rec.borrowed().saturating_sub(in_tx(tx, rec).borrowed_in(pages.start, pages.end)?);
+        if extent_map::remove(tx, rec, pages.start, pages.end)?.is_some() {
+            return Err(Stop::RecordFull);
+        }
+        rec.set_borrowed(borrowed);
+    }
+    let borrowed = rec.borrowed();
+    for run in durable {
+        extent_map::insert(tx, rec, run)?;
+        rec.set_borrowed(borrowed);
+    }
+    Ok(())
 }
 
 /// Lets the file have the orphan's map, on top of its own. Returns the base that its own has become.

@@ -161,7 +161,7 @@ fn zero(tx: &mut Tx<'_>, rec: &InodeRec, from: u64, to: u64) -> TxResult<()> {
 }
 
 /// From `first` on neither the base nor the backing answers any more.
-fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> TxResult<()> {
+pub(crate) fn forget_base_from(tx: &mut Tx<'_>, rec: &mut InodeRec, first: u64) -> TxResult<()> {
     if first < rec.base_pages {
         let gone = if first == 0 { rec.borrowed() } else { in_tx(tx, rec).borrowed_in(first, rec.base_pages)? };
         rec.set_borrowed(rec.borrowed().saturating_sub(gone));

@@ -5,7 +5,7 @@ use super::names::{self, Name};
 use crate::alloc::TxResult;
 use crate::attr::{Attr, Kind, NewNode, Time};
 use crate::data::write::{Take, write_in_tx};
-use crate::engine::Engine;
+use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
 use crate::txn::Tx;
@@ -49,26 +49,38 @@ impl Engine {
     }
 
     pub(super) fn link(&self, dir: Ino, name: &Name<'_>, ino: Ino) -> Result<Attr> {
-        let _lock = self.locks.write(&[dir, ino]);
+        let locks = self.locks.write(&[dir, ino]);
         self.alloc.transact(false, |tx| {
-            let mut parent = live_directory(tx, dir)?;
-            let free = names::free_key(self, tx, &parent, name)?;
-            let mut rec = tx.inode(ino)?;
-            let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
-            match kind {
-                Kind::Dir => return Err(Error::IsDirectory.into()),
-                _ if rec.nlink == 0 => return Err(Error::NotFound.into()),
-                _ => {}
-            }
-            let now = Time::now();
-            names::add(tx, &mut parent, free, name, ino, kind)?;
-            parent.touch(now);
-            tx.put_inode(&parent)?;
-            rec.nlink = checked_links(rec.nlink)?;
-            rec.set_ctime(now);
-            tx.put_inode(&rec)?;
+            let rec = self.link_in_tx(tx, (locks.of(dir), name), locks.of(ino))?;
             Ok(self.attr_of(&rec)?)
         })
+    }
+
+    /// Gives an inode another name.
+    pub(crate) fn link_in_tx(
+        &self,
+        tx: &mut Tx<'_>,
+        (dir, name): (InodeWrite<'_>, &Name<'_>),
+        inode: InodeWrite<'_>,
+    ) -> TxResult<InodeRec> {
+        let ino = inode.ino();
+        let mut parent = live_directory(tx, dir.ino())?;
+        let free = names::free_key(self, tx, &parent, name)?;
+        let mut rec = tx.inode(ino)?;
+        let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
+        match kind {
+            Kind::Dir => return Err(Error::IsDirectory.into()),
+            _ if rec.nlink == 0 => return Err(Error::NotFound.into()),
+            _ => {}
+        }
+        let now = Time::now();
+        names::add(tx, &mut parent, free, name, ino, kind)?;
+        parent.touch(now);
+        tx.put_inode(&parent)?;
+        rec.nlink = checked_links(rec.nlink)?;
+        rec.set_ctime(now);
+        tx.put_inode(&rec)?;
+        Ok(rec)
     }
 }
 
@@ -97,7 +109,8 @@ pub(super) fn checked_links(links: u32) -> Result<u32> {
     if links >= MAX_LINKS { Err(Error::TooManyLinks) } else { Ok(links + 1) }
 }
 
-pub(super) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> TxResult<InodeRec> {
+/// Makes an inode without a name, in the directory `parent` if it is one itself.
+pub(crate) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, now: Time) -> TxResult<InodeRec> {
     let ino = tx.new_ino()?;
     let mut rec = InodeRec::new(ino, node.kind, node.perm, now);
     (rec.uid, rec.gid, rec.rdev) = (node.uid, node.gid, node.rdev);

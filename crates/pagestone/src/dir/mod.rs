@@ -4,7 +4,7 @@
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
 //!   remove.rs  names that go                               rename.rs  names that move
 //!   clone_file.rs  a new name for a clone                  node.rs    any inode
-//!   entries.rs a listing, in batches
+//!   entries.rs a listing, in batches                      walk.rs    from a path to a name
 //! ```
 //!
 //! Every operation on names is one record. Its locks are taken at once, so what it needs to know
@@ -19,6 +19,7 @@ mod names;
 mod node;
 mod remove;
 mod rename;
+mod walk;
 
 use std::ops::ControlFlow;
 
@@ -34,8 +35,12 @@ pub(crate) use create::name_again;
 pub use entries::Entries;
 pub use node::Node;
 
-pub(crate) use names::{Name, parse as parse_entry};
-pub(crate) use remove::forget_name;
+pub(crate) use create::new_inode;
+pub(crate) use names::{Found, Name, parse as parse_entry};
+pub(crate) use node::link_target;
+pub(crate) use remove::{Removal, forget_name};
+pub(crate) use rename::RenameIn;
+pub(crate) use walk::{Lookup, Walked, gone, walk};
 
 use rename::Leave;
 

@@ -41,7 +41,7 @@ impl<'a> Name<'a> {
 pub(crate) struct Found {
     pub(super) key: u64,
     pub(crate) ino: Ino,
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// Reads an entry.
@@ -218,6 +218,11 @@ pub(super) fn redirect(
 }
 
 impl Engine {
+    /// Finds a name as the transaction sees it. The directory is locked.
+    pub(crate) fn find_in_tx(&self, tx: &Tx<'_>, dir: Ino, name: &Name<'_>) -> Result<Option<Found>> {
+        find(self, tx, &directory(tx.inode(dir)?)?, name)
+    }
+
     /// Finds a name without transaction.
     pub(crate) fn find(&self, dir: Ino, name: &Name<'_>) -> Result<Option<Found>> {
         let _lock = self.locks.read(dir);

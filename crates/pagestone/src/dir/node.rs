@@ -1,12 +1,15 @@
 //! Any inode, whatever its kind.
 
 use super::Dir;
+use crate::alloc::Allocator;
 use crate::attr::{Attr, Kind, SetAttr, XattrMode};
 use crate::data::FileHandle;
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
+use crate::extent::extent_map::Map;
+use crate::extent::resolve::Records;
 use crate::layout::{InodeRec, ORPHANS, ROOT};
-use crate::units::Ino;
+use crate::units::{Ino, PAGE_SIZE};
 
 /// Any inode. It keeps the pool open, but not a file alive: once the last name is gone, and the last open file, every
 /// method is [`Error::Stale`]. Changes are one record each, and durable like those of a [`Dir`].
@@ -48,18 +51,7 @@ impl Node {
         let engine = &self.engine;
         let _lock = engine.locks.read(self.ino);
         let rec = engine.alloc.inode(self.ino)?;
-        if rec.kind() != Some(Kind::Symlink) {
-            return Err(Error::Invalid("not a symbolic link"));
-        }
-        if rec.size <= InodeRec::INLINE_TARGET as u64 {
-            return Ok(rec.inline_target().to_vec());
-        }
-        if rec.size > 4095 {
-            return Err(Error::corrupt(self.ino.to_string(), "a symbolic link of impossible length"));
-        }
-        let mut target = vec![0; rec.size as usize];
-        crate::data::read::read(&engine.alloc, &engine.chain(&rec), &rec, 0, &mut target)?;
-        Ok(target)
+        link_target(&engine.alloc, &engine.alloc, &rec)
     }
 
     /// The value of an extended attribute, by its whole name (`user.x`).
@@ -107,6 +99,25 @@ impl Node {
     pub fn sync(&self) -> Result<()> {
         self.engine.sync_inode(self.ino)
     }
+}
+
+/// The target of the symbolic link `rec`, whose map `nodes` read.
+pub(crate) fn link_target(nodes: &impl Records, alloc: &Allocator, rec: &InodeRec) -> Result<Vec<u8>> {
+    if rec.kind() != Some(Kind::Symlink) {
+        return Err(Error::Invalid("not a symbolic link"));
+    }
+    if rec.size <= InodeRec::INLINE_TARGET as u64 {
+        return Ok(rec.inline_target().to_vec());
+    }
+    if rec.size >= PAGE_SIZE {
+        return Err(Error::corrupt(rec.ino().to_string(), "a symbolic link of impossible length"));
+    }
+    let mut target = vec![0; rec.size as usize];
+    Map { nodes, alloc, rec }.span(0)?.read(alloc, 0, &mut target).map_err(|e| match e {
+        Error::Lost(_) => Error::DataLost(0),
+        other => other,
+    })?;
+    Ok(target)
 }
 
 impl EngineRef {

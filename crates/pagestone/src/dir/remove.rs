@@ -21,10 +21,10 @@ use crate::txn::Tx;
 use crate::units::Ino;
 
 /// Inodes whose locks an operation on names takes.
-pub(super) type Inos = SmallVec<[Ino; 6]>;
+pub(crate) type Inos = SmallVec<[Ino; 6]>;
 
 /// How far a removal came.
-enum Removal {
+pub(crate) enum Removal {
     /// The name is gone.
     Done,
     /// The name is gone, and this inode is an orphan now.
@@ -58,7 +58,7 @@ impl Engine {
     }
 
     /// `locks` has the directory's, so the name keeps its meaning while that is locked, too.
-    fn remove_in_tx(
+    pub(crate) fn remove_in_tx(
         &self,
         tx: &mut Tx<'_>,
         locks: &mut WriteGuards<'_>,

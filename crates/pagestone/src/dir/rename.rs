@@ -23,7 +23,7 @@ use crate::txn::Tx;
 use crate::units::Ino;
 
 /// A name and its directory.
-type Place<'a> = (Ino, &'a Name<'a>);
+pub(crate) type Place<'a> = (Ino, &'a Name<'a>);
 
 /// Deepest directory tree that a rename follows upwards; more is damage.
 const MAX_DEPTH: u32 = 1 << 20;
@@ -36,6 +36,14 @@ struct Move<'a> {
     b: Option<Found>,
     mode: RenameMode,
     leave: Leave,
+}
+
+/// A rename in a transaction of the caller: the places, and what their names mean there.
+pub(crate) struct RenameIn<'a> {
+    pub(crate) from: Place<'a>,
+    pub(crate) to: Place<'a>,
+    pub(crate) a: Found,
+    pub(crate) b: Option<Found>,
 }
 
 /// What a rename leaves at the old name.
@@ -82,34 +90,27 @@ impl Engine {
 
     /// Refuses to move a directory below itself.
     fn check_ancestors(&self, m: &Move<'_>) -> Result<()> {
-        if m.from.0 == m.to.0 {
-            return Ok(());
-        }
-        if m.a.kind == Kind::Dir && self.is_ancestor(m.a.ino, m.to.0)? {
-            return Err(Error::Invalid("a directory cannot be moved into itself"));
-        }
-        match m.b {
-            Some(b)
-                if m.mode == RenameMode::Exchange && b.kind == Kind::Dir && self.is_ancestor(b.ino, m.from.0)? =>
-            {
-                Err(Error::Invalid("a directory cannot be moved into itself"))
-            }
-            _ => Ok(()),
-        }
+        check_ancestors(m, |dir| {
+            let _lock = self.locks.read(dir);
+            Ok(Ino(self.alloc.inode(dir)?.parent))
+        })
     }
 
-    fn is_ancestor(&self, ancestor: Ino, mut dir: Ino) -> Result<bool> {
-        for _ in 0..MAX_DEPTH {
-            if dir == ancestor {
-                return Ok(true);
-            }
-            if dir == ROOT {
-                return Ok(false);
-            }
-            let _lock = self.locks.read(dir);
-            dir = Ino(self.alloc.inode(dir)?.parent);
-        }
-        Err(Error::corrupt(dir.to_string(), "its ancestors do not lead to the root"))
+    /// A rename that replaces, in a transaction of the caller, who holds [`Engine::renames`]; `parent` says which
+    /// directory holds one, and locks it. Returns the inode that is an orphan now.
+    pub(crate) fn rename_in(
+        &self,
+        tx: &mut Tx<'_>,
+        locks: &WriteGuards<'_>,
+        rename: RenameIn<'_>,
+        parent: impl FnMut(&Tx<'_>, Ino) -> Result<Ino>,
+    ) -> TxResult<Option<Ino>> {
+        let RenameIn { from, to, a, b } = rename;
+        let m = Move { from, to, a, b, mode: RenameMode::Replace, leave: Leave::Nothing };
+        let mut parent = parent;
+        check_ancestors(&m, |dir| parent(tx, dir))?;
+        let orphaned = self.rename_in_tx(tx, locks, &m)?.ok_or(Error::NotFound)?;
+        Ok(b.filter(|_| orphaned).map(|b| b.ino))
     }
 
     /// `None` if a name has changed its meaning; else whether what was replaced is an orphan now.
@@ -184,6 +185,32 @@ impl Engine {
         settle_moved(tx, b.ino, m.from.0, now)?;
         Ok(false)
     }
+}
+
+/// Refuses to move a directory below itself.
+fn check_ancestors(m: &Move<'_>, mut parent: impl FnMut(Ino) -> Result<Ino>) -> Result<()> {
+    if m.from.0 == m.to.0 {
+        return Ok(());
+    }
+    let exchanged = m.b.filter(|b| m.mode == RenameMode::Exchange && b.kind == Kind::Dir);
+    let below = m.a.kind == Kind::Dir && is_ancestor(m.a.ino, m.to.0, &mut parent)?;
+    if below || exchanged.map_or(Ok(false), |b| is_ancestor(b.ino, m.from.0, &mut parent))? {
+        return Err(Error::Invalid("a directory cannot be moved into itself"));
+    }
+    Ok(())
+}
+
+fn is_ancestor(ancestor: Ino, mut dir: Ino, parent: &mut impl FnMut(Ino) -> Result<Ino>) -> Result<bool> {
+    for _ in 0..MAX_DEPTH {
+        if dir == ancestor {
+            return Ok(true);
+        }
+        if dir == ROOT {
+            return Ok(false);
+        }
+        dir = parent(dir)?;
+    }
+    Err(Error::corrupt(dir.to_string(), "its ancestors do not lead to the root"))
 }
 
 /// The inode has another name now; a directory learns its parent.

@@ -17,6 +17,7 @@ use crate::dir::Node;
 use crate::error::{Error, Result};
 use crate::lock::{Mutex, rank};
 use crate::mmap::{AtomicMapping, MapOptions, Mapping};
+use crate::transaction::Transaction;
 use crate::units::Ino;
 
 /// What a file was opened for.
@@ -406,5 +407,19 @@ impl Mapping {
     /// The file that is mapped, open for reading and writing.
     pub fn file(&self) -> File {
         File::new(self.handle().clone(), Access::ALL)
+    }
+}
+
+impl<'a> Transaction<'a> {
+    /// Writes all of `bytes` at `offset` of an open file, whatever its name is by now.
+    ///
+    /// # Errors
+    /// [`Error::NotOpenFor`]; [`Error::Invalid`] for a file of another pool.
+    pub fn write_file(&mut self, file: &File, bytes: &'a [u8], offset: u64) -> Result<&mut Self> {
+        file.writable()?;
+        match self.engine().is_same(file.handle.engine()) {
+            true => Ok(self.write_handle(&file.handle, bytes, offset)),
+            false => Err(Error::Invalid("the file is of another pool")),
+        }
     }
 }

@@ -42,6 +42,7 @@ use crate::dir::{Dir, Node};
 use crate::engine::{Engine, EngineRef};
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshots;
+use crate::transaction::Transaction;
 use crate::units::Ino;
 use background::Background;
 use pmem::Media;
@@ -166,6 +167,11 @@ impl Pool {
     /// read. The pool has its size still then, and what was moved lies elsewhere.
     pub fn shrink(&self, size: u64, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         self.engine().shrink(size, progress)
+    }
+
+    /// Begins a list of changes of several files and names that are committed together: all of them, or none.
+    pub fn transaction<'a>(&self) -> Transaction<'a> {
+        Transaction::new(self.0.clone())
     }
 
     /// Its snapshots, and clones of trees.

@@ -206,7 +206,9 @@ impl Pool {
     pub fn hard_link(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
         let original = path::walk(self.engine(), original.as_ref(), false)?;
         let link = path::walk(self.engine(), link.as_ref(), false)?;
-        link.dir.link(link.free()?, original.found()?.ino).map(drop)
+        // As on the system, a missing original counts before a name that is taken.
+        let ino = original.found()?.ino;
+        link.dir.link(link.free()?, ino).map(drop)
     }
 
     /// Makes a symbolic link at `link` to `original`, which need not be there. A target without a leading `/` begins in

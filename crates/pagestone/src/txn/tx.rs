@@ -253,6 +253,11 @@ impl<'p> Tx<'p> {
         Ok(Fresh { file_page, run })
     }
 
+    /// If this transaction has reserved the page: how many pages it has from there on in one run. Nobody else sees them.
+    pub(crate) fn pages_of_this(&self, page: PageNo) -> Option<u64> {
+        self.space.allocated_from(page)
+    }
+
     /// Writes the contents of fresh pages, and of older ones that the file is about to reach, with
     /// one fence. `parts` define every byte that lies within the length the caller will set.
     pub(crate) fn fill(&mut self, fresh: SmallVec<[Fresh; 4]>, parts: &[Part<'_>]) -> TxResult<SmallVec<[Durable; 4]>> {

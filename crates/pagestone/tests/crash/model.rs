@@ -134,6 +134,23 @@ impl World {
                 }
                 Ok(())
             }
+            Op::Transaction(ops) => {
+                let mut world = self.clone();
+                for op in ops {
+                    if let Op::Write(path, At::Offset(at), len, _) = *op {
+                        // Always other storage.
+                        let pages = at / PAGE..(at + len as u64).div_ceil(PAGE);
+                        Arc::make_mut(&mut world.file(path)?.shared).extend(pages);
+                    }
+                    if let Op::Truncate(path, len) = *op {
+                        // The page with the new end is made anew if the file grows again.
+                        Arc::make_mut(&mut world.file(path)?.shared).insert(len / PAGE);
+                    }
+                    world.run(*op)?;
+                }
+                *self = world;
+                Ok(())
+            }
             Op::Truncate(path, len) => {
                 self.file(path)?.truncate(len, clock);
                 if len == 0 {

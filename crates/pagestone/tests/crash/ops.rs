@@ -49,6 +49,8 @@ pub(crate) enum Op {
     Write(Path, At, usize, u8),
     /// Every so many bytes so many bytes, so many times, all at once.
     WriteAtomic(Path, Parts, u8),
+    /// All of these or none: creates, directories, links, writes at an offset, renames, removals, truncates.
+    Transaction(&'static [Op]),
     Truncate(Path, u64),
     Allocate(Path, u64, u64),
     /// As that, and the length stays.
@@ -81,6 +83,7 @@ impl Op {
             Op::Write(_, _, len, _) => len as u64,
             Op::WriteAtomic(_, parts, _) => parts.count * parts.len as u64,
             Op::Allocate(_, _, len) | Op::Zero(_, _, len) => len,
+            Op::Transaction(ops) => ops.iter().map(|op| op.bytes()).sum(),
             _ => 0,
         }
     }
@@ -142,6 +145,32 @@ impl Driver {
         self.dir(dir)?.create(name.as_bytes(), node).map(drop)
     }
 
+    /// Does these in one transaction.
+    fn commit(&self, ops: &[Op]) -> Result<(), Error> {
+        let path = |path: Path| format!("{}/{path}", self.base);
+        let bytes: Vec<Vec<u8>> =
+            ops.iter()
+                .map(|op| {
+                    if let Op::Write(_, At::Offset(at), len, fill) = *op { pattern(at, len, fill) } else { Vec::new() }
+                })
+                .collect();
+        let mut change = self.pool().transaction();
+        for (op, bytes) in ops.iter().zip(&bytes) {
+            match *op {
+                Op::Create(name) => change.create(path(name), 0o644),
+                Op::Mkdir(name) => change.create_dir(path(name)),
+                Op::Write(name, At::Offset(at), ..) => change.write(path(name), bytes, at),
+                Op::Rename(name, to, RenameMode::Replace) => change.rename(path(name), path(to)),
+                Op::Link(name, to) => change.hard_link(path(name), path(to)),
+                Op::Unlink(name) => change.remove_file(path(name)),
+                Op::Rmdir(name) => change.remove_dir(path(name)),
+                Op::Truncate(name, len) => change.set_len(path(name), len),
+                other => panic!("{other:?} is no operation of a transaction"),
+            };
+        }
+        change.commit()
+    }
+
     /// Does it.
     pub(crate) fn run(&mut self, op: Op) -> Result<(), Error> {
         let node = |path: Path| self.node(path);
@@ -184,6 +213,7 @@ impl Driver {
                 let parts: Vec<(u64, &[u8])> = bytes.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();
                 open(path)?.write_atomic(&parts)
             }
+            Op::Transaction(ops) => self.commit(ops),
             Op::Truncate(path, len) => open(path)?.set_len(len),
             Op::Allocate(path, at, len) => open(path)?.allocate(at..at.saturating_add(len)),
             Op::AllocateBehind(path, at, len) => open(path)?.allocate_keep_size(at..at.saturating_add(len)),
