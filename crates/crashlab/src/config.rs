@@ -4,10 +4,10 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flavour {
     /// Byte-addressable memory behind a processor cache: 8 aligned bytes at a time, in any order,
-    /// until flushed and fenced by one thread. One window; durable at the fence.
+    /// until flushed and fenced by one thread. One view; durable at the fence.
     Lines,
     /// An ordinary file: what is in the page cache may be on the disk or not, page by page (and,
-    /// if torn, sector by sector), in any version since the last sync. Two windows; durable at
+    /// if torn, sector by sector), in any version since the last sync. Two views; durable at
     /// the sync.
     Pages,
 }

@@ -9,7 +9,7 @@
 //!             +-> explore_nested: crash the opening, too
 //! ```
 //!
-//! It knows nothing of what is stored; all it needs is the media trait of `pagestone`.
+//! It knows nothing of what is stored; all it needs is the media trait of `pmem`.
 //!
 //! # What can be left
 //! [`Flavour::Lines`] is memory behind a processor cache. Of the 8-byte words stored and not yet

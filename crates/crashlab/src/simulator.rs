@@ -27,8 +27,8 @@ use crate::recording::Recording;
 /// A use of the media that its contract forbids, seen while it ran.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Violation {
-    /// A page was persisted through the data window while the meta window held changes to it
-    /// that have not been synced: the two windows now disagree.
+    /// A page was persisted through the data view while the meta view held changes to it
+    /// that have not been synced: the two views now disagree.
     PersistUnderOverlay {
         /// First byte of the page.
         page: u64,
@@ -43,7 +43,7 @@ pub enum Violation {
 /// Simulated persistent memory: a [`Media`] that records every call.
 pub struct Simulator {
     meta: MappedRange,
-    /// The page cache, in the page flavour; otherwise both windows are `meta`.
+    /// The page cache, in the page flavour; otherwise both views are `meta`.
     data: Option<MappedRange>,
     flavour: Flavour,
     seed: u64,
@@ -66,7 +66,7 @@ struct Live {
     /// What the mappings were last known to hold, except for the pages in `touched`.
     resident: Arc<PageMap>,
     touched: FastSet,
-    /// Pages of the meta window with private changes, and whether they were flushed.
+    /// Pages of the meta view with private changes, and whether they were flushed.
     overlay: FastMap<bool>,
     violations: Vec<Violation>,
 }
@@ -164,7 +164,7 @@ impl Simulator {
         self.live.lock().violations.clone()
     }
 
-    /// Records bytes that were changed directly in the data window, through an address and
+    /// Records bytes that were changed directly in the data view, through an address and
     /// without any call (a mapped store, a `read(2)` into the pool). They are treated as stores
     /// that nobody has flushed, or as changes in the page cache.
     pub fn absorb(&self, at: u64, len: u64) {
@@ -231,7 +231,7 @@ impl Simulator {
         }
     }
 
-    /// Repeats a change of the page cache in the meta window, where the page has no overlay.
+    /// Repeats a change of the page cache in the meta view, where the page has no overlay.
     fn mirror(&self, live: &mut Live, at: u64, len: u64, write: impl Fn(&MappedRange, u64, usize, usize) -> bool) {
         if self.data.is_none() {
             return;

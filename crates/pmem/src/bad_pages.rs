@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Media::bad (when it is opened) ------.
-//!   reach (a fault was noted) --collect--+-> the pages --> reads and stores there: Error::Lost
+//!   fault_tolerant (a fault) ---collect--+-> the pages --> reads and stores there: Error::Lost
 //!                                                      --> free: not handed out; freed: retired (frame)
 //! ```
 //!
@@ -49,13 +49,13 @@ impl BadPages {
 
     /// The first lost page of the pool bytes `at .. at + len`, by its first byte.
     #[inline]
-    pub(super) fn first_in(&self, windows: Views<'_>, at: u64, len: u64) -> Option<u64> {
-        if self.well_at.load(Ordering::Relaxed) == fault_tolerant::count() { None } else { self.look(windows, at, len) }
+    pub(super) fn first_in(&self, views: Views<'_>, at: u64, len: u64) -> Option<u64> {
+        if self.well_at.load(Ordering::Relaxed) == fault_tolerant::count() { None } else { self.look(views, at, len) }
     }
 
     #[cold]
-    fn look(&self, windows: Views<'_>, at: u64, len: u64) -> Option<u64> {
-        self.collect(windows);
+    fn look(&self, views: Views<'_>, at: u64, len: u64) -> Option<u64> {
+        self.collect(views);
         if self.count() == 0 || len == 0 {
             return None;
         }
@@ -80,12 +80,12 @@ impl BadPages {
 
     /// Takes up what was noted since the last time. Under the lock, so that nobody takes a fault for looked at whose
     /// page is not among the lost ones yet.
-    fn collect(&self, windows: Views<'_>) {
+    fn collect(&self, views: Views<'_>) {
         let now = fault_tolerant::count();
         let mut known = self.known.lock();
         let Known { pages, next } = &mut *known;
         *next = fault_tolerant::since(*next, |addr| {
-            let places = [windows.data, windows.meta].into_iter().filter_map(|window| window.byte_at(addr));
+            let places = [views.data, views.meta].into_iter().filter_map(|view| view.byte_at(addr));
             pages.extend(places.map(|at| at / PAGE_SIZE));
         });
         if known.pages.is_empty() {

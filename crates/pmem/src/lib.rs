@@ -121,10 +121,10 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// What this is and what it promises.
     fn describe(&self) -> &Description;
 
-    /// The two windows through which the bytes are read.
+    /// The two views through which the bytes are read.
     fn views(&self) -> Views<'_>;
 
-    /// Stores all parts through the data window with stores that bypass the cache, then fences
+    /// Stores all parts through the data view with stores that bypass the cache, then fences
     /// once. Durable on return where durability is [`Durability::AtFence`]; otherwise visible at
     /// once, and durable after the next [`Media::sync`].
     ///
@@ -132,7 +132,7 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// Rust's memory model until the fence, which is why the two are one function.
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()>;
 
-    /// An ordinary store of metadata through the meta window. It may become durable at any
+    /// An ordinary store of metadata through the meta view. It may become durable at any
     /// moment from now on (`AtFence`), or only by flush and sync (`AtSync`).
     fn store(&self, at: u64, bytes: &[u8]);
 
@@ -191,7 +191,7 @@ pub trait Media: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Maps the pool bytes `at .. at + len` of the data window, which are file data and stay it
+    /// Maps the pool bytes `at .. at + len` of the data view, which are file data and stay it
     /// while they are mapped, at the address `to`, in place of what is mapped there. They were
     /// given to [`Media::prepare_for_mapping`] before. What is stored there is durable as the description says of a store that was flushed.
     ///
@@ -214,7 +214,7 @@ pub enum MapMode {
     Private,
 }
 
-/// The two windows on one pool; the same mapping twice where stores need no overlay.
+/// The two views on one pool; the same mapping twice where stores need no overlay.
 #[derive(Clone, Copy, Debug)]
 pub struct Views<'a> {
     /// Metadata as the engine has stored it.

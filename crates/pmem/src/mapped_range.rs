@@ -3,7 +3,7 @@
 //!
 //! Words are read with single load instructions, so a race yields an old or a new word and never
 //! undefined behaviour; longer runs are copied out. A [`PageRef`] is one page whose bounds were
-//! checked when it was made. Memory that cannot be reached ends nothing: see `reach`.
+//! checked when it was made. Memory that cannot be reached ends nothing: see `fault_tolerant`.
 
 use std::io;
 use std::marker::PhantomData;

@@ -7,7 +7,7 @@
 //!   | overlay |  - - - - ->|               |  3. fdatasync
 //!   | (meta)  |            v               v
 //!   +---------+-------+---------------------------+
-//!   |     page cache of the file (data window)    |
+//!   |     page cache of the file (data view)      |
 //!   +----------------------+----------------------+
 //!                          v  the kernel, whenever it likes
 //!                        disk
@@ -19,9 +19,9 @@
 //!
 //! Stores go through `pwrite`, so a full or failing disk is an error here and not a signal. Reads
 //! go through the mappings: a disk that cannot be *read*, or somebody who shortens the file while
-//! it is open, ends the process with SIGBUS. A machine with `vm.overcommit_memory=2` refuses the
-//! private window of a file larger than its memory; and two windows of more than 63 TiB each do
-//! not fit into the 128 TiB that x86-64 gives a process.
+//! it is open, raises SIGBUS, which [`fault_tolerant`](super::fault_tolerant) turns into an error of the read. A
+//! machine with `vm.overcommit_memory=2` refuses the private view of a file larger than its memory; and two views of
+//! more than 63 TiB each do not fit into the 128 TiB that x86-64 gives a process.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -173,7 +173,7 @@ impl Media for FileMedia {
     }
 
     fn views(&self) -> Views<'_> {
-        Views { meta: self.overlay.window(), data: &self.data }
+        Views { meta: self.overlay.view(), data: &self.data }
     }
 
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
@@ -277,17 +277,17 @@ impl Drop for FileMedia {
     }
 }
 
-/// Has the filesystem set space aside for a range of `window`, in whole units; changes no byte
+/// Has the filesystem set space aside for a range of `view`, in whole units; changes no byte
 /// and no length. A filesystem that cannot set space aside is left alone.
-pub(super) fn allocate(file: &File, window: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
-    if !window.contains(at, len) {
+pub(super) fn allocate(file: &File, view: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
+    if !view.contains(at, len) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     if len == 0 {
         return Ok(());
     }
     let first = at / unit * unit;
-    let end = (at + len).next_multiple_of(unit).min(window.len());
+    let end = (at + len).next_multiple_of(unit).min(view.len());
     let allocated = retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, first, end - first));
     match allocated {
         // ENODEV: a block device whose driver has no fallocate.

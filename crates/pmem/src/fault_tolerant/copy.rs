@@ -10,7 +10,7 @@
 //!
 //! Each routine is a leaf without a stack frame and returns 0, or the address that it could not
 //! reach. Rust never sees a reference to the memory: only pointers go in, and copies come out. They are pointers, and
-//! not numbers, so that the compiler knows that the copy read and write the caller's buffers.
+//! not numbers, so that the compiler knows that the routines read and write the caller's buffers.
 //! All word operations are sequentially consistent.
 
 use std::arch::global_asm;

@@ -1,11 +1,11 @@
-//! Memory that cannot be reached: told as an error, and not by a signal that ends the process.
+//! Memory that cannot be reached: an error, and not a signal that ends the process.
 //!
 //! A line of persistent memory that has failed, a page that a disk does not give back, the end of a
 //! file that somebody has shortened: the kernel answers a load from there with SIGBUS. The engine
 //! reads and stores with the instructions here, which go on after such a fault.
 //!
 //! ```text
-//!   copy.rs     copies, and atomic words: copy that return the address they could not reach
+//!   copy.rs     copies, and atomic words: routines that return the address they could not reach
 //!   table.rs     single loads, streamed stores, flushes: inlined; behind a fault they go on with a
 //!                value of ones, or with nothing stored, and the address is noted here
 //!   handler.rs   SIGBUS, SIGSEGV: which of the two was interrupted

@@ -6,10 +6,10 @@
 //!   fence                      both of the above have happened before what follows
 //! ```
 //!
-//! All of them go on where memory cannot be reached (`reach`); the caller asks whether that happened.
+//! All of them go on where memory cannot be reached (`fault_tolerant`); the caller asks whether that happened.
 //!
 //! Streaming stores lie outside Rust's memory model until [`fence`] has run on the same thread.
-//! They are therefore private to the `persist` module, whose only caller of them fences before it
+//! They are therefore private to the module `flush`, whose only caller of them fences before it
 //! returns.
 
 /// Bytes that one streaming step moves, and the alignment it needs.
