@@ -12,7 +12,7 @@
 //!    PoolFs: a pool        NullFs: does nothing, to measure the transport itself
 //! ```
 //!
-//! A face owns a protocol and no state: what is in a pool is known to the library alone. The two
+//! A face implements a protocol. It keeps no state that the pool would need after a restart. The two
 //! traits are there so that another transport (FUSE over io_uring, vhost-user-fs) can take the
 //! place of this one, and so that the transport can be measured without a filesystem behind it.
 

@@ -1,4 +1,4 @@
-//! A file mapped into memory: stores to holes, a second mapping, pages that go away.
+//! A file mapped into memory: stores to holes, a second mapping, pages that go away, stores that are committed at once.
 //!
 //! ```text
 //!   cargo run --release -p pagestone --example mapping
@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use pagestone::mmap::MapOptions;
-use pagestone::{CreateOptions, Error, Pool, Result};
-use pmem::Memory;
+use pagestone::pmem::Memory;
+use pagestone::{CreateOptions, Error, File, Pool, Result};
 
 fn main() -> Result<()> {
     let memory = Memory::new(64 << 20).map_err(Error::Media)?;
@@ -41,5 +41,22 @@ fn main() -> Result<()> {
 
     let report = map.report()?;
     println!("{} bytes mapped, {} of storage, {} kernel mappings", report.bytes, report.data, report.kernel_mappings);
-    Ok(())
+    all_or_none(&file)
+}
+
+/// Several changes that a crash leaves wholly or not at all.
+fn all_or_none(file: &File) -> Result<()> {
+    // Stores stay in private copies until the commit.
+    let mut atomic = file.map_atomic(0..32 << 20)?;
+    atomic.store::<u64>(0, 1)?;
+    atomic.store::<u64>(16 << 20, 2)?;
+    let mut first = [0; 8];
+    file.read_exact_at(&mut first, 0)?;
+    println!("before the commit the file has {}", u64::from_ne_bytes(first));
+    let pages = atomic.commit()?;
+    file.read_exact_at(&mut first, 0)?;
+    println!("{pages} pages committed, the file has {}", u64::from_ne_bytes(first));
+
+    // The same without a mapping.
+    file.write_atomic(&[(0, &b"header"[..]), (24 << 20, &b"table"[..])])
 }

@@ -40,7 +40,7 @@ pub enum Error {
     /// More hard links than an inode counts.
     #[error("too many links")]
     TooManyLinks,
-    /// The pool (or what lies below it) is full. Nothing was changed.
+    /// The pool (or what lies below it) is full. An operation in several steps keeps those that are done.
     #[error("no space left in the pool")]
     NoSpace,
     /// The attribute does not exist.
@@ -105,7 +105,8 @@ pub enum Error {
     /// The pool was made by an older version; the text says how to move its data.
     #[error("the pool is of an older format: {0}")]
     TooOld(String),
-    /// The media is shorter than its superblock says, or too short to be a pool.
+    /// The media is shorter than its superblock says, or too short to be a pool; or a pool cannot be made, grown or
+    /// shrunk to this size.
     #[error("size: {0}")]
     Size(String),
     /// What stands on the media cannot be true.

@@ -1,4 +1,5 @@
-//! Pagestone: persistent memory as storage, as memory, and as a cache that survives power loss.
+//! Pagestone: persistent memory as storage, as memory, and as a cache that keeps its contents, written back or not, over a
+//! power cut (planned: nothing of the cache exists yet).
 //!
 //! A [`Pool`] is one persistent range that Pagestone has formatted. Its files are opened, written, listed and renamed by
 //! path, as with `std::fs`:
@@ -26,8 +27,8 @@
 //! ```text
 //!   check     proves that nothing is lost or owned twice, and repairs
 //!   pool      the facade: create, open, close, info; files and names by path
-//!   resize    growing, and shrinking by relocation
 //!   snapshot  snapshots and clones of trees
+//!   resize    growing, and shrinking by relocation
 //!   transaction  changes of several files and names in one record
 //!   mmap      mappings: file ranges whose pages are the pool's
 //!   dir       names

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!   every .rs file    opens with `//!`, has at most 600 lines, leaves nothing to do later
-//!   layers            use only what lies below them, in the order of `docs/architecture.md`
+//!   layers            use only what lies below them, in the order of `docs/architecture.md` and of `lib.rs`
+//!   ranks of locks    are listed in `docs/architecture.md` and drawn in `lock/rank.rs` as they are defined
 //!   unsafe            in `pmem`, in `mmap` and at the C boundary only, each with its SAFETY line
 //!   holes             only the backing knows that they are zeros
-//!   documents         their links lead somewhere; the format's sizes are those of the code
+//!   documents         their links lead somewhere; the format's sizes are those of the code; their commands name a package
 //! ```
 
 #![allow(clippy::unwrap_used)]
@@ -304,6 +305,59 @@ fn each_layer_uses_only_what_lies_below_it() {
         picture.lines().filter_map(|line| line.trim().strip_prefix("| ")?.split(' ').next()).collect();
     let layers: Vec<&str> = LAYERS.iter().rev().copied().take_while(|&layer| layer != "address_hash").collect();
     assert_eq!(drawn, layers, "the picture in docs/architecture.md");
+    let text = fs::read_to_string(root().join("crates/pagestone/src/lib.rs")).unwrap();
+    let picture = text.split("//! The layers, each").nth(1).unwrap().split("```").nth(1).unwrap();
+    let drawn: Vec<&str> = picture.lines().filter_map(|line| line.strip_prefix("//!   ")?.split(' ').next()).collect();
+    let crates: Vec<&str> = layers.into_iter().chain(["pmem"]).collect();
+    assert_eq!(drawn, crates, "the picture in crates/pagestone/src/lib.rs");
+}
+
+#[test]
+fn the_ranks_of_locks_are_described_as_they_are_defined() {
+    let code = fs::read_to_string(root().join("crates/pagestone/src/lock/rank.rs")).unwrap();
+    let defined = code.split("ranks! {").nth(1).unwrap().split("\n}").next().unwrap();
+    let defined: Vec<(&str, &str)> =
+        defined.lines().filter_map(|line| line.trim().strip_suffix(',')?.split_once(" = ")).collect();
+    assert!(defined.len() > 1, "no rank found in lock/rank.rs");
+
+    let document = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let list = document.split("The ranks, in order").nth(1).unwrap().split("\n## ").next().unwrap();
+    // `4. `Mappings`: the list of ...`
+    let items = list.lines().filter_map(|line| line.split_once(". `"));
+    let items = items.filter(|(number, _)| number.bytes().all(|b| b.is_ascii_digit()));
+    let listed: Vec<(&str, &str)> =
+        items.filter_map(|(number, rest)| Some((rest.split('`').next()?, number))).collect();
+    assert_eq!(listed, defined, "the list in docs/architecture.md");
+
+    let picture = code.split("```").nth(1).unwrap();
+    let names = picture.lines().filter_map(|line| line.strip_prefix("//!   ")?.split(' ').next());
+    let drawn: Vec<&str> = names.filter(|name| name.starts_with(char::is_uppercase)).collect();
+    let names: Vec<&str> = defined.iter().map(|&(name, _)| name).collect();
+    assert_eq!(drawn, names, "the picture in lock/rank.rs");
+}
+
+/// Commands of a line that run one suite and name no package: in the root of the workspace they find no such suite.
+fn suites_without_package(line: &str) -> usize {
+    let commands = line.split("cargo test").skip(1).map(|rest| rest.split('`').next().unwrap_or_default());
+    commands.filter(|c| c.contains(" --test ") && !c.contains(" -p ") && !c.contains(" --workspace")).count()
+}
+
+#[test]
+fn commands_in_the_documents_name_the_package_of_a_suite() {
+    let mut wrong = Vec::new();
+    for (name, text) in texts(".md") {
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| suites_without_package(line) > 0) {
+            wrong.push(format!("{name}:{}: {}", i + 1, line.trim()));
+        }
+    }
+    report(&wrong);
+    // The check itself.
+    assert_eq!(
+        suites_without_package("| run | `X=1 cargo test --test map` | `cargo test -p pagestone --test map` |"),
+        1
+    );
+    assert_eq!(suites_without_package("cargo test -p pagestone --test devices -- --test-threads 1"), 0);
+    assert_eq!(suites_without_package("cargo test -- --test-threads 1"), 0);
 }
 
 /// Where code of the library takes it for granted that a hole is zeros, and does not ask who answers.

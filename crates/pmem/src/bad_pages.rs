@@ -51,17 +51,13 @@ impl BadPages {
 
     /// The first lost page in the pool bytes `at .. at + len`, by its first byte.
     #[inline]
-    pub(super) fn first_in(&self, windows: Views<'_>, at: u64, len: u64) -> Option<u64> {
-        if self.clean_at.load(Ordering::Relaxed) == fault_tolerant::count() {
-            None
-        } else {
-            self.look(windows, at, len)
-        }
+    pub(super) fn first_in(&self, views: Views<'_>, at: u64, len: u64) -> Option<u64> {
+        if self.clean_at.load(Ordering::Relaxed) == fault_tolerant::count() { None } else { self.look(views, at, len) }
     }
 
     #[cold]
-    fn look(&self, windows: Views<'_>, at: u64, len: u64) -> Option<u64> {
-        self.collect(windows);
+    fn look(&self, views: Views<'_>, at: u64, len: u64) -> Option<u64> {
+        self.collect(views);
         if self.count() == 0 || len == 0 {
             return None;
         }
@@ -86,12 +82,12 @@ impl BadPages {
 
     /// Processes the faults noted since the last call. This happens under the lock, so that no thread considers a
     /// fault processed before its page is in the set.
-    fn collect(&self, windows: Views<'_>) {
+    fn collect(&self, views: Views<'_>) {
         let now = fault_tolerant::count();
         let mut known = self.known.lock();
         let Known { pages, next } = &mut *known;
         *next = fault_tolerant::since(*next, |addr| {
-            let places = [windows.data, windows.meta].into_iter().filter_map(|window| window.byte_at(addr));
+            let places = [views.data, views.meta].into_iter().filter_map(|view| view.byte_at(addr));
             pages.extend(places.map(|at| at / PAGE_SIZE));
         });
         if known.pages.is_empty() {

@@ -55,7 +55,7 @@ enum Private {
     Pages(MappedRange),
     /// Used where the kernel has no private mappings (device DAX) or no memory for their copies (hugetlbfs): units
     /// are copied at the first store.
-    Units { window: MappedRange, copied: Mutex<Copied> },
+    Units { view: MappedRange, copied: Mutex<Copied> },
 }
 
 #[derive(Debug, Default)]
@@ -107,25 +107,25 @@ impl Private {
     fn new(file: &File, kind: MediaKind, len: u64) -> io::Result<Private> {
         match kind {
             MediaKind::DaxDevice | MediaKind::Hugetlbfs => {
-                let window = MappedRange::file(file.as_fd(), len, Share::ReadOnly)?;
-                Ok(Private::Units { window, copied: Mutex::default() })
+                let view = MappedRange::file(file.as_fd(), len, Share::ReadOnly)?;
+                Ok(Private::Units { view, copied: Mutex::default() })
             }
             _ => Ok(Private::Pages(MappedRange::file(file.as_fd(), len, Share::Private)?)),
         }
     }
 
-    fn window(&self) -> &MappedRange {
+    fn view(&self) -> &MappedRange {
         match self {
-            Private::Pages(window) | Private::Units { window, .. } => window,
+            Private::Pages(view) | Private::Units { view, .. } => view,
         }
     }
 
     fn store(&self, unit: u64, at: u64, bytes: &[u8]) -> bool {
-        let (window, copied) = match self {
-            Private::Pages(window) => return window.write(at, bytes),
-            Private::Units { window, copied } => (window, copied),
+        let (view, copied) = match self {
+            Private::Pages(view) => return view.write(at, bytes),
+            Private::Units { view, copied } => (view, copied),
         };
-        if bytes.is_empty() || !window.contains(at, bytes.len() as u64) {
+        if bytes.is_empty() || !view.contains(at, bytes.len() as u64) {
             return bytes.is_empty();
         }
         let mut copied = copied.lock();
@@ -133,14 +133,14 @@ impl Private {
             if copied.units.contains(&n) {
                 continue;
             }
-            if let Err(e) = window.privatize(n * unit, unit) {
+            if let Err(e) = view.privatize(n * unit, unit) {
                 copied.failed = Some(e.raw_os_error().unwrap_or(libc::ENOMEM));
                 // The view takes no stores where it was not copied.
                 return true;
             }
             copied.units.insert(n);
         }
-        window.write(at, bytes)
+        view.write(at, bytes)
     }
 
     /// The error of a store that was lost.
@@ -161,7 +161,7 @@ impl Media for ByteMedia {
     }
 
     fn views(&self) -> Views<'_> {
-        Views { meta: self.private.as_ref().map_or(&self.shared, Private::window), data: &self.shared }
+        Views { meta: self.private.as_ref().map_or(&self.shared, Private::view), data: &self.shared }
     }
 
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {

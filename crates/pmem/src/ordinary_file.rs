@@ -176,7 +176,7 @@ impl Media for FileMedia {
     }
 
     fn views(&self) -> Views<'_> {
-        Views { meta: self.overlay.window(), data: &self.data }
+        Views { meta: self.overlay.view(), data: &self.data }
     }
 
     fn persist(&self, parts: &[Part<'_>]) -> io::Result<()> {
@@ -280,17 +280,17 @@ impl Drop for FileMedia {
     }
 }
 
-/// Allocates space in the filesystem for a range of `window`, in whole units. Changes no byte and no length. Does
+/// Allocates space in the filesystem for a range of `view`, in whole units. Changes no byte and no length. Does
 /// nothing if the filesystem does not support it.
-pub(super) fn allocate(file: &File, window: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
-    if !window.contains(at, len) {
+pub(super) fn allocate(file: &File, view: &MappedRange, at: u64, len: u64, unit: u64) -> io::Result<()> {
+    if !view.contains(at, len) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     if len == 0 {
         return Ok(());
     }
     let first = at / unit * unit;
-    let end = (at + len).next_multiple_of(unit).min(window.len());
+    let end = (at + len).next_multiple_of(unit).min(view.len());
     let allocated = retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, first, end - first));
     match allocated {
         // ENODEV: a block device whose driver has no fallocate.

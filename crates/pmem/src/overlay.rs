@@ -25,7 +25,7 @@ use crate::PAGE_SIZE;
 #[derive(Debug)]
 pub(super) struct Overlay {
     /// A private mapping of the file.
-    window: MappedRange,
+    view: MappedRange,
     stored: PageBits,
     /// Locked while pages are written out.
     flushed: Mutex<Flushed>,
@@ -44,33 +44,33 @@ pub(super) struct Flushed {
 pub(super) type Locked<'a> = MutexGuard<'a, Flushed>;
 
 impl Overlay {
-    /// An overlay on `window`, a [`super::Share::Private`] mapping.
-    pub(super) fn new(window: MappedRange) -> io::Result<Overlay> {
-        let stored = PageBits::new(window.room().div_ceil(PAGE_SIZE))?;
-        Ok(Overlay { window, stored, flushed: Mutex::default() })
+    /// An overlay on `view`, a [`super::Share::Private`] mapping.
+    pub(super) fn new(view: MappedRange) -> io::Result<Overlay> {
+        let stored = PageBits::new(view.room().div_ceil(PAGE_SIZE))?;
+        Ok(Overlay { view, stored, flushed: Mutex::default() })
     }
 
     /// Extends the view to `len` bytes of `file`.
     pub(super) fn extend(&self, file: BorrowedFd<'_>, len: u64) -> io::Result<()> {
-        self.window.extend(file, len, Share::Private)?;
-        self.window.advise_random();
+        self.view.extend(file, len, Share::Private)?;
+        self.view.advise_random();
         Ok(())
     }
 
     /// The meta view.
-    pub(super) fn window(&self) -> &MappedRange {
-        &self.window
+    pub(super) fn view(&self) -> &MappedRange {
+        &self.view
     }
 
     /// Stores into private copies. Returns false, with nothing stored, outside the view.
     #[must_use]
     pub(super) fn store(&self, at: u64, bytes: &[u8]) -> bool {
-        if !self.window.contains(at, bytes.len() as u64) {
+        if !self.view.contains(at, bytes.len() as u64) {
             return false;
         }
         // Set the bit first: a copy without its bit would never be written out.
         pages(at, bytes.len() as u64).for_each(|page| self.stored.set(page));
-        self.window.write(at, bytes)
+        self.view.write(at, bytes)
     }
 
     /// The first byte of the range that is in a private copy.
@@ -101,7 +101,7 @@ impl Overlay {
         while let Some(first) = flushed.due.first().copied() {
             let end = (first..).find(|page| !flushed.due.contains(page)).unwrap_or(first + 1);
             let (at, len) = (first * PAGE_SIZE, (end - first) * PAGE_SIZE);
-            let Some(from) = self.window.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let Some(from) = self.view.addr(at, len) else { return Err(io::ErrorKind::InvalidInput.into()) };
             // SAFETY: the range is mapped; by the contract of `Media::flush` nothing is stored to these pages until
             // they are written out, and `persist` waits for the lock held here.
             write(at, unsafe { std::slice::from_raw_parts(from, len as usize) })?;
@@ -129,8 +129,8 @@ impl Overlay {
                 continue;
             }
             let inside = match *part {
-                Part::Bytes { at, bytes } => self.window.write(from, &bytes[(from - at) as usize..(to - at) as usize]),
-                Part::Zero { .. } => self.window.zero(from, to - from),
+                Part::Bytes { at, bytes } => self.view.write(from, &bytes[(from - at) as usize..(to - at) as usize]),
+                Part::Zero { .. } => self.view.zero(from, to - from),
             };
             debug_assert!(inside, "the caller checked the part");
         }
@@ -153,7 +153,7 @@ impl Overlay {
     }
 
     fn drop_copies(&self, flushed: &mut Locked<'_>, run: std::ops::Range<u64>) -> io::Result<()> {
-        self.window.drop_private(run.start * PAGE_SIZE, (run.end - run.start) * PAGE_SIZE)?;
+        self.view.drop_private(run.start * PAGE_SIZE, (run.end - run.start) * PAGE_SIZE)?;
         for page in run {
             flushed.pending.remove(&page);
             flushed.due.remove(&page);
@@ -231,8 +231,8 @@ mod tests {
     fn what_is_flushed_after_begin_waits() {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(4 * PAGE_SIZE).expect("lengthens");
-        let window = MappedRange::file(file.as_fd(), 4 * PAGE_SIZE, Share::Private).expect("maps");
-        let overlay = Overlay::new(window).expect("memory");
+        let view = MappedRange::file(file.as_fd(), 4 * PAGE_SIZE, Share::Private).expect("maps");
+        let overlay = Overlay::new(view).expect("memory");
         let mut written = Vec::new();
         let mut write_out = |overlay: &Overlay| {
             written.clear();

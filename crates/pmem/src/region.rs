@@ -26,8 +26,8 @@ impl Region {
     pub fn new(media: Arc<dyn Media>) -> Region {
         // Without the handlers a fault ends the process, as it would without this library.
         let _ = fault_tolerant::install();
-        let windows = media.views();
-        let len = windows.meta.len().min(windows.data.len());
+        let views = media.views();
+        let len = views.meta.len().min(views.data.len());
         let bad_pages = BadPages::new();
         for bad in media.bad() {
             bad_pages.add(bad.start..bad.end.min(len));
@@ -95,10 +95,10 @@ impl Region {
         self.read(self.media.views().data, at, buf)
     }
 
-    fn read(&self, window: &MappedRange, at: u64, buf: &mut [u8]) -> Result<()> {
+    fn read(&self, view: &MappedRange, at: u64, buf: &mut [u8]) -> Result<()> {
         let len = buf.len() as u64;
         self.there(at, len)?;
-        if window.read(at, buf) {
+        if view.read(at, buf) {
             return Ok(());
         }
         // The range lies inside, so the memory has failed.

@@ -118,7 +118,8 @@ pub(crate) struct Allocator {
 }
 
 impl Allocator {
-    /// The allocator of an open pool, after replay. Reads one page.
+    /// The allocator of an open pool, after replay. Reads the lane counters and, for each
+    /// lane, the descriptor, split table and inodes of the page of inodes that it was filling.
     pub(crate) fn new(region: Region, geometry: Geometry, state: PoolState, journal: Journal) -> Result<Allocator> {
         let frames = state.frames;
         let (mut cursors, mut all_counters) = (Vec::new(), Vec::new());

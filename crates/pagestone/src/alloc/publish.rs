@@ -3,7 +3,8 @@
 //! ```text
 //!   free  --allocate pages-->  split (table on page 0)      whole --free a part--> split (table on the
 //!   free  --allocate all---->  whole                        first freed page that is readable and not pinned)
-//!   split --only the table left, no cursor in it--> free
+//!   split --only the table left, no cursor in it--> free    whole --free all of it---> free
+//!   split --reown--> split, whole --reown--> whole          whole --free all, some of it lost--> retired
 //! ```
 //!
 //! This runs at commit. The stripes of all touched frames are held from staging until the record is applied,

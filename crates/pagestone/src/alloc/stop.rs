@@ -1,12 +1,12 @@
 //! Why a transaction stops before its commit.
 //!
 //! ```text
-//!   raised by                        handled by
-//!   NoSpace      a reservation       Allocator::attempt: a checkpoint releases freed pages, then retry
-//!   LostPage     a read of the media Allocator::attempt: the page is recorded as lost, then retry
-//!   Pinned       the commit          Engine::with_lost_page_evacuated: relocate a page for the table; a merge: later
-//!   RecordFull   the operation       Engine::make_contiguous: fewer pieces first; Engine::write_atomic: an orphan
-//!   Failed       anything else       the caller
+//!   stop         raised by             handled by
+//!   NoSpace      a reservation         Allocator::attempt: a checkpoint releases freed pages, then retry
+//!   LostPage     a read of the media   Allocator::attempt: the page is recorded as lost, then retry
+//!   Pinned       the commit            Engine::with_lost_page_evacuated: relocate a page for the table; a merge: later
+//!   RecordFull   the operation         Engine::make_contiguous: fewer pieces first; Engine::write_atomic: an orphan
+//!   Failed       anything else         the caller
 //! ```
 //!
 //! A stop that is not handled becomes an [`Error`] when the transaction is aborted.

@@ -1,9 +1,9 @@
 //! Backings that answer at once, from nothing.
 //!
 //! ```text
-//!   0           ZeroBacking       0 0 0 0 ...          every ordinary file
-//!   1           NoopBacking       a5 a5 a5 a5 ...      to measure the layers above a backing
-//!   0xffffffff  PatternBacking    by page and byte     to test them
+//!   0   ZeroBacking       0 0 0 0 ...          every ordinary file
+//!   1   NoopBacking       a5 a5 a5 a5 ...      to measure the layers above a backing
+//!   2   PatternBacking    by page and byte     to test them
 //! ```
 
 use super::Backing;

@@ -4,10 +4,10 @@
 //!   extent/resolve.rs:  page --> Own(run) | Shared(run) | Absent { pages, answer }
 //!                                                                          |
 //!   answer_absent(answer, offset, buf) <-----------------------------------'
-//!      Zeros    zeros; a shared zero page may stand for them                 instant.rs
-//!      Noop     one fixed byte
-//!   Contents    what fresh storage begins with: zeros, or bytes              contents.rs
-//!   answer_of   which backing a file has                                     assignment.rs
+//!
+//!   instant.rs      the answers: Zeros (a shared zero page may stand for them), Noop, Pattern
+//!   contents.rs     what fresh storage begins with: zeros, or bytes
+//!   assignment.rs   which backing a file has
 //! ```
 //!
 //! Only this layer knows what an absent page holds. The layers above ask [`Answer::is_zeros`] where they have a shorter
@@ -18,10 +18,24 @@
 //! (`InodeRec::base_pages`), and nothing raises it: what a file has behind its old end after growing is zeros. A punch
 //! puts a void, an extent that hides what lies below. A void reads as zeros, whatever the backing is.
 //!
+//! # Adding a backing
+//!
+//! | where | what |
+//! |---|---|
+//! | a new file here | the implementation of [`Backing`], with a number that no backing had |
+//! | this file | a variant of [`Answer`], in `Answer::ALL` and `Answer::backing` |
+//! | `layout/inode.rs` | `LAST_BACKING`, and the comment of the field `backing` |
+//! | `docs/format.md`, `docs/architecture.md` | the number in the table of the inode record, and in that of the backings |
+//! | `layout/superblock.rs` | a *refuse* bit: for an older version, a record with the number is damaged |
+//!
+//! Not solved yet: where the parameters of a backing lie (a URL, a length), and how an [`Answer`], which is a number
+//! without state, reaches an object of the pool.
+//!
 //! # A backing that waits
 //!
 //! [`Backing::read`] runs under the inode's lock, in transactions, and in the threads that answer page faults. So it
-//! must not wait, and every backing here answers at once. A slow device or an object store is added as follows:
+//! must not wait, and every backing here answers at once. A slow device or an object store is added as follows. The
+//! fetch belongs to `data`, which may use `extent`; this layer lies below both.
 //!
 //! 1. A new [`Answer`] names it. The operation that meets this answer ends before it has changed anything, releases the
 //!    inode and the chain, and asks for a fetch.

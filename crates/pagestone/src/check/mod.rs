@@ -1,7 +1,7 @@
 //! The consistency check: verifies that every page in use has exactly one owner, and repairs what can be repaired.
 //!
 //! ```text
-//!   fixed.rs    superblock and layout state: both copies
+//!   fixed.rs    superblock and pool state: both copies
 //!   walk.rs     names -> inodes -> maps: claims every reachable page once; its descriptor must
 //!               have the same owner
 //!   owners.rs   descriptors -> claims: every page with an owner was claimed; counts agree
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A check needs exclusive access to the pool. Unlike the rest of the library it takes DRAM in proportion to what
-//! is in use (about 100 bytes per frame and 60 per inode).
+//! is in use (about 100 bytes per frame, and per inode 100 bytes and the length of its name).
 
 mod fixed;
 mod owners;

@@ -1,11 +1,10 @@
-//! Telling mappings of what happens to the file below them, and giving storage to what one of them
-//! stored to.
+//! Notifies mappings of changes of their file, and gives storage to what one of them stored to.
 //!
 //! ```text
 //!   lock the inode        nobody may fault in what is about to change
-//!     cut                 pages that will be given back leave every mapping
-//!     transactions
-//!     notify_mappings     tail zeroed, new pages mapped, growth made accessible
+//!     invalidate          pages that will be freed become inaccessible in every mapping
+//!     transactions        (if they fail: revalidate)
+//!     notify_mappings     tail zeroed; grown: growth made accessible; filled: new pages mapped
 //!   unlock
 //! ```
 //!

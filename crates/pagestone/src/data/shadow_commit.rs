@@ -5,7 +5,7 @@
 //!
 //!   many     T [new]            an orphan is filled, record by record; a crash leaves no more than that
 //!            F [new] -- X [old]          one record: the file takes its map, on top of its own as a base
-//!            F [old with new]            what is new push_down into the base (merge.rs); T and X are gone
+//!            F [old with new]            what is new moves into the base (`push_down`, merge.rs); T and X are gone
 //! ```
 //!
 //! The cost is that of the pages written, twice their descriptors included; the file's size does not matter.

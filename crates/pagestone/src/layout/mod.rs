@@ -5,9 +5,9 @@
 //!   page 1      journal header: checkpoint and sync marks, two slots each
 //!   page 2      lane counters, one line per lane
 //!   page 3      root inode page: inode 1 is the root directory, 2 the orphan index
-//!   page 4      layout state (frames of the pool, forwarding table): first copy
+//!   page 4      pool state (frames of the pool, forwarding table): first copy
 //!   page 5      last requests of server threads     (reserved)
-//!   page 254    layout state, second copy
+//!   page 254    as page 4, second copy
 //!   page 255    superblock, second copy
 //!   page 256    journal lanes, one after the other
 //!   ...         frame descriptors of segment 0, 64 bytes for every frame
@@ -15,8 +15,8 @@
 //!               the first frame of each further segment, which contains its descriptors
 //! ```
 //!
-//! All numbers are little-endian. Every structure has a checksum and its own address, so a flipped bit and a
-//! misplaced write are both detected when it is read. An all-zero descriptor is a free frame and an all-zero inode
+//! All numbers are little-endian. Every structure has a checksum, and its place or a second copy, so a flipped bit
+//! and a misplaced write are both detected when it is read. An all-zero descriptor is a free frame and an all-zero inode
 //! record a free slot, so formatting writes six pages however large the pool is.
 
 mod descriptor;

@@ -7,9 +7,8 @@
 //!   Renames      renames that could make a directory its own ancestor
 //!   Mappings     the list of mappings of the process
 //!   Inode        stripes of inode locks, in the order of their numbers
+//!   ------------ the fault reader waits for MapState and for ranks from Chain on; all earlier locks it only tries
 //!   MapState     the page states of one mapping
-//!   ------------ the fault reader: a thread that calls `mremap` waits for it. It waits for MapState, and for ranks
-//!                from here on
 //!   Chain        read: a file is read through its bases; write: a base is merged
 //!   Layout       the frames of the pool and the forwarding table are changed
 //!   Marks        the right to write the journal's marks: checkpoint, sync
@@ -24,7 +23,7 @@
 //! ```
 //!
 //! A thread waits only for a lock that is later than all locks it holds. A lock that is tried without waiting
-//! counts as held, but may be taken in any order. A debug build panics at the first violation, whether or not
+//! counts as held, but may be taken in any order. A thread that calls `mremap` waits for the fault reader. A debug build panics at the first violation, whether or not
 //! another thread holds the lock. A release build contains none of this.
 
 /// The position of a lock in the order. Locks of one rank are ordered by a number.

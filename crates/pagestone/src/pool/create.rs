@@ -1,12 +1,15 @@
 //! Making a pool: a few pages are written, however large it is.
 //!
 //! ```text
-//!   1  the pages between are zeroed: header, counters, root inodes, lanes   (a reused range)
-//!   2  root inodes, journal mark                                            durable
-//!   3  superblock, second copy, then first copy                             durable: a pool
+//!   0  the file is made or lengthened
+//!   1  both superblocks zeroed                                                  (a reused range)   durable
+//!   2  pages 1 to the first frame zeroed, and the descriptors of other segments (a reused range)
+//!   3  root inode, orphan index, pool state, checkpoint mark                                       durable
+//!   4  superblock, second copy                                                                     durable: a pool
+//!   5  superblock, first copy                                                                      durable
 //! ```
 //!
-//! A crash before step 3 leaves no pool: the old superblocks were wiped first.
+//! The steps are those of *Create* in `docs/format.md`. A crash after step 1 and before step 4 leaves no pool.
 
 use std::io;
 use std::ops::Range;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   File { handle, access, position }
-//!            |        |       `- Read, Write, Seek          (io.rs)
+//!            |        |       `- Read, Write, Seek          (file_io.rs)
 //!            |        `- refused: NotOpenFor
 //!            `- data::FileHandle: keeps the inode open
 //! ```
@@ -347,7 +347,7 @@ impl File {
     }
 
     /// Data and attributes are durable on return, what was stored through mappings of the file before included. Waits
-    /// for `fdatasync` on an ordinary file. On DAX media without a cache that outlives a power cut this writes back the
+    /// for `fdatasync` on an ordinary file. On DAX media whose processor cache is lost at a power cut this writes back the
     /// cache lines of all that is, or since the last sync was, mapped for stores:
     /// [`Mapping::flush`] and [`Mapping::drain`] cost less where it is known what was stored.
     ///

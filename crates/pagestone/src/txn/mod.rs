@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `f` runs with a lane held and may run more than once. It must not wait for an inode, a mapping or a backing: the
-//! caller locks inodes before. It must change nothing in DRAM but through the transaction.
+//! caller locks inodes before. It must not touch memory of the program, which may be a mapping whose fault needs a lock.
+//! It must change nothing in DRAM but through the transaction. The caller may hold locks of any rank before `Marks`.
 
 mod forward;
 mod tx;

@@ -19,7 +19,7 @@ fn thorough() -> Care {
     Care { budget, from: 0, nested: 29, emptied: 5 }
 }
 
-/// Guard: where commits are durable at sync, a merge waits for it (`Inner::merge_when_durable`).
+/// Guard: where commits are durable at sync, a merge waits for it (`Engine::merge_when_durable`).
 #[test]
 fn what_comes_back_after_a_power_cut_has_not_been_overwritten_by_its_clone() {
     let before = [Op::Create("f"), Op::Write("f", At::Offset(0), 20_000, 1)];

@@ -26,7 +26,7 @@ fn survive(flavour: Flavour, ops: &[Op], care: &Care) -> usize {
     run::check(&template, &run, care).unwrap_or_else(|e| panic!("{flavour:?}: {e}"))
 }
 
-/// Guard: freed pages stay in quarantine until the next checkpoint (`Frames::keep_back`).
+/// Guard: freed pages stay in quarantine until the next checkpoint (`Allocator::quarantine_pages`).
 #[test]
 fn an_old_record_is_not_replayed_over_what_has_become_data() {
     // The node of directory `a` is in the journal. Then it is free, and two files outgrow their

@@ -73,7 +73,7 @@ fn look(pieces: &[Piece]) -> Vec<u8> {
     bytes
 }
 
-/// Guard: a reader holds the file's lock while it looks (`File::read_pieces`).
+/// Guard: a reader holds the file's lock while it looks (`File::pieces`).
 #[test]
 fn a_frame_that_a_reader_is_looking_at_is_not_given_to_another_file() {
     let pool = Pool::create_on(Arc::new(Memory::new(16 << 20).unwrap()), &CreateOptions::default()).unwrap();

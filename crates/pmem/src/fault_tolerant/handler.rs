@@ -221,8 +221,8 @@ mod tests {
     /// child uses only system calls and loads, and waits for no thread that does not exist in it.
     fn in_child(run: impl FnOnce(&MappedRange) -> bool) -> c_int {
         install().expect("handlers");
-        let window = MappedRange::anonymous(PAGE_SIZE).expect("memory");
-        window.forbid(0, PAGE_SIZE);
+        let view = MappedRange::anonymous(PAGE_SIZE).expect("memory");
+        view.forbid(0, PAGE_SIZE);
         // SAFETY: see above.
         match unsafe { libc::fork() } {
             0 => {
@@ -231,7 +231,7 @@ mod tests {
                 unsafe {
                     libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
                     libc::alarm(10);
-                    libc::_exit(if run(&window) { 7 } else { 8 });
+                    libc::_exit(if run(&view) { 7 } else { 8 });
                 }
             }
             child => {
@@ -244,8 +244,8 @@ mod tests {
     }
 
     /// Whether an access to lost memory is an error and not a signal.
-    fn survives(window: &MappedRange) -> bool {
-        !window.read(0, &mut [0; 8]) && current(libc::SIGBUS).is_ok_and(|action| action.0.sa_sigaction == ours())
+    fn survives(view: &MappedRange) -> bool {
+        !view.read(0, &mut [0; 8]) && current(libc::SIGBUS).is_ok_and(|action| action.0.sa_sigaction == ours())
     }
 
     /// Sends this process a signal as the kernel does.
@@ -263,14 +263,14 @@ mod tests {
     /// Fails if the standard library's handler, which every program has, replaces this one.
     #[test]
     fn news_of_failed_memory_is_noted_and_leaves_the_handler_in_place() {
-        let status = in_child(|window| {
-            let addr = window.addresses().start;
+        let status = in_child(|view| {
+            let addr = view.addresses().start;
             (0..3).all(|_| {
                 let (first, mine) = (super::super::next(), super::super::mine());
                 send(libc::SIGBUS, libc::BUS_MCEERR_AO, addr);
                 let mut noted = 0;
                 super::super::since(first, |at| noted += u32::from(at == addr));
-                noted == 1 && super::super::well_since(mine) && survives(window)
+                noted == 1 && super::super::well_since(mine) && survives(view)
             })
         });
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
@@ -283,9 +283,9 @@ mod tests {
         for signal in [libc::SIGSEGV, libc::SIGBUS] {
             // SAFETY: a signal to this process alone.
             let kill = || unsafe { libc::kill(libc::getpid(), signal) };
-            let status = in_child(|window| {
+            let status = in_child(|view| {
                 kill();
-                survives(window)
+                survives(view)
             });
             assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{signal}: {status:#x}");
             let status = in_child(|_| {
@@ -299,8 +299,8 @@ mod tests {
 
     #[test]
     fn a_fault_of_somebody_else_ends_the_process() {
-        let status = in_child(|window| {
-            let gone = window.addr(0, 1).map_or(std::ptr::null(), |at| at.cast_const());
+        let status = in_child(|view| {
+            let gone = view.addr(0, 1).map_or(std::ptr::null(), |at| at.cast_const());
             // SAFETY: the page is unreadable, so the process ends here.
             unsafe { gone.read_volatile() == 0 }
         });

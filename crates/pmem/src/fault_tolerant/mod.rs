@@ -118,42 +118,42 @@ mod tests {
     /// Three pages, of which the middle one is inaccessible.
     fn torn() -> MappedRange {
         install().expect("handlers");
-        let window = MappedRange::anonymous(3 * PAGE_SIZE).expect("memory");
+        let view = MappedRange::anonymous(3 * PAGE_SIZE).expect("memory");
         for page in 0..3 {
-            assert!(window.write(page * PAGE_SIZE, &[page as u8 + 1; PAGE_SIZE as usize]));
+            assert!(view.write(page * PAGE_SIZE, &[page as u8 + 1; PAGE_SIZE as usize]));
         }
-        window.forbid(PAGE_SIZE, PAGE_SIZE);
-        window
+        view.forbid(PAGE_SIZE, PAGE_SIZE);
+        view
     }
 
     #[test]
     fn copies_of_every_length_stop_at_what_cannot_be_reached() {
-        let window = torn();
+        let view = torn();
         let lengths = (0..300).chain([2047, 2048, 2049, 4096]);
         for len in lengths {
             for start in [0, 1, 7, 64] {
                 let mut buf = vec![9; len];
                 let inside = start + len as u64 <= PAGE_SIZE;
-                assert_eq!(window.read(start, &mut buf), inside, "{len} bytes at {start}");
+                assert_eq!(view.read(start, &mut buf), inside, "{len} bytes at {start}");
                 assert!(!inside || buf.iter().all(|&b| b == 1), "{len} bytes at {start}");
                 let back = 3 * PAGE_SIZE - start - len as u64;
-                assert_eq!(window.read(back, &mut buf), back >= 2 * PAGE_SIZE, "{len} bytes at {back}");
+                assert_eq!(view.read(back, &mut buf), back >= 2 * PAGE_SIZE, "{len} bytes at {back}");
             }
         }
-        assert!(!window.write(PAGE_SIZE - 1, &[0; 2]) && !window.zero(PAGE_SIZE, 8));
+        assert!(!view.write(PAGE_SIZE - 1, &[0; 2]) && !view.zero(PAGE_SIZE, 8));
     }
 
     #[test]
     fn words_that_are_gone_are_ones_and_are_noted() {
-        let window = torn();
-        let page = window.page(PAGE_SIZE).expect("inside");
+        let view = torn();
+        let page = view.page(PAGE_SIZE).expect("inside");
         let before = next();
         assert_eq!((page.u16(6), page.u32(8), page.u64(16)), (u16::MAX, u32::MAX, u64::MAX));
-        let start = window.addr(PAGE_SIZE, 1).expect("inside").addr();
+        let start = view.addr(PAGE_SIZE, 1).expect("inside").addr();
         let mut noted = Vec::new();
         since(before, |addr| noted.extend((start..start + PAGE_SIZE as usize).contains(&addr).then(|| addr - start)));
         assert_eq!(noted, [6, 8, 16]);
-        let good = window.page(2 * PAGE_SIZE).expect("inside");
+        let good = view.page(2 * PAGE_SIZE).expect("inside");
         assert_eq!((good.u16(6), good.u32(8), good.u64(16)), (0x303, 0x303_0303, 0x0303_0303_0303_0303));
     }
 }

@@ -139,20 +139,20 @@ impl Persister {
         self.method
     }
 
-    /// Stores all parts into `window`, which must be mapped for writing, and fences once. Returns an error, with
+    /// Stores all parts into `view`, which must be mapped for writing, and fences once. Returns an error, with
     /// nothing stored, for parts outside the range, and an error after a fault.
-    pub fn persist(&self, window: &MappedRange, parts: &[Part<'_>]) -> io::Result<()> {
-        if !parts.iter().all(|part| window.contains(part.at(), part.len())) {
+    pub fn persist(&self, view: &MappedRange, parts: &[Part<'_>]) -> io::Result<()> {
+        if !parts.iter().all(|part| view.contains(part.at(), part.len())) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let before = fault_tolerant::mine();
         for part in parts {
-            let Some(to) = window.addr(part.at(), part.len()) else { continue };
+            let Some(to) = view.addr(part.at(), part.len()) else { continue };
             let from = match *part {
                 Part::Bytes { bytes, .. } => Source::Bytes(bytes.as_ptr()),
                 Part::Zero { .. } => Source::Zero,
             };
-            // SAFETY: the target lies in the window and the source in the part; the flushed lines contain bytes of
+            // SAFETY: the target lies in the view and the source in the part; the flushed lines contain bytes of
             // the target. The fence below ends the streaming stores.
             unsafe {
                 self.put(to, from, part.len() as usize, &mut |line| {
@@ -164,14 +164,14 @@ impl Persister {
         if fault_tolerant::well_since(before) { Ok(()) } else { Err(rustix::io::Errno::IO.into()) }
     }
 
-    /// Starts the write-back of every line of the range. Lines outside the window are ignored.
-    pub fn flush(&self, window: &MappedRange, at: u64, len: u64) {
+    /// Starts the write-back of every line of the range. Lines outside the view are ignored.
+    pub fn flush(&self, view: &MappedRange, at: u64, len: u64) {
         if self.line_op == LineOp::Nothing {
             return;
         }
-        let Some(from) = window.addr(at, len) else { return };
+        let Some(from) = view.addr(at, len) else { return };
         for line in lines(from.addr(), len as usize, self.line) {
-            // SAFETY: the line contains a byte of the window, and lines do not straddle mappings.
+            // SAFETY: the line contains a byte of the view, and lines do not straddle mappings.
             unsafe { cpu::flush_line(self.line_op, line as *const u8) };
         }
     }
@@ -259,15 +259,15 @@ mod tests {
 
     #[test]
     fn every_start_and_length() {
-        let window = MappedRange::anonymous(4096).expect("memory");
-        let base = window.addr(0, 1).expect("inside").addr();
+        let view = MappedRange::anonymous(4096).expect("memory");
+        let base = view.addr(0, 1).expect("inside").addr();
         let source: Vec<u8> = (0..ROOM).map(|i| (i % 251) as u8 + 1).collect();
         for persister in everything() {
             for (start, len) in (0..=130).flat_map(|s| (0..=300).map(move |l| (s, l))) {
                 for zero in [false, true] {
-                    assert!(window.write(0, &[0xee; ROOM]));
+                    assert!(view.write(0, &[0xee; ROOM]));
                     let mut flushed = BTreeSet::new();
-                    let to = window.addr(start as u64, len as u64).expect("inside");
+                    let to = view.addr(start as u64, len as u64).expect("inside");
                     // An odd source address, so that loads are unaligned too.
                     let from = if zero { Source::Zero } else { Source::Bytes(source[start % 7..].as_ptr()) };
                     // SAFETY: `to` has room for `len`, the source is longer; fenced right after.
@@ -278,7 +278,7 @@ mod tests {
                         want[start + i] = if zero { 0 } else { source[start % 7 + i] };
                     }
                     let mut got = [0; ROOM];
-                    assert!(window.read(0, &mut got));
+                    assert!(view.read(0, &mut got));
                     assert!(got == want, "{persister:?} start {start} len {len} zero {zero}");
                     let lines = expected_lines(&persister, base, start, len);
                     assert_eq!(flushed, lines, "{persister:?} start {start} len {len}");
@@ -300,18 +300,18 @@ mod tests {
 
     #[test]
     fn real_instructions_run_and_bounds_hold() {
-        let window = MappedRange::anonymous(8192).expect("memory");
+        let view = MappedRange::anonymous(8192).expect("memory");
         for persister in everything() {
             let parts = [Part::Bytes { at: 4000, bytes: &[7; 300] }, Part::Zero { at: 4100, len: 3 }];
-            persister.persist(&window, &parts).expect("inside");
-            persister.flush(&window, 4000, 300);
-            persister.flush(&window, 8191, 1);
+            persister.persist(&view, &parts).expect("inside");
+            persister.flush(&view, 4000, 300);
+            persister.flush(&view, 8191, 1);
             persister.fence();
             let outside = [Part::Zero { at: 0, len: 1 }, Part::Zero { at: 8192, len: 1 }];
-            assert!(persister.persist(&window, &outside).is_err());
-            assert!(persister.persist(&window, &[Part::Zero { at: u64::MAX, len: 2 }]).is_err());
+            assert!(persister.persist(&view, &outside).is_err());
+            assert!(persister.persist(&view, &[Part::Zero { at: u64::MAX, len: 2 }]).is_err());
             let mut got = [0; 2];
-            assert!(window.read(4000, &mut got) && got == [7, 7]);
+            assert!(view.read(4000, &mut got) && got == [7, 7]);
         }
     }
 

@@ -6,9 +6,8 @@
 //!                              `- queue -> helpers     may block on locks, and call mremap
 //! ```
 //!
-//! A thread that calls `mremap` on a mapping blocks until the reader has read the event. So the reader waits only
-//! for `MapState` and for lock ranks from `Chain` on; it only tries the list of mappings and the inode's lock.
-//! `lock::rank::FaultReader` checks this.
+//! A thread that calls `mremap` on a mapping blocks until the reader has read the event. The reader waits
+//! for `MapState` and for ranks from `Chain` on; all earlier locks it only tries. `lock::rank::FaultReader` checks this.
 //!
 //! None of these threads accesses a mapping. No thread accesses one while it holds a lock of the engine:
 //! `File::read_at` and `write_at` go through a bounce buffer when their memory is itself a mapping of this library.

@@ -4,7 +4,7 @@
 //!   parent                                             child
 //!     |  <---- request: mapping, page, store? -------  |    a fault in the child
 //!     |  ----- reply: contents of the window ------->  |
-//!     |  ----- control: revoke, unresolve, allow --->  |    a change of the file
+//!     |  -- invalidation: revoke, unresolve, allow ->  |    a change of the file
 //!     |  <---- acknowledgement ----------------------  |
 //! ```
 //!
