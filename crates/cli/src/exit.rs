@@ -29,7 +29,8 @@ Exit codes:
   0  done; for `check`: clean
   1  failed (the reason is printed); for `check`: damage found and repaired
   2  the command line was wrong
-  4  the pool is damaged; for `check`: damage left";
+  4  the pool is damaged; for `check`: damage left
+A command that a signal interrupts ends by that signal; for Ctrl-C a shell shows 130.";
 
 impl Exit {
     /// As the system sees it.

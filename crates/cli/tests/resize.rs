@@ -81,8 +81,9 @@ fn a_pool_that_is_free_grows_to_any_size() {
     for place in [Place::new(), Place::in_shm()] {
         let pool = place.pool("16M");
         ok_with_input(&["put", "-", &format!("{pool}:/file")], b"here");
-        ok(&["grow", &pool, "4G"]);
-        assert_eq!(size_of(&pool), 4 << 30);
+        // More than the 256 GiB of address space that are set aside for a small pool.
+        ok(&["grow", &pool, "300G"]);
+        assert_eq!(size_of(&pool), 300 << 30);
         ok(&["shrink", &pool, "8M"]);
         assert_eq!(fs::metadata(&pool).unwrap().len(), 8 * MIB);
         assert_eq!(cat(&pool, "file"), b"here");
@@ -249,6 +250,19 @@ fn a_mounted_pool_is_resized_while_it_is_written_to() {
         mount.finish();
         assert_eq!(fs::metadata(file).unwrap().len(), 180 * MIB);
     }
+}
+
+#[test]
+fn a_mounted_pool_that_has_no_address_space_for_so_much_keeps_its_size() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::in_shm();
+    let mount = Mount::start(&place, &["--create", "16M"]);
+    let before = df(&mount.dir);
+    fails(1, &["mounted on", "address space", "close the pool"], &["grow", &mount.pool, "300G"]);
+    assert_eq!(df(&mount.dir), before);
+    mount.finish();
 }
 
 #[test]
