@@ -165,7 +165,7 @@ fn was_interrupted(output: &Output) -> bool {
 fn ctrl_c_ends_a_shrink_after_its_step_and_the_pool_keeps_its_size() {
     let place = Place::in_shm();
     let (pool, kept) = with_data_at_the_end(&place);
-    // A signal that arrives before the first step ends the command without a word. Then it was too early for this test.
+    // A signal that arrives before the first step ends the command without a message. Then it was too early for this test.
     let interrupted = (0..200).any(|n| {
         let child = start_shrink(&pool, "192M");
         let begun = Instant::now();

@@ -11,8 +11,9 @@ use super::protocol::{CANCEL, Change, START, START_LEN, STATUS, STATUS_LEN, Stat
 /// unmounting.
 ///
 /// # Errors
-/// All calls: the error numbers that the [protocol](super::resize) has, and what opening the directory answers.
-/// `ENOTTY` if no pool is mounted there any more.
+/// All calls: what opening the directory answers; `EPERM` for other users than root and the one who runs the server;
+/// `ENOTTY` if no pool is mounted there. `start`: `EBUSY` while an operation runs, `EROFS` for a pool that is open
+/// read-only.
 #[derive(Clone, Copy, Debug)]
 pub struct Control<'a> {
     dir: &'a Path,

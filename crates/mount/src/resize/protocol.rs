@@ -224,10 +224,11 @@ mod tests {
 
     #[test]
     fn the_least_size_leaves_what_is_in_use_and_is_that_of_a_pool() {
-        let space =
-            |size, available| Space { size: size << 20, used: 0, available: available << 20 }.least_size() >> 20;
-        assert_eq!(space(64, 41), 24);
-        assert_eq!(space(64, 1), 64);
-        assert_eq!(space(16, 15), 8);
+        let least = |size: u64, available: u64| {
+            Space { size: size << 20, used: 0, available: available << 20 }.least_size() >> 20
+        };
+        assert_eq!(least(64, 41), 24);
+        assert_eq!(least(64, 1), 64);
+        assert_eq!(least(16, 15), 8);
     }
 }
