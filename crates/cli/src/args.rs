@@ -6,7 +6,7 @@
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::command::{bench, check, clones, copy, docs, files, list, mount, pool, space, umount};
+use crate::command::{bench, check, clones, copy, docs, files, list, mount, pool, resize, space, umount};
 use crate::exit::{self, Exit};
 
 /// Persistent memory as storage, as memory, and as a cache that survives power loss.
@@ -32,6 +32,10 @@ pub(crate) enum Command {
     Mount(mount::Mount),
     /// Unmount a pool; returns when everything is durable and the pool is free
     Umount(umount::Umount),
+    /// Give a pool more space, also while it is mounted
+    Grow(resize::Grow),
+    /// Make a pool smaller, also while it is mounted; moves what lies behind its new end
+    Shrink(resize::Shrink),
     /// List a directory in a pool
     Ls(list::Ls),
     /// Write files in a pool to standard output
@@ -71,6 +75,8 @@ impl Command {
             Command::Check(args) => check::check(&args),
             Command::Mount(args) => mount::mount(&args),
             Command::Umount(args) => umount::umount(&args),
+            Command::Grow(args) => resize::grow(&args),
+            Command::Shrink(args) => resize::shrink(&args),
             Command::Ls(args) => list::ls(&args),
             Command::Stat(args) => list::stat(&args),
             Command::Cat(args) => copy::cat(&args),

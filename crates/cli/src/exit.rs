@@ -10,15 +10,17 @@ use crate::pool_error::PoolError;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exit {
     /// Done; for `check`: clean.
-    Ok = 0,
+    Ok,
     /// `check`: everything that was wrong has been repaired.
-    Repaired = 1,
+    Repaired,
     /// It failed, for a reason that was printed.
-    Failed = -1,
+    Failed,
     /// The command line was wrong.
-    Usage = 2,
+    Usage,
     /// The pool is damaged: `check` left something, or a command ran into it.
-    Damaged = 4,
+    Damaged,
+    /// This signal interrupted it. The process ends by the signal, as it does where no signal is caught.
+    Interrupted(i32),
 }
 
 /// For `--help`.
@@ -27,7 +29,8 @@ Exit codes:
   0  done; for `check`: clean
   1  failed (the reason is printed); for `check`: damage found and repaired
   2  the command line was wrong
-  4  the pool is damaged; for `check`: damage left";
+  4  the pool is damaged; for `check`: damage left
+A command that a signal interrupts ends by that signal; for Ctrl-C a shell shows 130.";
 
 impl Exit {
     /// As the system sees it.
@@ -37,6 +40,7 @@ impl Exit {
             Exit::Repaired | Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Damaged => 4,
+            Exit::Interrupted(signal) => 128 + signal as u8,
         }
     }
 
@@ -69,10 +73,29 @@ impl fmt::Display for WrongUsage {
 
 impl std::error::Error for WrongUsage {}
 
+/// A signal ended a long operation after one of its steps.
+#[derive(Debug)]
+pub(crate) struct Interrupted {
+    pub(crate) signal: i32,
+    /// What the operation left.
+    pub(crate) left: String,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.left)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// The code that an error ends the command with.
 pub(crate) fn of(error: &anyhow::Error) -> Exit {
     if error.chain().any(|e| e.is::<WrongUsage>()) {
         return Exit::Usage;
+    }
+    if let Some(interrupted) = error.chain().find_map(|e| e.downcast_ref::<Interrupted>()) {
+        return Exit::Interrupted(interrupted.signal);
     }
     let damaged = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref().is_some_and(|e| matches!(e, pagestone::Error::Corrupt { .. }))

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
 
 fn failed(message: &str, exit: Exit, json: bool) -> ExitCode {
     output::failure(message, exit, json);
+    if let Exit::Interrupted(signal) = exit {
+        command::end_by(signal);
+    }
     exit.into()
 }
 

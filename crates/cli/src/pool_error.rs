@@ -42,6 +42,14 @@ impl PoolError {
         }
     }
 
+    /// The process that has the pool in use, if that is what went wrong.
+    pub(crate) fn holder(&self) -> Option<u32> {
+        match self.error {
+            Error::InUse { pid, .. } => Some(pid),
+            _ => None,
+        }
+    }
+
     /// Whether the pool is damaged.
     pub(crate) fn is_damage(&self) -> bool {
         matches!(self.error, Error::Corrupt { .. })

@@ -22,6 +22,7 @@ mod mountpoint;
 mod mounts;
 mod null;
 mod poolfs;
+pub mod resize;
 mod sched;
 mod thread_placement;
 mod transport;

@@ -225,6 +225,10 @@ pub trait FileSystem: Send + Sync + 'static {
     fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
         Err(NOT_IMPLEMENTED)
     }
+    /// An ioctl with the bytes that came with it; answers those that go back.
+    fn control(&self, node: NodeId, command: u32, input: &[u8], caller: Caller) -> Reply<Vec<u8>> {
+        Err(Errno(libc::ENOTTY))
+    }
     /// Copies `len` bytes at an offset of one open file to an offset of another; answers how much.
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {
         Err(NOT_IMPLEMENTED)

@@ -66,6 +66,26 @@ fn clean(media: &Arc<Memory>) {
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
 
+/// Fails if the part of the last run that lies before the end is taken for no run.
+#[test]
+fn the_part_of_a_run_behind_the_new_end_is_moved() {
+    let (media, pool) = on_memory(64 * MIB);
+    let (gone, kept) = (new_file(&pool, "gone"), new_file(&pool, "kept"));
+    let contents = pattern(2, 24 << 20);
+    write(&gone, 0, &pattern(1, 24 << 20));
+    write(&kept, 0, &contents);
+    let lies = kept.extents(..).unwrap();
+    assert!(lies.iter().any(|x| x.pool < 40 * MIB && x.pool + x.len > 40 * MIB), "{lies:?}");
+    drop(gone);
+    pool.remove_file("/gone").unwrap();
+    pool.checkpoint().unwrap();
+    shrink(&pool, 40 * MIB).unwrap();
+    assert!(bytes(&kept) == contents);
+    drop(kept);
+    pool.close().unwrap();
+    clean(&media);
+}
+
 /// Everything that names lead to: number, kind, link count, bytes or target, attributes.
 #[derive(PartialEq, Eq, Debug)]
 struct Seen {

@@ -12,6 +12,9 @@ mod holder;
 pub(crate) mod list;
 pub(crate) mod mount;
 pub(crate) mod pool;
+pub(crate) mod resize;
 mod signals;
 pub(crate) mod space;
 pub(crate) mod umount;
+
+pub(crate) use signals::end_by;

@@ -17,6 +17,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use pagestone::{CreateOptions, Info, Pool};
+use pagestone_mount::resize::Resizes;
 use pagestone_mount::{FuseTransport, Mounted, Options, PoolFs, Prepared, Transport, can_mount, prepare, source_name};
 use serde::Serialize;
 
@@ -97,14 +98,17 @@ pub(crate) fn mount(args: &Mount) -> Result<Exit> {
     let signals = Signals::hold().context("signals")?;
     let (pool, created) = open_or_create(args).inspect_err(|_| undo(&prepared))?;
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
-    let served = serve(&options, &prepared, pool.clone()).inspect_err(|_| undo(&prepared))?;
+    let fs = PoolFs::new(pool.clone());
+    let resizes = fs.resizes();
+    let served = FuseTransport.serve(Arc::new(fs), &prepared.dir, &options).inspect_err(|_| undo(&prepared))?;
     let kept = Kept::new(pool.clone());
     let null = args.detached.then(background::leave_directory).transpose().context("leaving the working directory");
     let ended = null
         .and_then(|null| announce(args, &prepared, &served, &info, created).map(|()| null))
         .and_then(|null| Ok(null.as_ref().map_or(Ok(()), background::close_output)?))
-        .and_then(|()| end_on_signal(signals, served.dir().to_path_buf(), kept.clone()))
+        .and_then(|()| end_on_signal(signals, served.dir().to_path_buf(), kept.clone(), resizes.clone()))
         .and_then(|()| served.wait().context("serving the mount"));
+    resizes.end();
     finish(args, ended, &kept, pool)?;
     if !args.common.json && !args.detached {
         output::line(&format!("{}: unmounted, everything is durable", args.dir.display()))?;
@@ -216,10 +220,6 @@ fn options(args: &Mount) -> Options {
     }
 }
 
-fn serve(options: &Options, prepared: &Prepared, pool: Pool) -> Result<Mounted> {
-    Ok(FuseTransport.serve(Arc::new(PoolFs::new(pool)), &prepared.dir, options)?)
-}
-
 fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, created: bool) -> Result<()> {
     let dir = args.dir.display();
     if prepared.was_dead {
@@ -253,9 +253,10 @@ fn announce(args: &Mount, prepared: &Prepared, served: &Mounted, info: &Info, cr
 }
 
 /// Starts the thread that waits for Ctrl-C.
-fn end_on_signal(signals: Signals, dir: PathBuf, kept: Kept) -> Result<()> {
+fn end_on_signal(signals: Signals, dir: PathBuf, kept: Kept, resizes: Resizes) -> Result<()> {
     let wait = move || {
         if signals.wait().is_ok() {
+            resizes.cancel();
             end(&dir);
         }
         // A second one: the last user does not leave, and ours does not want to wait.

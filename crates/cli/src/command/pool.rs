@@ -47,6 +47,7 @@ pub(crate) fn explain(path: &Path, error: Error) -> anyhow::Error {
         Error::NotAPool(_) => Some("make one with: pagestone create"),
         Error::TooNew(_) => Some("use the version that made it, or a newer one"),
         Error::Corrupt { .. } => Some("see what is damaged with: pagestone check"),
+        Error::Lost(_) => Some("what lay there is named by: pagestone check --data"),
         Error::ReadOnly => Some("nothing can be changed there; mount --read-only shows what is in it"),
         Error::Exists => Some("a pool is there already; --force overwrites it"),
         Error::NotFound => Some(missing(path)),

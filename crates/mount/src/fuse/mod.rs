@@ -26,7 +26,7 @@ const BACKGROUND: u16 = 64;
 ///   when a file is cut or changes its owner;
 /// - `DONT_MASK`, `POSIX_ACL`: the kernel applies the umask;
 /// - `POSIX_LOCKS`, `FLOCK_LOCKS`: the kernel keeps locks, all users are on this machine.
-const WANTED: [InitFlags; 10] = [
+const WANTED: [InitFlags; 11] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_BIG_WRITES,
     InitFlags::FUSE_MAX_PAGES,
@@ -38,6 +38,8 @@ const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     // File handles (NFS, backup) outlast what the kernel has cached: node numbers are never used again.
     InitFlags::FUSE_EXPORT_SUPPORT,
+    // The pool is resized by ioctls on the root directory.
+    InitFlags::FUSE_HAS_IOCTL_DIR,
 ];
 
 fn agree(config: &mut KernelConfig) {

@@ -352,16 +352,21 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn ioctl(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: IoctlFlags,
-        _cmd: u32,
-        _in_data: &[u8],
-        _out_size: u32,
+        cmd: u32,
+        in_data: &[u8],
+        out_size: u32,
         reply: ReplyIoctl,
     ) {
-        reply.error(FuseErrno::ENOTTY);
+        self.slow();
+        match self.ask(|fs| fs.control(node(ino), cmd, in_data, caller(req))) {
+            Ok(bytes) if bytes.len() > out_size as usize => reply.error(FuseErrno::EINVAL),
+            Ok(bytes) => reply.ioctl(0, &bytes),
+            Err(e) => reply.error(fuse(e)),
+        }
     }
 
     fn fallocate(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   NodeId 1  <->  the pool's root          NodeId n  <->  Ino n (generation included)
-//!   Handle    ->   an open File             (this table and the unlinked nodes are the only state)
+//!   Handle    ->   an open File             (this table, the unlinked nodes and a resize that runs are the only state)
 //! ```
 
 mod data;
@@ -15,6 +15,7 @@ use pagestone::inode::{Attr, Dir, NewNode, Node, RenameMode, SetAttr, XattrMode}
 use pagestone::{Error, File, Ino, Pool, StatFs};
 
 use crate::handles::Handles;
+use crate::resize::Resizes;
 use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
@@ -28,13 +29,20 @@ pub struct PoolFs {
     /// Shared with the requests that use them: a clone of a [`File`] would have a cursor of its own.
     handles: Handles<Arc<File>>,
     unlinked: UnlinkedNodes,
+    resizes: Resizes,
 }
 
 impl PoolFs {
     /// Serves `pool`. Its clone here goes when the mount ends.
     pub fn new(pool: Pool) -> PoolFs {
         let root = pool.root().ino();
-        PoolFs { pool, root, handles: Handles::new(), unlinked: UnlinkedNodes::default() }
+        let (handles, unlinked) = (Handles::new(), UnlinkedNodes::default());
+        PoolFs { pool, root, handles, unlinked, resizes: Resizes::default() }
+    }
+
+    /// What grows and shrinks the pool by request. It has to be ended before the pool is closed.
+    pub fn resizes(&self) -> Resizes {
+        self.resizes.clone()
     }
 
     fn ino(&self, node: NodeId) -> Ino {
@@ -256,6 +264,13 @@ impl FileSystem for PoolFs {
             Seek::Data => file.seek_data(offset),
             Seek::Hole => file.seek_hole(offset),
         }?)
+    }
+
+    fn control(&self, node: NodeId, command: u32, input: &[u8], caller: Caller) -> Reply<Vec<u8>> {
+        if node != NodeId::ROOT {
+            return Err(Errno(libc::ENOTTY));
+        }
+        self.resizes.control(&self.pool, command, input, caller)
     }
 
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {

@@ -184,7 +184,7 @@ impl Engine {
         };
         let moved = self.alloc.attempt(true, |tx| {
             let mut rec = tx.inode(rec.ino())?;
-            debug_assert!(in_tx(tx, &rec).at_or_after(pages.start)?.is_some());
+            debug_assert!(in_tx(tx, &rec).first_after(pages.start)?.is_some());
             let reached = move_into_one(tx, &mut rec, pages.clone(), whole)?;
             tx.put_inode(&rec)?;
             Ok(reached)
