@@ -494,6 +494,7 @@ fn more_than_one_record_holds_is_refused_and_leaves_nothing() {
     }
     let (operation, error) = failed(change.commit());
     assert!(matches!(error, Error::TransactionTooLarge), "{error}");
+    println!("{operation} creates fit");
     assert!(operation >= 100, "{operation} creates fit");
     assert!(tree(&pool, "/").is_empty());
     pool.checkpoint().unwrap();

@@ -51,7 +51,7 @@ use crate::error::Result;
 ///
 /// # Limits
 /// The record holds 128 KiB of metadata; data is not in it. What takes room is each name, each inode and each run of
-/// pages that is replaced: some 4 KiB where pages of another frame (2 MiB) of the pool are taken or given back, and a few
+/// pages that is replaced: some 5 KiB where pages of another frame (2 MiB) of the pool are taken or given back, and a few
 /// hundred bytes otherwise. In practice a transaction may have some hundred small operations, and write some tens of MiB
 /// to files that lie in few pieces. More is [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge).
 #[derive(Debug)]
