@@ -25,6 +25,9 @@ pub(crate) struct Limit<'a> {
     cut: bool,
 }
 
+/// A page in use of a split frame: which, what for, and whose.
+pub(crate) type OwnedPage = (PageNo, PageUse, u64);
+
 impl Allocator {
     /// Makes the new frames available. A record with a number of frames larger than `old` was applied.
     pub(crate) fn frames_added(&self, old: u64) {
@@ -82,7 +85,7 @@ impl Allocator {
 
     /// What the frame is used for, and the pages in use of a split one (without its table): page, use and owner. Nobody
     /// changes it while it is read.
-    pub(crate) fn frame_contents(&self, frame: FrameNo) -> Result<(FrameDesc, Vec<(PageNo, PageUse, u64)>)> {
+    pub(crate) fn frame_contents(&self, frame: FrameNo) -> Result<(FrameDesc, Vec<OwnedPage>)> {
         let _stripe = self.stripes[Self::stripe(frame)].lock();
         let desc = self.descriptor(frame)?;
         let mut pages = Vec::new();
