@@ -23,8 +23,9 @@
 //! ```
 //!
 //! A thread waits only for a lock that is later than all locks it holds. A lock that is tried without waiting
-//! counts as held, but may be taken in any order. A thread that calls `mremap` waits for the fault reader. A debug build panics at the first violation, whether or not
-//! another thread holds the lock. A release build contains none of this.
+//! counts as held, but may be taken in any order. A thread that calls `mremap` waits for the fault reader. A debug
+//! build panics at the first violation, whether or not another thread holds the lock. A release build contains none
+//! of this.
 
 /// The position of a lock in the order. Locks of one rank are ordered by a number.
 pub(crate) trait Rank {
