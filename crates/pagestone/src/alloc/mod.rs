@@ -46,7 +46,9 @@ use zerocopy::IntoBytes;
 
 use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::layout::{COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, PoolState, ROOT};
+use crate::layout::{
+    COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, PoolState, ROOT, ROOT_INODES,
+};
 use crate::lock::{Mutex, rank};
 use crate::units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 use inode_slots::Slots;
@@ -326,11 +328,15 @@ impl Allocator {
     /// interpreted as a record, whatever they look like.
     pub(crate) fn inode(&self, ino: Ino) -> Result<InodeRec> {
         self.check_process()?;
-        if ino.page() != crate::layout::ROOT_INODES && self.owns(self.inode_page(ino.page())?.frame()) {
+        let page = self.inode_page(ino.page())?;
+        if page != ROOT_INODES {
+            if !self.owns(page.frame()) {
+                return Err(Error::Stale(ino.0));
+            }
             self.check_inode_page(ino)?;
         }
         let mut rec = InodeRec::free(Ino(0));
-        self.read_inode(ino, &mut rec)?;
+        self.read_record(page, ino, &mut rec)?;
         let place = ino.place();
         let slot = self.verified_inode(place);
         let known = slot.load(Ordering::Relaxed) == place;
@@ -349,9 +355,14 @@ impl Allocator {
 
     fn read_inode(&self, ino: Ino, rec: &mut InodeRec) -> Result<()> {
         let page = self.inode_page(ino.page())?;
-        if page != crate::layout::ROOT_INODES && !self.owns(page.frame()) {
+        if page != ROOT_INODES && !self.owns(page.frame()) {
             return Err(Error::Stale(ino.0));
         }
+        self.read_record(page, ino, rec)
+    }
+
+    /// Reads the record of an inode that lies on `page`.
+    fn read_record(&self, page: PageNo, ino: Ino, rec: &mut InodeRec) -> Result<()> {
         let at = page.byte() + ino.slot() as u64 * InodeRec::SIZE;
         Ok(self.region.read_meta(at, rec.as_mut_bytes())?)
     }
