@@ -419,3 +419,26 @@ fn snapshots_go_only_where_nobody_else_can_change_them() {
     assert_eq!(root.node().attr().unwrap().uid, 1000);
     pool.snapshots().create(b"three").unwrap();
 }
+
+/// Fails if a hole that hides a base is given up a few frames at a time: there are 2^38 steps then.
+#[test]
+fn a_hole_of_exbibytes_in_a_clone_goes_at_once() {
+    let (place, pool) = pool(16);
+    let base = file(&pool, "base", b"first");
+    let far = 4 << 60;
+    base.write_all_at(b"last", far).unwrap();
+    let clone = clone(&pool, &base, "clone");
+    clone.punch_hole(4096..far + 4096).unwrap();
+    let mut bytes = [7; 4];
+    clone.read_exact_at(&mut bytes, far).unwrap();
+    assert_eq!(bytes, [0; 4]);
+    clone.write_all_at(b"over", 1 << 40).unwrap();
+    clone.set_len(5).unwrap();
+    clone.set_len(8192).unwrap();
+    let mut bytes = [7; 8192];
+    clone.read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.starts_with(b"first") && bytes[5..] == [0; 8187]);
+    drop((base, clone));
+    let pool = is_clean(&place, pool);
+    pool.remove_file("/clone").unwrap();
+}
