@@ -111,8 +111,10 @@ impl CheckOptions {
 /// # Errors
 /// Those of [`Pool::open`], except damage, which is a finding.
 pub fn check(path: impl AsRef<Path>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
-    let opened =
-        open_existing(path.as_ref(), &pmem::Open { read_only: !options.repair, kind: options.media, size: None })?;
+    let opened = open_existing(
+        path.as_ref(),
+        &pmem::Open { read_only: !options.repair, kind: options.media, size: None, room: 0 },
+    )?;
     check_on(opened.media, options, progress)
 }
 
@@ -161,6 +163,9 @@ pub(crate) struct Pass {
     /// Whether to read the data.
     data: bool,
     fixes: Vec<repair::Fix>,
+    /// The forwarding table is damaged, so inodes may be where nobody finds them. What they seem not to use or name is
+    /// not to be given up.
+    inodes_missing: bool,
 }
 
 impl Pass {
@@ -185,7 +190,7 @@ impl Pass {
 const DATA_LOST: &str = "reads of it are errors; the rest of the file is there; written over, it gets new storage";
 
 fn pass(pool: &Pool, data: bool, progress: Progress<'_>) -> Pass {
-    let mut pass = Pass { report: Report::default(), data, fixes: Vec::new() };
+    let mut pass = Pass { report: Report::default(), data, fixes: Vec::new(), inodes_missing: false };
     let engine = pool.engine();
     fixed::compare_states(engine, &mut pass);
     let claims = walk::walk(engine, &mut pass, progress);

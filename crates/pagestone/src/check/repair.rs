@@ -42,14 +42,15 @@ pub(crate) enum Fix {
 }
 
 pub(super) fn repair(engine: &Engine, pass: &Pass) -> Result<()> {
-    for fix in &pass.fixes {
+    // Any other repair would take inodes that are only not found for deleted ones.
+    for fix in pass.fixes.iter().filter(|fix| !pass.inodes_missing || matches!(fix, Fix::State)) {
         match apply(engine, fix) {
             Ok(()) | Err(Error::Corrupt { .. } | Error::NotFound | Error::Stale(_) | Error::NoSpace) => {}
             Err(e) => return Err(e),
         }
     }
     engine.alloc.checkpoint()?;
-    engine.alloc.recount()
+    if pass.inodes_missing { Ok(()) } else { engine.alloc.recount() }
 }
 
 fn apply(engine: &Engine, fix: &Fix) -> Result<()> {

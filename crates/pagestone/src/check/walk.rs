@@ -384,7 +384,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Visits the forwarding tables.
+    /// Visits the forwarding tables. Anything wrong there means that inodes may be missing.
     fn forwarding(&mut self) {
         let mut tables: Vec<(PageNo, u32)> = Vec::new();
         tables.extend(self.alloc().state().forward_root().map(|root| (root, FORWARD_LEVELS - 1)));
@@ -393,23 +393,32 @@ impl Walk<'_, '_> {
             // A hostile table that refers to itself is claimed twice, but visited once.
             let first = seen.insert(table);
             self.claim(Run { page: table, pages: 1 }, PageUse::Forward, 0, Paths::FORWARDING);
-            let Some(view) = self.engine.alloc.page(table).ok().filter(|_| first) else { continue };
+            let Some(view) = self.engine.alloc.page(table).ok().filter(|_| first) else {
+                self.pass.inodes_missing = true;
+                continue;
+            };
             for index in 0..512 {
                 match ForwardEntry(view.u64(index * 8)).parse(table, index) {
                     Ok(None) => {}
                     Ok(Some(_)) if level == 0 => forwarded += 1,
                     Ok(Some(next)) if self.alloc().owns(next.frame()) => tables.push((next, level - 1)),
                     Ok(Some(next)) => {
+                        self.pass.inodes_missing = true;
                         self.pass.find(table.to_string(), format!("a table of moved inodes leads to {next}"), LOST);
                     }
-                    Err(e) => self.pass.add_error("forwarding table", &e, LOST),
+                    Err(e) => {
+                        self.pass.inodes_missing = true;
+                        self.pass.add_error("forwarding table", &e, LOST);
+                    }
                 }
             }
         }
         let said = self.alloc().state().forwarded;
         if said != forwarded {
             let what = format!("the pool counts {said} moved inode pages, {forwarded} are there");
-            self.pass.find("forwarding table", what, "figures are wrong");
+            self.pass.inodes_missing = true;
+            let consequence = "files may be unreachable though they are there; nothing else is repaired until this is";
+            self.pass.find("forwarding table", what, consequence);
         }
     }
 
