@@ -82,8 +82,11 @@ impl Bed {
     /// As [`Bed::temporary`], with this size.
     pub(crate) fn of_size(size: u64, durable: bool) -> Result<Bed> {
         let dir = on_tmpfs()?;
-        let below =
-            pmem::open(&dir.path().join("pool"), &pmem::Open { read_only: false, kind: None, size: Some(size) })?.media;
+        let below = pmem::open(
+            &dir.path().join("pool"),
+            &pmem::Open { read_only: false, kind: None, size: Some(size), room: 0 },
+        )?
+        .media;
         let media = match Persister::durable().filter(|_| durable) {
             Some(persister) => Arc::new(LikePmem::new(below, persister)),
             None => below,

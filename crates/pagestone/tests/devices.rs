@@ -392,7 +392,7 @@ fn a_full_device_is_an_error_and_the_last_byte_can_be_used() {
 
 /// The pool's bytes, to be damaged.
 fn bytes_of(place: &Place) -> Arc<dyn Media> {
-    pmem::open(&place.path, &pmem::Open { read_only: false, kind: None, size: None }).unwrap().media
+    pmem::open(&place.path, &pmem::Open { read_only: false, kind: None, size: None, room: 0 }).unwrap().media
 }
 
 fn flip(place: &Place, at: u64, bit: u32) {

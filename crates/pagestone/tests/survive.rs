@@ -35,7 +35,7 @@ fn dir() -> tempfile::TempDir {
 }
 
 fn ordinary(path: &Path, size: Option<u64>) -> Arc<dyn Media> {
-    pmem::open(path, &pmem::Open { read_only: false, kind: Some(MediaKind::File), size }).unwrap().media
+    pmem::open(path, &pmem::Open { read_only: false, kind: Some(MediaKind::File), size, room: 0 }).unwrap().media
 }
 
 fn make(pool: &Pool, name: &str) -> pagestone::Result<File> {

@@ -31,7 +31,7 @@ use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, Persister, Share, Views,
     cache_id, nvdimm,
 };
-use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
+use crate::{HUGE_PAGE_SIZE, Open, PAGE_SIZE};
 
 /// A pool in byte-addressable memory; see the module's picture.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ struct Copied {
 impl ByteMedia {
     /// The first `len` bytes of `file`, which is locked and long enough. `unit` is the page size of the media, and
     /// `len` a multiple of it.
-    pub(super) fn new(file: File, kind: MediaKind, len: u64, unit: u64, read_only: bool) -> io::Result<ByteMedia> {
+    pub(super) fn new(file: File, kind: MediaKind, (len, unit): (u64, u64), how: &Open) -> io::Result<ByteMedia> {
+        let read_only = how.read_only;
         let share = match (kind, read_only) {
             (MediaKind::DaxFile, false) => Share::SharedSync,
             (MediaKind::DaxFile, true) => Share::ReadOnlySync,
@@ -77,7 +78,7 @@ impl ByteMedia {
         };
         let shared = match read_only {
             true => MappedRange::file(file.as_fd(), len, share)?,
-            false => MappedRange::file_with_room(file.as_fd(), len, (unit, MAX_ROOM), share)?,
+            false => MappedRange::file_with_room(file.as_fd(), len, (how.room, MAX_ROOM), unit, share)?,
         };
         if kind == MediaKind::Tmpfs {
             shared.advise_huge();
@@ -206,12 +207,9 @@ impl Media for ByteMedia {
         }
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn ensure_len(&self, len: u64) -> io::Result<()> {
         if self.private.is_some() {
             return Err(rustix::io::Errno::ROFS.into());
-        }
-        if len < self.shared.len() && !self.is_device() {
-            return self.len.shorten(&self.file, len);
         }
         let len = len.next_multiple_of(self.unit);
         if self.is_device() {
@@ -220,12 +218,17 @@ impl Media for ByteMedia {
                 || format!("{there} bytes of the device are open; if it has more, close the pool and grow it then");
             return if len <= there { Ok(()) } else { Err(io::Error::new(io::ErrorKind::Unsupported, more())) };
         }
+        self.shared.check_room(len)?;
         self.len.lengthen(&self.file, len)?;
         self.shared.extend(self.file.as_fd(), len, self.share)?;
         if self.description.kind == MediaKind::Tmpfs {
             self.shared.advise_huge();
         }
         Ok(())
+    }
+
+    fn release_from(&self, len: u64) -> io::Result<()> {
+        if self.private.is_some() || self.is_device() { Ok(()) } else { self.len.shorten(&self.file, len) }
     }
 
     fn next_data(&self, at: u64, len: u64) -> Option<u64> {

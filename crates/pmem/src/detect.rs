@@ -38,6 +38,9 @@ pub struct Open {
     /// Size of the pool in bytes. Creates the file if it is missing and extends it if it is shorter; of a longer
     /// file, only this many bytes are used. `None` uses the whole file.
     pub size: Option<u64>,
+    /// The least length that the media can have later, in bytes: address space is set aside for it. The media set aside
+    /// more where that is not much, and nothing where so much is not available.
+    pub room: u64,
 }
 
 /// Open media, locked until the last clone of `media` is dropped.
@@ -137,8 +140,8 @@ impl Place {
         }
         let file = self.file.try_clone().map_err(|e| self.fail("cannot open", e))?;
         let media: io::Result<Arc<dyn Media>> = match kind {
-            MediaKind::File => FileMedia::new(file, len, how.read_only).map(|m| Arc::new(m) as Arc<dyn Media>),
-            _ => ByteMedia::new(file, kind, len, unit, how.read_only).map(|m| Arc::new(m) as Arc<dyn Media>),
+            MediaKind::File => FileMedia::new(file, len, how).map(|m| Arc::new(m) as Arc<dyn Media>),
+            _ => ByteMedia::new(file, kind, (len, unit), how).map(|m| Arc::new(m) as Arc<dyn Media>),
         };
         let media = media.map_err(|e| {
             let what = match kind {

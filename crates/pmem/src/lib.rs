@@ -148,20 +148,25 @@ pub trait Media: Send + Sync + fmt::Debug {
     /// such a store is a SIGBUS). May zero bytes that were never stored to; does not change others.
     fn reserve(&self, at: u64, len: u64) -> io::Result<()>;
 
-    /// Changes the length of the media to `len` bytes, a multiple of a huge page, or of the media's page size if
-    /// that is larger.
-    ///
-    /// Longer: on return the bytes exist, durably, and both views include them. Shorter: the space of the bytes
-    /// from `len` on is freed, as far as the layer beneath supports it. The views still include them, but their
-    /// contents are undefined. A file is truncated when the media are closed.
+    /// Makes sure that the media have `len` bytes, a multiple of a huge page (or of the media's own page, if that is
+    /// larger), durably, and that both views reach them. A truncation that [`Media::release_from`] has left for the close
+    /// does not take place.
     ///
     /// # Errors
-    /// `Unsupported` if the length is fixed, or cannot change while the media are open; errors of the system.
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    /// `Unsupported` where the length is fixed, or not so much can be mapped while the media are open; what the system
+    /// refuses. The media may be longer than before then; [`Media::release_from`] takes that back.
+    fn ensure_len(&self, len: u64) -> io::Result<()> {
         match len <= self.views().data.len() {
             true => Ok(()),
             false => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Gives the bytes from `len` on back to what lies below, as far as it takes them. The views still reach them, and
+    /// what is read there means nothing. A file is truncated to `len` once the media are closed.
+    fn release_from(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Ok(())
     }
 
     /// The first byte in `at .. at + len` that may be nonzero; `None` if none of them was ever stored to. The byte

@@ -79,17 +79,18 @@ impl MappedRange {
     }
 
     /// As [`MappedRange::file`], with address space reserved after it for [`MappedRange::extend`]: 64 times the
-    /// length, at least 256 GiB, at most `most`. If that is not available, nothing is reserved. The range begins at
-    /// a multiple of `align`, a power of two.
+    /// length, at least 256 GiB, at most `most`; for `least` bytes if that is more. If that is not available, nothing is
+    /// reserved. The range begins at a multiple of `align`, a power of two.
     pub fn file_with_room(
         file: BorrowedFd<'_>,
         len: u64,
-        (align, most): (u64, u64),
+        (least, most): (u64, u64),
+        align: u64,
         share: Share,
     ) -> io::Result<MappedRange> {
-        let room = len.saturating_mul(64).clamp(MIN_ROOM.max(len), most.max(len).max(MIN_ROOM));
+        let room = len.saturating_mul(64).clamp(MIN_ROOM.max(len), most.max(len).max(MIN_ROOM)).max(least);
         let align = align.max(HUGE_PAGE_SIZE);
-        let (Ok(size), Ok(taken)) = (usize::try_from(len), usize::try_from(room + align)) else {
+        let (Ok(size), Ok(taken)) = (usize::try_from(len), usize::try_from(room.saturating_add(align))) else {
             return Self::file(file, len, share);
         };
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -115,6 +116,17 @@ impl MappedRange {
         let mut range = Self::adopt(base, size)?;
         range.room = room as usize;
         Ok(range)
+    }
+
+    /// Whether [`MappedRange::extend`] has address space for so many bytes.
+    ///
+    /// # Errors
+    /// `Unsupported` if not so much was set aside.
+    pub fn check_room(&self, len: u64) -> io::Result<()> {
+        match len <= self.room() {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::Unsupported, NO_ROOM)),
+        }
     }
 
     /// Maps more of the file, up to its byte `len`. The file must be long enough. `file` and `share` must be those

@@ -26,7 +26,7 @@ impl Memory {
     pub fn new(len: u64) -> io::Result<Memory> {
         let file = rustix::fs::memfd_create("pagestone", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&file, len)?;
-        let bytes = MappedRange::file_with_room(file.as_fd(), len, (HUGE_PAGE_SIZE, MAX_ROOM), Share::Shared)?;
+        let bytes = MappedRange::file_with_room(file.as_fd(), len, (0, MAX_ROOM), HUGE_PAGE_SIZE, Share::Shared)?;
         bytes.advise_huge();
         Ok(Memory {
             file,
@@ -85,8 +85,9 @@ impl Media for Memory {
     fn reserve(&self, _at: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn ensure_len(&self, len: u64) -> io::Result<()> {
         if len > self.bytes.len() {
+            self.bytes.check_room(len)?;
             rustix::fs::ftruncate(&self.file, len)?;
             self.bytes.extend(self.file.as_fd(), len, Share::Shared)?;
             self.bytes.advise_huge();

@@ -42,7 +42,7 @@ use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
     cache_id,
 };
-use crate::PAGE_SIZE;
+use crate::{Open, PAGE_SIZE};
 
 /// The source of zeros. Longer parts refer to it several times.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -70,10 +70,11 @@ pub struct FileMedia {
 
 impl FileMedia {
     /// The first `len` bytes (a multiple of 4 KiB) of `file`, which is locked and long enough.
-    pub(super) fn new(file: File, len: u64, read_only: bool) -> io::Result<FileMedia> {
+    pub(super) fn new(file: File, len: u64, how: &Open) -> io::Result<FileMedia> {
+        let read_only = how.read_only;
         let map = |share| match read_only {
             true => MappedRange::file(file.as_fd(), len, share),
-            false => MappedRange::file_with_room(file.as_fd(), len, (PAGE_SIZE, MAX_ROOM / 2), share),
+            false => MappedRange::file_with_room(file.as_fd(), len, (how.room, MAX_ROOM / 2), PAGE_SIZE, share),
         };
         let (data, meta) = (map(Share::ReadOnly)?, map(Share::Private)?);
         // Otherwise the first store to a page of a hole would also read 31 neighbours into the page cache.
@@ -237,18 +238,23 @@ impl Media for FileMedia {
         allocate(&self.file, &self.data, at, len, PAGE_SIZE)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn ensure_len(&self, len: u64) -> io::Result<()> {
         if self.description.read_only {
             return Err(rustix::io::Errno::ROFS.into());
         }
-        let old = self.data.len();
-        if len < old {
-            self.overlay.forget(len, old - len)?;
-            return self.len.shorten(&self.file, len);
-        }
+        self.data.check_room(len)?;
+        self.overlay.view().check_room(len)?;
         self.len.lengthen(&self.file, len)?;
         self.overlay.extend(self.file.as_fd(), len)?;
         self.data.extend(self.file.as_fd(), len, Share::ReadOnly)
+    }
+
+    fn release_from(&self, len: u64) -> io::Result<()> {
+        if self.description.read_only {
+            return Ok(());
+        }
+        self.overlay.forget(len, self.data.len().saturating_sub(len))?;
+        self.len.shorten(&self.file, len)
     }
 
     fn next_data(&self, at: u64, len: u64) -> Option<u64> {

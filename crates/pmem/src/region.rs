@@ -166,14 +166,23 @@ impl Region {
         })
     }
 
-    /// See [`Media::set_len`]. If it is longer, the length of the region changes too.
-    pub fn set_len(&self, len: u64) -> Result<()> {
+    /// See [`Media::ensure_len`]. A longer one is the length of the region from then on.
+    pub fn ensure_len(&self, len: u64) -> Result<()> {
         self.writable()?;
-        self.media.set_len(len)?;
+        self.media.ensure_len(len).map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSPC) => Error::NoSpace,
+            _ => e.into(),
+        })?;
         let views = self.media.views();
         let reached = views.meta.len().min(views.data.len());
         self.len.fetch_max(reached.min(len), Ordering::AcqRel);
         Ok(())
+    }
+
+    /// See [`Media::release_from`].
+    pub fn release_from(&self, len: u64) -> Result<()> {
+        self.writable()?;
+        Ok(self.media.release_from(len)?)
     }
 
     /// See [`Media::next_data`].

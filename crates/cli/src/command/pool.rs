@@ -18,8 +18,16 @@ use crate::size::{self, show};
 
 /// Opens a pool, or says what is wrong with it and what can be done.
 pub(crate) fn open(path: &Path, read_only: bool, media: Option<Media>) -> Result<Pool> {
-    let options = OpenOptions::new().read_only(read_only).media(media.map(Into::into));
-    patiently(path, || Pool::open(path, &options)).map_err(|e| match e {
+    open_how(path, &OpenOptions::new().read_only(read_only).media(media.map(Into::into)))
+}
+
+/// As [`open`], with address space for the pool to grow to `room` bytes.
+pub(crate) fn open_with_room(path: &Path, media: Option<Media>, room: u64) -> Result<Pool> {
+    open_how(path, &OpenOptions::new().media(media.map(Into::into)).room(room))
+}
+
+fn open_how(path: &Path, options: &OpenOptions) -> Result<Pool> {
+    patiently(path, || Pool::open(path, options)).map_err(|e| match e {
         // Whatever its size: what begins otherwise is something else.
         Error::Size(size) if !pagestone::is_pool(path) => explain(path, Error::NotAPool(size)),
         other => explain(path, other),

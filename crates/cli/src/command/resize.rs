@@ -145,13 +145,12 @@ impl Task<'_> {
         Ok(self.resized(before.size, after.map_err(explained)?.size, moved, None))
     }
 
-    /// The pool may be another one afterwards: a pool sets address space aside for its file as that is when it is opened,
-    /// so a file that has outgrown it is opened again.
+    /// The pool may be another one afterwards: it is opened again, with room for its new size, if it has too little.
     fn grow_here(&self, pool: Pool) -> Result<(Pool, Result<u64, Error>)> {
         match pool.grow(self.size) {
             Err(Error::Media(e)) if e.kind() == ErrorKind::Unsupported => {
                 pool.close().map_err(|e| explain(self.pool, e))?;
-                let pool = pool::open(self.pool, false, self.common.media)?;
+                let pool = pool::open_with_room(self.pool, self.common.media, self.size)?;
                 let grown = pool.grow(self.size);
                 Ok((pool, grown.map(|()| 0)))
             }
@@ -257,10 +256,10 @@ impl Task<'_> {
 
     fn too_full(&self, space: Space) -> String {
         let (used, wanted) = (show(space.used), show(self.size));
-        let least = space.least_size();
+        let enough = space.sufficient_size();
         format!(
-            "what it holds ({used} in use) does not fit into {wanted}; it needs a size of at least {} ({least} bytes)",
-            show(least)
+            "what it holds ({used} in use) does not fit into {wanted}; it fits into {} ({enough} bytes)",
+            show(enough)
         )
     }
 

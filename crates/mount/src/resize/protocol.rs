@@ -68,8 +68,9 @@ pub struct Space {
 }
 
 impl Space {
-    /// The least size that the pool can be shrunk to, as far as the counts of pages say.
-    pub fn least_size(&self) -> u64 {
+    /// A size that the pool can be shrunk to, as far as the counts of pages say. It is the least one, but for the frames
+    /// of descriptors that would go too.
+    pub fn sufficient_size(&self) -> u64 {
         let frames = self.available / FRAME_SIZE;
         self.size.saturating_sub(frames * FRAME_SIZE).max(LEAST_POOL)
     }
@@ -223,9 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn the_least_size_leaves_what_is_in_use_and_is_that_of_a_pool() {
+    fn the_sufficient_size_leaves_what_is_in_use_and_is_that_of_a_pool() {
         let least = |size: u64, available: u64| {
-            Space { size: size << 20, used: 0, available: available << 20 }.least_size() >> 20
+            Space { size: size << 20, used: 0, available: available << 20 }.sufficient_size() >> 20
         };
         assert_eq!(least(64, 41), 24);
         assert_eq!(least(64, 1), 64);

@@ -12,7 +12,7 @@ use pmem::{Durability, Part};
 use super::{Allocator, Run};
 use crate::error::{Error, Result};
 use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse};
-use crate::units::{FRAME_SIZE, FrameNo, PAGES_PER_FRAME, PageNo};
+use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// While this exists, nothing is allocated beyond the limit. If it is dropped before [`Limit::end`], the whole pool
 /// can be allocated again.
@@ -38,25 +38,33 @@ impl Allocator {
         self.kept.store(super::kept_of(self.usable_pages() as i64), Ordering::Relaxed);
     }
 
-    /// Zeros the descriptors of the frames from `old` to `frames` that are stored before `blank`.
-    pub(crate) fn zero_descriptors(&self, old: u64, frames: u64, blank: u64) -> Result<()> {
-        let zero = |at: u64, end: u64| match end.min(blank) {
-            end if end > at => self.region.persist(&[Part::Zero { at, len: end - at }]),
-            _ => Ok(()),
-        };
+    /// Zeros the descriptors of the frames from `old` to `frames`. What was never stored to is not touched.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] if the layer below has no space for what has to be zeroed.
+    pub(crate) fn zero_descriptors(&self, old: u64, frames: u64) -> Result<()> {
         let mut head = self.geometry.next_descriptors(FrameNo(old));
         if head.0 > old {
             let last = self.geometry.descriptor_at(FrameNo(head.0.min(frames) - 1));
-            zero(self.geometry.descriptor_at(FrameNo(old)), last + FrameDesc::SIZE)?;
+            self.zero_stored(self.geometry.descriptor_at(FrameNo(old)), last + FrameDesc::SIZE)?;
         }
         while head.0 < frames {
-            zero(head.byte(), head.byte() + FRAME_SIZE)?;
+            self.zero_stored(head.byte(), head.byte() + FRAME_SIZE)?;
             head = self.geometry.next_descriptors(FrameNo(head.0 + 1));
         }
         if self.region.describe().durability == Durability::AtSync {
             self.region.sync()?;
         }
         Ok(())
+    }
+
+    /// Zeros the bytes from `at` to `end`, from the first one on that may be nonzero.
+    fn zero_stored(&self, at: u64, end: u64) -> Result<()> {
+        let Some(at) = self.region.next_data(at, end - at)? else { return Ok(()) };
+        let page = at / PAGE_SIZE * PAGE_SIZE;
+        // A store to a page that the layer below cannot find space for would be lost.
+        self.region.reserve(page, end.next_multiple_of(PAGE_SIZE) - page)?;
+        Ok(self.region.persist(&[Part::Zero { at, len: end - at }])?)
     }
 
     /// Excludes the frames from `frames` on from allocation.

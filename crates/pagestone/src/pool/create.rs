@@ -75,7 +75,7 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     if !options.force && holds_something(path) {
         return Err(Error::Exists);
     }
-    let how = pmem::Open { read_only: false, kind: options.media, size: options.size };
+    let how = pmem::Open { read_only: false, kind: options.media, size: options.size, room: 0 };
     let opened = pmem::open(path, &how).map_err(|e| match Error::from(e) {
         // Somebody has made the file since it was looked for.
         Error::Path { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Error::Exists,

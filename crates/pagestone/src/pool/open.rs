@@ -23,6 +23,7 @@ use crate::units::{FRAME_SIZE, LINE, PageNo};
 pub struct OpenOptions {
     read_only: bool,
     media: Option<MediaKind>,
+    room: u64,
 }
 
 impl OpenOptions {
@@ -42,10 +43,17 @@ impl OpenOptions {
         self.media = kind.into();
         self
     }
+
+    /// How large, in bytes, the pool is to become by [`Pool::grow`] while it is open. Address space is set aside for it; without
+    /// this, for 64 times the length of the media, at least 256 GiB and at most 64 TiB.
+    pub fn room(mut self, bytes: u64) -> OpenOptions {
+        self.room = bytes;
+        self
+    }
 }
 
 pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
-    let how = pmem::Open { read_only: options.read_only, kind: options.media, size: None };
+    let how = pmem::Open { read_only: options.read_only, kind: options.media, size: None, room: options.room };
     open_media(open_existing(path, &how)?.media, options, true)
 }
 

@@ -31,24 +31,34 @@ impl Engine {
         if frames < self.alloc.frames() {
             return Err(Error::Size(format!("the pool has {} bytes, more than {size}", self.alloc.size())));
         }
-        let region = &self.alloc.region;
-        // What the media have of the new range already may hold anything.
-        let blank = region.len();
-        // Also if they are long enough: a truncation after an earlier shrink may be due.
-        region.set_len(frames * FRAME_SIZE)?;
-        if region.len() < frames * FRAME_SIZE {
-            return Err(Error::Size(format!("the media have {} bytes, {size} were asked for", region.len())));
-        }
         let old = self.alloc.frames();
-        // From here on no record describes anything behind the end, so none is replayed over the zeros.
-        self.alloc.checkpoint()?;
-        self.alloc.zero_descriptors(old, frames, blank)?;
-        {
-            let change = self.alloc.change_layout();
-            self.alloc.transact(false, |tx| tx.put_frames(&change, frames))?;
+        let region = &self.alloc.region;
+        let before = region.len().max(old * FRAME_SIZE);
+        if let Err(e) = self.lengthen(old, frames) {
+            // The pool has its old size.
+            self.failures.note(
+                "giving back what the media were lengthened by",
+                region.release_from(before).map_err(Error::from),
+            );
+            return Err(e);
         }
         self.alloc.frames_added(old);
         Ok(())
+    }
+
+    /// Everything up to the record.
+    fn lengthen(&self, old: u64, frames: u64) -> Result<()> {
+        let (region, size) = (&self.alloc.region, frames * FRAME_SIZE);
+        // Also if they are long enough: a truncation after an earlier shrink may be due.
+        region.ensure_len(size)?;
+        if region.len() < size {
+            return Err(Error::Size(format!("the media have {} bytes, {size} were asked for", region.len())));
+        }
+        // From here on no record describes anything behind the end, so none is replayed over the zeros.
+        self.alloc.checkpoint()?;
+        self.alloc.zero_descriptors(old, frames)?;
+        let change = self.alloc.change_layout();
+        self.alloc.transact(false, |tx| tx.put_frames(&change, frames))
     }
 }
 
@@ -58,10 +68,10 @@ mod tests {
     use std::ops::ControlFlow;
     use std::sync::Arc;
 
-    use pmem::Memory;
+    use pmem::{Media, Memory, Part};
 
     use crate::check::{CheckOptions, check_on};
-    use crate::layout::SEGMENT;
+    use crate::layout::{FORWARD_LEVELS, ForwardEntry, SEGMENT};
     use crate::units::{FRAME_SIZE, FrameNo};
     use crate::{CreateOptions, OpenOptions, Pool};
 
@@ -92,5 +102,44 @@ mod tests {
         }
         pool.close().unwrap();
         assert!(check().is_empty(), "{:?}", check());
+    }
+
+    /// Fails if a repair takes inodes that a damaged forwarding table hides for deleted ones, and frees what they own.
+    #[test]
+    fn a_repair_gives_up_nothing_while_words_of_the_forwarding_table_are_missing() {
+        let media = Arc::new(Memory::new(64 << 20).unwrap());
+        let pool = Pool::create_on(media.clone(), &CreateOptions::default()).unwrap();
+        let engine = pool.engine();
+        engine.alloc.search_from(FrameNo(24));
+        for i in 0..200 {
+            pool.create_file(format!("/{i}")).unwrap().write_all_at(&[i as u8; 5000], 0).unwrap();
+        }
+        pool.shrink(32 << 20, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        let mut table = engine.alloc.state().forward_root().expect("inode pages have moved");
+        let mut words = Vec::new();
+        for level in (0..FORWARD_LEVELS).rev() {
+            let page = engine.alloc.page(table).unwrap();
+            let used = |&i: &usize| page.u64(i * 8) != 0;
+            words = (0..512).filter(used).map(|i| (table.byte() + i as u64 * 8, page.u64(i * 8))).collect();
+            let first = ((words[0].0 - table.byte()) / 8) as usize;
+            if level > 0 {
+                table = ForwardEntry(page.u64(first * 8)).parse(table, first).unwrap().unwrap();
+            }
+        }
+        pool.close().unwrap();
+        assert!(words.len() > 1);
+        media.persist(&words.iter().map(|&(at, _)| Part::Zero { at, len: 8 }).collect::<Vec<_>>()).unwrap();
+        let check = |repair| check_on(media.clone(), &CheckOptions::new().repair(repair), &mut |_, _| {}).unwrap();
+        assert!(check(true).findings.iter().any(|f| f.place == "forwarding table" && !f.repaired));
+        for (at, word) in words {
+            media.persist(&[Part::Bytes { at, bytes: &word.to_le_bytes() }]).unwrap();
+        }
+        assert!(check(false).findings.is_empty(), "{:?}", check(false).findings);
+        let pool = Pool::open_on(media.clone(), &OpenOptions::default()).unwrap();
+        for i in 0..200 {
+            let mut bytes = [0; 5000];
+            pool.open_file(format!("/{i}")).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+            assert_eq!(bytes, [i as u8; 5000]);
+        }
     }
 }

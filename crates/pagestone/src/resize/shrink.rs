@@ -56,7 +56,8 @@ impl Engine {
             self.cut_off(shrink.limit)?;
         }
         // The pool has its new size. What fails from here on leaves the media longer than it.
-        let given_back = self.alloc.checkpoint().and_then(|()| Ok(self.alloc.region.set_len(frames * FRAME_SIZE)?));
+        let given_back =
+            self.alloc.checkpoint().and_then(|()| Ok(self.alloc.region.release_from(frames * FRAME_SIZE)?));
         self.failures.note("giving back what lay behind the new end", given_back);
         Ok(())
     }
