@@ -104,7 +104,7 @@ impl Superblock {
         // Check the version first: the position of the checksum depends on it.
         match sb.version {
             VERSION => {}
-            1 | 2 if sb.old_sum_is_right() => {
+            1 | 2 if sb.old_sum_is_right() || sb.crc == sb.sum() => {
                 return Err(Error::TooOld(OLDER.replace("VERSION", &sb.version.to_string())));
             }
             _ if sb.crc != sb.sum() => return Err(Error::corrupt("superblock", "checksum does not match")),
@@ -140,5 +140,35 @@ impl Superblock {
     /// Format version.
     pub(crate) fn version(&self) -> u32 {
         self.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if somebody with a pool of an older or a newer version is told that it is damaged.
+    #[test]
+    fn pools_of_other_versions_are_refused_with_what_to_do() {
+        let parse = |sb: &Superblock| Superblock::parse(sb.as_bytes()).map(|_| ());
+        let mut sb = Superblock::new(64, [1; 16], 2, 3, 4);
+        assert!(parse(&sb).is_ok());
+        for version in [1, 2, VERSION + 1] {
+            sb.version = version;
+            assert!(matches!(parse(&sb), Err(Error::Corrupt { .. })), "{version}: no checksum is right");
+            let resealed = Superblock { crc: sb.sum(), ..sb };
+            let mut old = sb;
+            let sum = crc32c(&old.as_bytes()[..96]).to_le_bytes();
+            old.as_mut_bytes()[96..100].copy_from_slice(&sum);
+            match version {
+                1 | 2 => {
+                    for sb in [resealed, old] {
+                        let Err(Error::TooOld(text)) = parse(&sb) else { panic!("version {version}") };
+                        assert!(text.contains(&format!("version {version}")) && text.contains("get -r -a"), "{text}");
+                    }
+                }
+                _ => assert!(matches!(parse(&resealed), Err(Error::TooNew(_)))),
+            }
+        }
     }
 }
