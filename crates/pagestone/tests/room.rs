@@ -1,4 +1,4 @@
-//! The address space that is set aside for a pool to grow into, and what is left of a grow that it is too small for.
+//! Grows and shrinks that are refused: for want of address space, and beside another one.
 //!
 //! ```text
 //!   |..file..|..address space set aside..|   a grow beyond it: refused, the file as long as before
@@ -43,4 +43,27 @@ fn a_pool_that_cannot_grow_leaves_its_file_as_long_as_it_was() {
         let report = check(&path, &CheckOptions::default(), &mut |_, _| {}).unwrap();
         assert!(report.findings.is_empty(), "{:?}", report.findings);
     }
+}
+
+/// Fails, or does not end, if a lock is held while `progress` is called.
+#[test]
+fn a_pool_that_shrinks_can_be_used_by_its_callback_but_not_resized() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let pool = Pool::create(dir.path().join("pool"), &CreateOptions::new().size(64 * MIB)).unwrap();
+    pool.create_file("/ballast").unwrap().write_all_at(&vec![1; 30 << 20], 0).unwrap();
+    pool.create_file("/moved").unwrap().write_all_at(&vec![2; 10 << 20], 0).unwrap();
+    pool.remove_file("/ballast").unwrap();
+    let mut calls = 0;
+    pool.shrink(24 * MIB, &mut |_, _| {
+        calls += 1;
+        assert!(matches!(pool.grow(128 * MIB), Err(Error::Busy)));
+        assert!(matches!(pool.shrink(16 * MIB, &mut |_, _| ControlFlow::Continue(())), Err(Error::Busy)));
+        pool.create_file(format!("/{calls}")).unwrap().write_all_at(&[3; 10], 0).unwrap();
+        pool.sync().unwrap();
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(calls > 0);
+    assert!(pool.read("/moved").unwrap() == vec![2; 10 << 20] && pool.read("/1").unwrap() == [3; 10]);
+    pool.grow(64 * MIB).unwrap();
 }

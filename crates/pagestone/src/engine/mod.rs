@@ -25,6 +25,7 @@ pub(crate) use open_inodes::{MappingObserver, MappingObservers, OpenInode};
 
 use std::any::Any;
 use std::ops::Deref;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use crate::alloc::Allocator;
@@ -124,8 +125,8 @@ pub(crate) struct Engine {
     pub(crate) renames: Mutex<rank::Renames, ()>,
     /// Shared while a file is read through its bases; exclusive while a base is merged.
     pub(crate) chains: RwLock<rank::Chain, ()>,
-    /// Held while the pool is grown or shrunk.
-    pub(crate) resizing: Mutex<rank::Resize, ()>,
+    /// Whether the pool is grown or shrunk. Not a lock: a shrink calls back.
+    pub(crate) resizing: AtomicBool,
     /// Held while a tree is copied, removed or restored.
     pub(crate) trees: Mutex<rank::Trees, ()>,
     /// Bases to merge after the next sync, or at the next open (they are orphans).
@@ -144,7 +145,7 @@ impl Engine {
             opens: OpenInodes::default(),
             renames: Mutex::default(),
             chains: RwLock::default(),
-            resizing: Mutex::default(),
+            resizing: AtomicBool::new(false),
             trees: Mutex::default(),
             merges: Mutex::default(),
             failures: Failures::default(),

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   Position     the cursor of one open file
-//!   Resize       the pool is grown or shrunk
 //!   Trees        one tree is copied, removed or restored at a time
 //!   Renames      renames that could make a directory its own ancestor
 //!   Mappings     the list of mappings of the process
@@ -51,40 +50,38 @@ macro_rules! ranks {
 ranks! {
     /// The cursor of one open file.
     Position = 0,
-    /// The pool is grown or shrunk.
-    Resize = 1,
     /// One tree is copied, removed or restored at a time.
-    Trees = 2,
+    Trees = 1,
     /// Renames that could make a directory its own ancestor.
-    Renames = 3,
+    Renames = 2,
     /// The list of mappings of the process.
-    Mappings = 4,
+    Mappings = 3,
     /// Stripes of inode locks.
-    Inode = 5,
+    Inode = 4,
     /// The page states of one mapping.
-    MapState = 6,
+    MapState = 5,
     /// Bases: shared to read through them, exclusive to merge one.
-    Chain = 7,
+    Chain = 6,
     /// The state of the layout and the forwarding table are changed.
-    Layout = 8,
+    Layout = 7,
     /// The journal's marks.
-    Marks = 9,
+    Marks = 8,
     /// Journal lanes.
-    Lane = 10,
+    Lane = 9,
     /// The frame that a lane allocates from.
-    Cursor = 11,
+    Cursor = 10,
     /// Stripes of frame descriptors.
-    Frame = 12,
+    Frame = 11,
     /// The search for free frames.
-    Search = 13,
+    Search = 12,
     /// Pages that were freed since the last checkpoint.
-    Quarantine = 14,
+    Quarantine = 13,
     /// Shards of the table of open files.
-    OpenFiles = 15,
+    OpenFiles = 14,
     /// The mappings of one open file.
-    Observers = 16,
+    Observers = 15,
     /// No other lock is taken while one of these is held.
-    Leaf = 17,
+    Leaf = 16,
 }
 
 #[cfg(debug_assertions)]

@@ -151,7 +151,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::Size`] for fewer bytes than it has, or more than the media or a pool can have; [`Error::Media`] if the
-    /// media cannot be lengthened while they are open. The pool is as it was then.
+    /// media cannot be lengthened while they are open; [`Error::NoSpace`] if the filesystem below is full;
+    /// [`Error::Busy`] while the pool is grown or shrunk already. The pool is as it was then.
     pub fn grow(&self, size: u64) -> Result<()> {
         self.engine().grow(size)
     }
@@ -163,7 +164,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::NoSpace`] if what the pool holds does not fit; [`Error::Size`] for more bytes than it has, or fewer than
-    /// it can have; [`Error::Pinned`] if a mapping keeps pages behind the end; [`Error::Lost`] if a page there cannot be
+    /// it can have; [`Error::Pinned`] if a mapping keeps pages behind the end; [`Error::Busy`] while the pool is grown or
+    /// shrunk already; [`Error::Lost`] if a page there cannot be
     /// read. The pool has its size still then, and what was moved lies elsewhere.
     pub fn shrink(&self, size: u64, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<()> {
         self.engine().shrink(size, progress)

@@ -16,10 +16,30 @@ mod evacuate;
 mod inode_pages;
 mod shrink;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::layout::frames_of;
 use crate::units::FRAME_SIZE;
+
+/// One grow or shrink. While this exists, another one is [`Error::Busy`].
+struct Resizing<'a>(&'a AtomicBool);
+
+impl<'a> Resizing<'a> {
+    fn begin(flag: &'a AtomicBool) -> Result<Resizing<'a>> {
+        match flag.swap(true, Ordering::Acquire) {
+            true => Err(Error::Busy),
+            false => Ok(Resizing(flag)),
+        }
+    }
+}
+
+impl Drop for Resizing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
 
 impl Engine {
     /// Lets the pool have `size` bytes, rounded down to whole frames; not fewer than it has.
@@ -27,7 +47,7 @@ impl Engine {
         // First: a child may have inherited the lock taken.
         self.alloc.check_process()?;
         let frames = frames_of(size)?;
-        let _resizing = self.resizing.lock();
+        let _resizing = Resizing::begin(&self.resizing)?;
         if frames < self.alloc.frames() {
             return Err(Error::Size(format!("the pool has {} bytes, more than {size}", self.alloc.size())));
         }

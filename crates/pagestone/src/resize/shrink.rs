@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use super::Resizing;
 use crate::alloc::Limit;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -38,7 +39,7 @@ impl Engine {
         // First: a child may have inherited the lock taken.
         self.alloc.check_process()?;
         let frames = frames_of(size.checked_next_multiple_of(FRAME_SIZE).unwrap_or(size))?;
-        let _resizing = self.resizing.lock();
+        let _resizing = Resizing::begin(&self.resizing)?;
         if frames > self.alloc.frames() {
             return Err(Error::Size(format!("the pool has {} bytes, less than {size}", self.alloc.size())));
         }
