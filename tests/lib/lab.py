@@ -144,6 +144,8 @@ class Mount:
     """A pool, the directory it is mounted on, and the process that serves it."""
 
     standing = []
+    # The directories of those that the kernel keeps bytes of: pools in ordinary files, unless an option says otherwise.
+    cached = set()
 
     def __init__(self, program, scratch, name, size="1G"):
         self.program, self.size = program, size
@@ -153,11 +155,17 @@ class Mount:
         self.dir = Path(tempfile.mkdtemp(prefix=f"pagestone-{name}-"))
         self.log = Path(scratch) / f"{name}.log"
         self.server = None
+        if not self.in_memory:
+            Mount.cached.add(self.dir)
+        # Of `pagestone mount`.
+        self.options = []
+        # The worker that was killed last.
+        self.killed = None
 
     def start(self):
         with self.log.open("ab") as log:
             self.server = subprocess.Popen(
-                [self.program, "mount", "--allow-other", "--create", self.size, self.pool, self.dir],
+                [self.program, "mount", "--allow-other", "--create", self.size, *self.options, self.pool, self.dir],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=ends_with_us)
         Mount.standing.append(self)
         deadline = time.monotonic() + 30
@@ -172,6 +180,19 @@ class Mount:
         assert self.server.poll() is None, f"the server ended by itself:\n{self.log.read_text()[-2000:]}"
         self.server.kill()
         self.gone()
+
+    def kill_worker(self):
+        """SIGKILL to the process that does the server's work; the server goes on. Answers whether there was one."""
+        server = self.server.pid
+        try:
+            worker = int(Path(f"/proc/{server}/task/{server}/children").read_text().split()[0])
+            if worker == self.killed:
+                return False  # It is still dying.
+            os.kill(worker, signal.SIGKILL)
+        except (OSError, IndexError):
+            return False
+        self.killed = worker
+        return True
 
     def gone(self):
         subprocess.run(["umount", "-l", self.dir], stderr=subprocess.DEVNULL)

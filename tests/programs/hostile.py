@@ -277,7 +277,8 @@ def parallel_git(suite, mount):
     for worker in workers:
         _, err = worker.communicate(timeout=120)
         # Only adding a work tree at the same time may be refused by git itself.
-        assert worker.returncode == 0 or b"lock" in err, err
+        # Or it looks into one that another git has not finished.
+        assert worker.returncode == 0 or b"lock" in err or b"commondir: Success" in err, err
     run("git", "gc", "-q", cwd=base, env=env)
     mount.checked_restart()
     for place in (base, *(mount.dir / f"c{n}" for n in range(4))):
@@ -504,13 +505,15 @@ def mappings(suite, mount):
 
 
 def mounted_twice(suite, mount):
-    """A pool that is mounted is in use; whoever asks is told by whom."""
+    """A pool that is mounted is in use: a command that needs it alone says by whom, any other asks the server."""
     (mount.dir / "kept").write_text("x")
     second = mount.dir.with_name(mount.dir.name + "-second")
-    for command in (["mount", mount.pool, second], ["ls", f"{mount.pool}:/"], ["check", mount.pool], ["create", "--force", mount.pool]):
+    for command in (["mount", mount.pool, second], ["check", mount.pool], ["create", "--force", mount.pool]):
         done = subprocess.run([suite.program, *map(str, command)], capture_output=True, text=True, timeout=60)
         assert done.returncode != 0, f"{command[0]} of a mounted pool works"
         assert str(mount.server.pid) in done.stderr, f"{command[0]} does not say who has it: {done.stderr}"
+    done = subprocess.run([suite.program, "ls", f"{mount.pool}:/"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["kept"]), f"ls asks the server: {done}"
     assert not second.exists(), "the refused mount has left a directory"
     assert (mount.dir / "kept").read_text() == "x"
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import everyday
-from lab import end_session, ended, need, run
+from lab import Mount, end_session, ended, need, run
 from workers import ACCOUNTS, BLOCK, BLOCKS, apply, block, read_notes, record
 
 WORKERS = Path(__file__).with_name("workers.py")
@@ -34,6 +34,11 @@ def see_append(place, done, will):
         data, at = path.read_bytes(), 0
         while at < len(data):
             want = record(n)
+            # Through the page cache the kernel may send one write in parts, each of which ends with a page.
+            in_parts = place in Mount.cached and will == str(n) and len(data) % 4096 == 0
+            if in_parts and want.startswith(data[at:]) and len(data) - at < len(want):
+                os.truncate(path, at)
+                break
             say(data[at:at + len(want)] == want, f"record {n} is not whole in {path.name}, byte {at} of {len(data)}")
             at += len(want)
             n += 1

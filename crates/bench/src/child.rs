@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use pagestone::inode::NewNode;
 use pagestone::{CreateOptions, FileType, OpenOptions, Pool};
+use procfs::process::Process;
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::config::Config;
@@ -101,9 +102,7 @@ fn fill_and_die(pool: &Pool, files: u64) -> Result<()> {
 
 /// Anonymous memory of this process in bytes: its DRAM besides the pool's pages.
 fn weight() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).context("RssAnon in /proc/self/status")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("RssAnon")?;
+    let kib = Process::myself()?.status()?.rssanon.context("RssAnon in /proc/self/status")?;
     Ok(kib << 10)
 }
 

@@ -131,7 +131,8 @@ impl std::error::Error for NoDax {}
 /// The same through mappings with MAP_SYNC: stores, and flushes.
 fn mapped(path: &Path, out: Out<'_>) -> Result<()> {
     let open = |name: &str, size: u64| -> Result<_> {
-        let how = pmem::Open { read_only: false, kind: Some(MediaKind::DaxFile), size: Some(size), room: 0 };
+        let how =
+            pmem::Open { read_only: false, kind: Some(MediaKind::DaxFile), size: Some(size), room: 0, lock: None };
         Ok(pmem::open(&path.join(name), &how).map_err(|_| NoDax)?.media)
     };
     let file = open("file", LEN)?;

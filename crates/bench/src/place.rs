@@ -84,7 +84,7 @@ impl Bed {
         let dir = on_tmpfs()?;
         let below = pmem::open(
             &dir.path().join("pool"),
-            &pmem::Open { read_only: false, kind: None, size: Some(size), room: 0 },
+            &pmem::Open { read_only: false, kind: None, size: Some(size), room: 0, lock: None },
         )?
         .media;
         let media = match Persister::durable().filter(|_| durable) {

@@ -6,7 +6,10 @@
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::command::{bench, check, clones, copy, docs, files, list, mount, pool, resize, space, umount};
+use crate::command::{
+    bench, check, clones, copy, df, docs, doctor, files, history, iostat, list, mount, pool, resize, restart, scrub,
+    serve, space, status, top, umount,
+};
 use crate::exit::{self, Exit};
 
 /// Persistent memory as storage, as memory, and as a cache that survives power loss.
@@ -26,10 +29,24 @@ pub(crate) enum Command {
     Create(pool::Create),
     /// Show what a pool lies on, what that promises, and how full it is
     Info(pool::Info),
+    /// Show who has a pool in use, how it does, and what to do about what is wrong
+    Status(status::Status),
+    /// Show how many operations programs do with a pool in use, and how long they take
+    Iostat(iostat::Iostat),
+    /// Show the same live, with capacity and health
+    Top(top::Top),
     /// Prove that nothing in a pool is lost or damaged
     Check(check::Check),
+    /// Read everything in a pool, to find what the media have lost, also while it is in use
+    Scrub(scrub::Scrub),
+    /// Show what administrators have done to a pool
+    History(history::History),
     /// Mount a pool on a directory, until Ctrl-C or umount
     Mount(mount::Mount),
+    /// Have a pool open for the other commands, until Ctrl-C
+    Serve(serve::Serve),
+    /// Let a new process take over from the one that serves a pool; mounts and open files stay
+    Restart(restart::Restart),
     /// Unmount a pool; returns when everything is durable and the pool is free
     Umount(umount::Umount),
     /// Give a pool more space, also while it is mounted
@@ -54,12 +71,16 @@ pub(crate) enum Command {
     Stat(list::Stat),
     /// Show how much space files and trees take, and how much of it they share
     Du(space::Du),
+    /// Show how full pools are
+    Df(df::Df),
     /// Make a second file or tree that shares its storage with the first until one is written
     Clone(clones::Clone),
     /// Keep, compare and bring back states of a whole pool
     Snapshot(clones::Snapshot),
     /// Measure this machine: the library, the mount, and what they are compared with
     Bench(bench::Bench),
+    /// Show what this kernel and this user can do, and what to change
+    Doctor(doctor::Doctor),
     /// Print completions for a shell
     Completions(docs::Completions),
     /// Write the manual pages into a directory
@@ -72,8 +93,15 @@ impl Command {
         match self {
             Command::Create(args) => pool::create(&args),
             Command::Info(args) => pool::info(&args),
+            Command::Status(args) => status::status(&args),
+            Command::Iostat(args) => iostat::iostat(&args),
+            Command::Top(args) => top::top(&args),
             Command::Check(args) => check::check(&args),
+            Command::Scrub(args) => scrub::scrub(&args),
+            Command::History(args) => history::history(&args),
             Command::Mount(args) => mount::mount(&args),
+            Command::Serve(args) => serve::serve(&args),
+            Command::Restart(args) => restart::restart(&args),
             Command::Umount(args) => umount::umount(&args),
             Command::Grow(args) => resize::grow(&args),
             Command::Shrink(args) => resize::shrink(&args),
@@ -86,9 +114,11 @@ impl Command {
             Command::Rm(args) => files::rm(&args),
             Command::Mv(args) => files::mv(&args),
             Command::Du(args) => space::du(&args),
+            Command::Df(args) => df::df(&args),
             Command::Clone(args) => clones::clone(&args),
             Command::Snapshot(args) => clones::snapshot(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Doctor(args) => doctor::doctor(&args),
             Command::Completions(args) => docs::completions(&args, Cli::command()),
             Command::Man(args) => docs::man(&args, Cli::command()),
         }

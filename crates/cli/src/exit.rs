@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use pagestone_server::{Code, StoreError};
+
 use crate::pool_error::PoolError;
 
 /// How the command ended.
@@ -100,6 +102,7 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
     let damaged = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref().is_some_and(|e| matches!(e, pagestone::Error::Corrupt { .. }))
             || e.downcast_ref().is_some_and(PoolError::is_damage)
+            || e.downcast_ref().is_some_and(|e: &StoreError| e.problem().code == Code::Damaged)
     };
     if error.chain().any(damaged) { Exit::Damaged } else { Exit::Failed }
 }

@@ -81,7 +81,7 @@ fn mount_option(option: &str) -> Result<Vec<OsString>, WrongUsage> {
         ("allow_other", None) => words(&["--allow-other"]),
         ("noexec", None) => words(&["--no-exec"]),
         ("dev" | "suid", None) => words(&[&format!("--{name}")]),
-        ("threads" | "pin" | "media", Some(value)) => words(&[&format!("--{name}={value}")]),
+        ("threads" | "pin" | "media" | "cache" | "http", Some(value)) => words(&[&format!("--{name}={value}")]),
         ("rw" | "defaults" | "nodev" | "nosuid" | "noatime" | "relatime" | "nodiratime" | "async" | "exec", None)
         | ("auto" | "noauto" | "user" | "nouser" | "users" | "owner" | "group" | "nofail" | "_netdev", None)
         | ("user" | "uhelper" | "helper" | "comment" | "fsname" | "subtype", Some(_))
@@ -123,8 +123,8 @@ mod tests {
     fn mount_and_umount_are_understood_and_everything_else_stays() {
         for (given, meant) in [
             (
-                "/sbin/mount.fuse.pagestone /a.pool /mnt -o rw,nosuid,allow_other,x-systemd.automount,threads=2",
-                "pagestone mount --background --quiet --allow-other --threads=2 -- /a.pool /mnt",
+                "/sbin/mount.fuse.pagestone /a.pool /mnt -o rw,nosuid,allow_other,x-systemd.automount,threads=2,cache=read",
+                "pagestone mount --background --quiet --allow-other --threads=2 --cache=read -- /a.pool /mnt",
             ),
             (
                 "mount.pagestone a.pool /mnt -n -t fuse.pagestone -o ro,_netdev,nofail",

@@ -5,14 +5,20 @@
 //!   args         the list of subcommands           target       POOL:/path
 //!   command/     one file for each subcommand      size         1G, 64KiB ...
 //!   options      --media, --json                   output       tables and JSON
+//!   columns      lists: -H, -p, -o, -s
 //!   exit         what the codes mean               progress     bars, on a terminal only
 //!   pool_error   errors of a pool, with a hint     helper       called by mount(8)
+//!   logging      what servers say of themselves
+//!   named        a pool by the place of its mount
 //! ```
 
 mod args;
+mod columns;
 mod command;
 mod exit;
 mod helper;
+mod logging;
+mod named;
 mod options;
 mod output;
 mod pool_error;
@@ -22,6 +28,7 @@ mod target;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 
@@ -29,6 +36,9 @@ use args::Cli;
 use exit::Exit;
 
 fn main() -> ExitCode {
+    // A limit on the length of files is an error of the operation then, and not the end of a server. It fails for a signal
+    // that does not exist only.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let given: Vec<OsString> = std::env::args_os().collect();
     let json = given.iter().skip(1).take_while(|word| *word != "--").any(|word| word == "--json");
     let line = match helper::translate(given) {

@@ -10,10 +10,27 @@ use serde::Serialize;
 
 use crate::exit::Exit;
 
-/// Prints one JSON document on one line.
+/// The version of what `--json` prints. It rises when a member goes or means something else. New ones may come at any time.
+pub(crate) const VERSION: u32 = 1;
+
+/// A JSON object, with the version of the output.
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    output_version: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Prints one JSON object on one line, with the version of the output.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).context("JSON")?;
+    let text = serde_json::to_string(&Versioned { output_version: VERSION, value }).context("JSON")?;
     line(&text)
+}
+
+/// Prints a list as one JSON object on one line, with the version of the output. `name` is the member that has the list.
+pub(crate) fn json_list<T: Serialize>(name: &str, values: &[T]) -> Result<()> {
+    let (name, values) = (serde_json::to_string(name), serde_json::to_string(values));
+    line(&format!("{{\"output_version\":{VERSION},{}:{}}}", name.context("JSON")?, values.context("JSON")?))
 }
 
 /// Prints one line, and makes sure it has arrived.
@@ -26,12 +43,19 @@ pub(crate) fn line(text: &str) -> Result<()> {
 /// Says on standard error what went wrong: a line for people, or an object for programs.
 pub(crate) fn failure(message: &str, exit: Exit, json: bool) {
     if json {
-        eprintln!("{}", serde_json::json!({ "error": message, "exit": exit.code() }));
+        eprintln!("{}", serde_json::json!({ "output_version": VERSION, "error": message, "exit": exit.code() }));
     } else if io::stderr().is_terminal() {
         eprintln!("pagestone: {}", printable(message));
     } else {
         eprintln!("pagestone: {message}");
     }
+}
+
+/// Says something on standard error, if anybody still listens there. For servers, which must not end because a terminal has.
+pub(crate) fn note(text: &str) {
+    let mut err = io::stderr().lock();
+    let text = if err.is_terminal() { printable(text) } else { text.into() };
+    let _ = writeln!(err, "pagestone: {text}");
 }
 
 /// Prints names and values in two columns.

@@ -4,12 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use pagestone::Pool;
-use pagestone::inode::{Dir, Node};
 
 use crate::exit::WrongUsage;
+use crate::named;
 
 /// A pool, and a path in it that starts with `/` and has no `.`, `..` or empty parts.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +22,7 @@ pub(crate) fn parser() -> impl TypedValueParser<Value = Target> {
     OsStringValueParser::new().try_map(|text| parse(&text))
 }
 
-/// Splits at the first `:/`. `POOL:` and `POOL` alone mean its root.
+/// Splits at the first `:/`. `POOL:` and `POOL` alone mean its root. A directory of a mount is a place in its pool.
 fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
     let bytes = text.as_bytes();
     let (pool, path) = match bytes.windows(2).position(|pair| pair == b":/") {
@@ -33,7 +32,16 @@ fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
     if pool.is_empty() {
         return Err(WrongUsage(format!("'{}': no pool before ':/' (write POOL:/path)", text.display())));
     }
-    Ok(Target { pool: PathBuf::from(OsStr::from_bytes(pool)), path: clean(path)? })
+    let pool = PathBuf::from(OsStr::from_bytes(pool));
+    let path = clean(path)?;
+    match named::mounted_at(&pool) {
+        Some((mounted, way)) => {
+            let below = path.strip_prefix(b"/").unwrap_or_default();
+            let whole = [b"/", way.as_os_str().as_bytes(), b"/", below].concat();
+            Ok(Target { pool: mounted, path: clean(&whole)? })
+        }
+        None => Ok(Target { pool, path }),
+    }
 }
 
 /// Takes out doubled and trailing `/` and `.`; refuses `..`, which would mean something else than
@@ -70,11 +78,12 @@ impl Target {
         self.path.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty())
     }
 
-    fn parent_path(&self) -> &[u8] {
-        match self.path.iter().rposition(|byte| *byte == b'/') {
-            Some(at) if at > 0 => &self.path[..at],
-            _ => b"/",
-        }
+    /// The last part of the path.
+    ///
+    /// # Errors
+    /// [`WrongUsage`] for the root, which has none.
+    pub(crate) fn last_name(&self) -> Result<&[u8]> {
+        self.name().ok_or_else(|| WrongUsage(format!("'{}' is the pool's root directory", self.show())).into())
     }
 
     /// The same pool, one name further down.
@@ -85,20 +94,10 @@ impl Target {
         Target { pool: self.pool.clone(), path }
     }
 
-    /// What the path names.
-    pub(crate) fn resolve(&self, pool: &Pool) -> Result<Node> {
-        pool.resolve(&self.path).with_context(|| self.show())
-    }
-
-    /// The directory that holds the path's last part, and that part.
-    pub(crate) fn place(&self, pool: &Pool) -> Result<(Dir, &[u8])> {
-        let Some(name) = self.name() else {
-            return Err(WrongUsage(format!("'{}' is the pool's root directory", self.show())).into());
-        };
-        let parent = pool.resolve(self.parent_path()).and_then(|node| node.dir());
-        let parent = parent
-            .with_context(|| format!("{}:{}", self.pool.display(), String::from_utf8_lossy(self.parent_path())))?;
-        Ok((parent, name))
+    /// Another name in the directory of `name`, the last part of this path.
+    pub(crate) fn beside(&self, name: &[u8], other: &str) -> Target {
+        let dir = &self.path[..self.path.len() - name.len()];
+        Target { pool: self.pool.clone(), path: [dir, other.as_bytes()].concat() }
     }
 }
 
@@ -143,10 +142,7 @@ mod tests {
         let root = parse(OsStr::new("a:/")).expect("a target");
         assert_eq!(root.name(), None);
         let below = root.join(b"x").join(b"y");
-        assert_eq!(
-            (below.path.as_slice(), below.name(), below.parent_path()),
-            (&b"/x/y"[..], Some(&b"y"[..]), &b"/x"[..])
-        );
-        assert_eq!(root.join(b"x").parent_path(), b"/");
+        assert_eq!((below.path.as_slice(), below.name()), (&b"/x/y"[..], Some(&b"y"[..])));
+        assert_eq!(below.beside(b"y", "z").path, b"/x/z");
     }
 }

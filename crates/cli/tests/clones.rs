@@ -53,7 +53,7 @@ fn snapshots_are_made_listed_compared_restored_and_deleted() {
     ok(&["snapshot", "create", &pool, "tuesday"]);
     assert_eq!(ok(&["snapshot", "diff", &pool, "tuesday"]), "");
     assert!(ok(&["snapshot", "diff", &pool, "monday", "tuesday", "--json"]).contains("\"what\":\"removed\""));
-    assert!(ok(&["snapshot", "list", &pool]).lines().count() == 2);
+    assert!(ok(&["snapshot", "list", "-H", &pool]).lines().count() == 2);
     ok(&["snapshot", "restore", &pool, "monday"]);
     assert_eq!(run(&["cat", &at("/kept"), &at("/goes")]).stdout, b"keptgoes");
     fails(1, &["exists"], &["snapshot", "create", &pool, "monday"]);
@@ -61,7 +61,7 @@ fn snapshots_are_made_listed_compared_restored_and_deleted() {
     fails(1, &["name"], &["snapshot", "create", &pool, ".partial"]);
     ok(&["snapshot", "delete", &pool, "monday"]);
     ok(&["snapshot", "delete", &pool, "tuesday"]);
-    assert_eq!(ok(&["snapshot", "list", &pool, "--json"]).trim(), "[]");
+    assert_eq!(ok(&["snapshot", "list", &pool, "--json"]).trim(), "{\"output_version\":1,\"snapshots\":[]}");
     common::check(&pool);
 }
 
@@ -72,16 +72,16 @@ fn a_directory_that_somebody_made_among_the_snapshots_is_none() {
     ok_with_input(&["put", "-", &format!("{pool}:/file")], b"1");
     ok(&["snapshot", "create", &pool, "real"]);
     ok(&["mkdir", &format!("{pool}:/.snapshots/made")]);
-    let list = ok(&["snapshot", "list", &pool]);
+    let list = ok(&["snapshot", "list", "-H", &pool]);
     assert!(list.contains("UTC  real") && list.lines().count() == 1, "{list}");
     for what in ["restore", "delete", "diff"] {
         fails(1, &["no snapshot"], &["snapshot", what, &pool, "made"]);
     }
     // A copy of a snapshot elsewhere is an ordinary tree.
     ok(&["clone", &format!("{pool}:/.snapshots/real"), &format!("{pool}:/.snapshots/copy")]);
-    assert_eq!(ok(&["snapshot", "list", &pool]), list);
+    assert_eq!(ok(&["snapshot", "list", "-H", &pool]), list);
     ok(&["snapshot", "restore", &pool, "real"]);
-    assert_eq!(ok(&["snapshot", "list", &pool]), list);
+    assert_eq!(ok(&["snapshot", "list", "-H", &pool]), list);
     common::check(&pool);
 }
 

@@ -222,6 +222,6 @@ fn what_is_left_out_without_a_is_said() {
     ok(&["put", "-a", tree.to_str().unwrap(), &format!("{pool}:/")]);
     assert_eq!(run(&["get", "-r", &format!("{pool}:/tree"), &place.str("back")]).status.code(), Some(1));
     assert!(run(&["get", "-r", &format!("{pool}:/tree"), &place.str("back"), "--json"]).stdout.starts_with(
-        b"{\"files\":2,\"bytes\":2,\"left_out\":{\"whole\":1,\"owners\":2,\"set_id\":2,\"xattrs\":2,\"links\":1}}"
+        b"{\"output_version\":1,\"files\":2,\"bytes\":2,\"left_out\":{\"whole\":1,\"owners\":2,\"set_id\":2,\"xattrs\":2,\"links\":1}}"
     ));
 }

@@ -1,4 +1,4 @@
-//! A check of a deep tree takes memory in proportion to its size, not to the length of all paths.
+//! A check and a walk of a deep tree take memory in proportion to its size, not to the length of all paths.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -10,8 +10,8 @@ use pagestone::inode::NewNode;
 use pagestone::{CreateOptions, FileType, Pool};
 
 #[test]
-fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone() {
-    /// All paths together would be two gigabytes; what a check may take is a fraction of that.
+fn a_chain_of_directories_is_checked_and_walked_in_memory_that_grows_with_its_length_alone() {
+    /// All paths together would be two gigabytes; what a command may take is a fraction of that.
     const DEPTH: usize = 20_000;
     const KIB: &str = "400000";
     let place = Place::in_shm();
@@ -26,9 +26,17 @@ fn a_chain_of_directories_is_checked_in_memory_that_grows_with_its_length_alone(
     pool.close().unwrap();
     // Memory of a process that is its own; the pool is shared memory.
     let script = format!("ulimit -d {KIB} && exec \"$@\"");
-    let mut check = Command::new("sh");
-    check.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_pagestone"), "check"]).arg(&path);
-    let output = check.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("20001 inodes") | said.contains("20002 inodes"), "{said}");
+    let run = |words: &[&str]| {
+        let mut command = Command::new("sh");
+        let output = command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_pagestone")]).args(words).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{words:?}: {said}");
+        said
+    };
+    let pool = path.to_str().unwrap();
+    let said = run(&["check", pool]);
+    assert!(said.contains("20001 inodes") | said.contains("20002 inodes"), "{said}");
+    run(&["du", &format!("{pool}:/")]);
+    run(&["rm", "-r", &format!("{pool}:/directory")]);
+    assert_eq!(run(&["ls", &format!("{pool}:/")]), "");
 }

@@ -118,8 +118,8 @@ fn inode_numbers_that_json_readers_would_round_are_strings() {
     pool.close().unwrap();
     let listed = ok(&["ls", "--json", path.to_str().unwrap()]);
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!(listed[0]["ino"].as_str(), Some(large.to_string().as_str()));
-    assert!(listed[1]["ino"].is_u64());
+    assert_eq!(listed["entries"][0]["ino"].as_str(), Some(large.to_string().as_str()));
+    assert!(listed["entries"][1]["ino"].is_u64());
 }
 
 #[test]
@@ -151,4 +151,17 @@ fn completions_and_manual_pages_are_made() {
     let place = Place::new();
     ok(&["man", &place.str("man")]);
     assert!(fs::read_to_string(place.path("man/pagestone-mount.1")).unwrap().contains("read\\-only"));
+}
+
+/// Fails if a limit of this process is not seen, or something that is missing is no failure.
+#[test]
+fn the_doctor_names_what_is_limited_and_what_to_change() {
+    let found = ok(&["doctor", "--json"]);
+    assert!(found.contains("\"what\":\"kernel\"") && found.contains("\"what\":\"media\""), "{found}");
+    let script = "ulimit -f 1000; exec \"$0\" doctor";
+    let output =
+        std::process::Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_pagestone")]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = said.lines().find(|line| line.starts_with("file size")).unwrap();
+    assert!(line.contains("limited") && line.contains("512000") && line.contains("ulimit -f unlimited"), "{said}");
 }

@@ -125,7 +125,7 @@ fn a_copy_of_the_mount_in_another_namespace_is_named() {
     let output = run(&["umount", mount.dir.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("stays in use") && said.contains("namespace"), "{said}");
-    fails(1, &["in use", "mount namespace", mount.dir.to_str().unwrap()], &["ls", &mount.pool]);
+    fails(1, &["in use", "mount namespace", mount.dir.to_str().unwrap()], &["check", &mount.pool]);
     drop(elsewhere);
     common::check(&mount.pool);
     assert!(mount.ended().success());
@@ -351,4 +351,37 @@ fn root_may_ask_for_devices_and_set_user_id() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(1) && said.contains("only root"), "{said}");
     }
+}
+
+/// The command under a limit on the length of files, in units of 512 bytes.
+fn limited(units: u64, args: &[&str]) -> Output {
+    let script = format!("ulimit -f {units}; exec \"$@\"");
+    let program = env!("CARGO_BIN_EXE_pagestone");
+    Command::new("sh").args(["-c", &script, "sh", program]).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Fails if the signal that comes with the error ends the process.
+#[test]
+fn a_limit_on_the_length_of_files_is_an_error_and_ends_no_server() {
+    let place = Place::in_shm();
+    let (new, pool, dir) = (place.str("new"), place.str("test.pool"), place.str("dir"));
+    let output = limited(64 << 11, &["create", &new, "--size", "128M"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("are more than"), "{said}");
+    assert!(!Path::new(&new).exists());
+    if !can_mount() {
+        return;
+    }
+    // An ordinary file is written to by system calls, which have that limit.
+    ok(&["create", &pool, "--size", "64M", "--media", "file"]);
+    let mounted = limited(20 << 11, &["mount", &pool, &dir, "--background", "--quiet", "--media", "file"]);
+    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    let small = fs::write(Path::new(&dir).join("small"), vec![1; 5 << 20]);
+    let large = fs::write(Path::new(&dir).join("large"), vec![1; 40 << 20]);
+    let kept = fs::read(Path::new(&dir).join("small"));
+    ok(&["umount", &dir]);
+    small.unwrap();
+    assert_eq!(large.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    assert!(kept.unwrap() == vec![1; 5 << 20]);
+    common::check(&pool);
 }

@@ -177,20 +177,32 @@ fn set_id_bits_go_where_the_kernels_own_filesystems_take_them() {
         Some(ext4) => others.push(("ext4", answers(&ext4.dir))),
         None => println!("ext4 is left out: no loop device, or no mkfs.ext4"),
     }
-    let mount = Mount::fresh(&place);
-    let ours = answers(&mount.dir);
-    // What does not depend on a kernel's version: nobody but a member of the group keeps the bit.
-    for (mode, left) in [("2666", "666"), ("2766", "766"), ("2676", "676"), ("6666", "666"), ("6777", "777")] {
-        for (change, _) in CHANGES {
-            let question = format!("{change} by Stranger to {mode}");
-            assert_eq!(ours[&question], Ok(left.to_owned()), "{question}");
+    for policy in POLICIES {
+        let place = Place::in_shm();
+        fs::set_permissions(place.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mount = mounted(&place, policy);
+        let ours = answers(&mount.dir);
+        // What does not depend on a kernel's version: nobody but a member of the group keeps the bit.
+        for (mode, left) in [("2666", "666"), ("2766", "766"), ("2676", "676"), ("6666", "666"), ("6777", "777")] {
+            for (change, _) in CHANGES {
+                let question = format!("{change} by Stranger to {mode}");
+                assert_eq!(ours[&question], Ok(left.to_owned()), "{policy}: {question}");
+            }
         }
+        for (name, other) in &others {
+            let wrong = differences(&ours, other);
+            let differ = wrong.len();
+            assert!(wrong.is_empty(), "{policy}: {differ} answers differ from those of {name}:\n{}", wrong.join("\n"));
+        }
+        mount.finish();
     }
-    for (name, other) in others {
-        let wrong = differences(&ours, &other);
-        assert!(wrong.is_empty(), "{} answers differ from those of {name}:\n{}", wrong.len(), wrong.join("\n"));
-    }
-    mount.finish();
+}
+
+/// With the page cache, the kernel leaves to the server what it does itself without.
+const POLICIES: [&str; 3] = ["none", "read", "writeback"];
+
+fn mounted(place: &Place, policy: &str) -> Mount {
+    Mount::start(place, &["--create", "256M", "--allow-other", "--cache", policy])
 }
 
 /// `cap_chown+ep`, version 2.
@@ -205,9 +217,10 @@ fn whoever_changes_a_program_takes_its_capabilities_away() {
     if !can_mount() || !is_root() {
         return;
     }
-    for place in [Place::in_shm(), Place::new()] {
+    for (place, policy) in POLICIES.map(|policy| (Place::in_shm(), policy)).into_iter().chain([(Place::new(), "none")])
+    {
         fs::set_permissions(place.tmp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let mount = Mount::fresh(&place);
+        let mount = mounted(&place, policy);
         fs::set_permissions(&mount.dir, fs::Permissions::from_mode(0o777)).unwrap();
         fs::write(mount.dir.join("source"), [7; 100]).unwrap();
         let path = mount.dir.join("program");
@@ -220,12 +233,12 @@ fn whoever_changes_a_program_takes_its_capabilities_away() {
                 rustix::fs::setxattr(&path, "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
                 assert!(has_capability(&path));
                 who.run(change, path.clone()).unwrap();
-                assert!(!has_capability(&path), "{name} by {who:?} leaves it");
+                assert!(!has_capability(&path), "{policy}: {name} by {who:?} leaves it");
             }
         }
         rustix::fs::setxattr(&path, "security.capability", &CAPABILITY, XattrFlags::empty()).unwrap();
         kept_open.write_all_at(b"again", 0).unwrap();
-        assert!(!has_capability(&path), "a descriptor from before");
+        assert!(!has_capability(&path), "{policy}: a descriptor from before");
         drop(kept_open);
         mount.finish();
         // After a restart nothing is known beforehand.

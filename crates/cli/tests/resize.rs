@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Mount, Place, can_mount, check, fails, ok, ok_with_input, pagestone, pattern, run};
-use pagestone_mount::resize::{Change, Control, State, Status};
+use pagestone_server::api::{Change, Job, JobState};
+use pagestone_server::{Client, Store};
 use rustix::process::{Pid, Signal, kill_process};
 
 const MIB: u64 = 1 << 20;
@@ -149,10 +150,32 @@ fn interrupt(child: &Child) {
     kill_process(Pid::from_child(child), Signal::INT).unwrap();
 }
 
-/// Whether the process has a thread that takes signals.
-fn takes_signals(child: &Child) -> bool {
-    let tasks = fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-    tasks.flatten().any(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "signals\n"))
+/// Bytes that a process has written by system calls, as its kernel counts them.
+fn written(process: &str) -> Option<u64> {
+    let io = fs::read_to_string(format!("/proc/{process}/io")).ok()?;
+    io.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()
+}
+
+/// Starts a shrink and interrupts it when it has moved something. No answer if it had ended by then.
+fn interrupted_shrink(pool: &str) -> Option<Output> {
+    // Taken for an ordinary file, the pool is written by system calls.
+    let mut shrink = pagestone();
+    shrink.args(["shrink", pool, "192M", "--media", "file"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = shrink.spawn().unwrap();
+    let (begun, id) = (Instant::now(), child.id().to_string());
+    while written(&id).is_none_or(|bytes| bytes < 4 * MIB) {
+        if let Some(ended) = child.try_wait().unwrap() {
+            assert!(ended.success(), "{ended}");
+            return None;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "nothing is moved");
+        thread::sleep(Duration::from_micros(200));
+    }
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || was_interrupted(&output), "{said}");
+    (!output.status.success()).then_some(output)
 }
 
 fn was_interrupted(output: &Output) -> bool {
@@ -163,21 +186,17 @@ fn was_interrupted(output: &Output) -> bool {
 
 #[test]
 fn ctrl_c_ends_a_shrink_after_its_step_and_the_pool_keeps_its_size() {
-    let place = Place::in_shm();
-    let (pool, kept) = with_data_at_the_end(&place);
-    // A signal that arrives before the first step ends the command without a message. Then it was too early for this test.
-    let interrupted = (0..200).any(|n| {
-        let child = start_shrink(&pool, "192M");
-        let begun = Instant::now();
-        while !takes_signals(&child) {
-            assert!(begun.elapsed().as_secs() < 20, "no thread takes signals");
-            thread::sleep(Duration::from_micros(200));
-        }
-        thread::sleep(Duration::from_millis(n));
-        interrupt(&child);
-        was_interrupted(&child.wait_with_output().unwrap())
+    if written("self").is_none() {
+        println!("skipped: this kernel does not count what a process writes");
+        return;
+    }
+    // On a busy machine a shrink may be over before this test looks at it. Then another one is tried.
+    let tries = (0..10).find_map(|_| {
+        let place = Place::in_shm();
+        let (pool, kept) = with_data_at_the_end(&place);
+        interrupted_shrink(&pool).map(|_| (place, pool, kept))
     });
-    assert!(interrupted);
+    let (_place, pool, kept) = tries.expect("ten shrinks were over before they could be interrupted");
     assert_eq!((size_of(&pool), fs::metadata(&pool).unwrap().len()), (384 * MIB, 384 * MIB));
     check(&pool);
     ok(&["shrink", &pool, "192M"]);
@@ -191,15 +210,19 @@ fn df(dir: &Path) -> u64 {
     fs.f_blocks * fs.f_frsize
 }
 
-/// Looks until the state of the last resize is as expected.
-fn until(mount: &Mount, expected: impl Fn(&Status) -> bool) -> Status {
+/// The server of the mount.
+fn server(mount: &Mount) -> Client {
+    Client::find(Path::new(&mount.pool)).unwrap().expect("a server")
+}
+
+/// Looks until the operation is as expected.
+fn until(client: &Client, number: u64, expected: impl Fn(&Job) -> bool) -> Job {
     let begun = Instant::now();
     loop {
-        let status = Control::new(&mount.dir).status().unwrap();
-        if expected(&status) {
-            return status;
+        match client.job(number) {
+            Ok(job) if expected(&job) => return job,
+            other => assert!(begun.elapsed().as_secs() < 60, "{other:?}"),
         }
-        assert!(begun.elapsed().as_secs() < 60, "{status:?}");
         thread::sleep(Duration::from_micros(200));
     }
 }
@@ -273,20 +296,21 @@ fn a_shrink_of_a_mounted_pool_is_cancelled_and_one_that_runs_refuses_another() {
     let place = Place::in_shm();
     let (pool, kept) = with_data_at_the_end(&place);
     let mount = Mount::start(&place, &[]);
-    let (before, control) = (df(&mount.dir), Control::new(&mount.dir));
-    assert_eq!(control.status().unwrap().state, State::None);
-    let number = control.start(Change::Shrink, 192 * MIB).unwrap();
-    let again = control.start(Change::Grow, 400 * MIB);
-    let running = until(&mount, |status| status.moved > 0);
-    control.cancel().unwrap();
-    let status = until(&mount, |status| status.state != State::Running);
-    assert_eq!((status.number, status.state), (number, State::Failed(libc::EINTR)), "{running:?}, {status:?}");
-    assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EBUSY));
-    assert!(status.moved < status.total && status.space.size == 384 * MIB, "{status:?}");
+    let (before, client) = (df(&mount.dir), server(&mount));
+    assert!(client.job(1).is_err());
+    let number = client.begin_resize(Change::Shrink, 192 * MIB).unwrap().number;
+    let again = client.begin_resize(Change::Grow, 400 * MIB);
+    let running = until(&client, number, |job| job.done > 0);
+    client.cancel_job(number).unwrap();
+    let job = until(&client, number, |job| job.state != JobState::Running);
+    let errno = job.problem.as_ref().map(|problem| problem.errno);
+    assert_eq!((job.state, errno), (JobState::Failed, Some(libc::EINTR)), "{running:?}, {job:?}");
+    assert_eq!(again.unwrap_err().errno(), libc::EBUSY);
+    assert!(job.done < job.total && client.info().unwrap().size == 384 * MIB, "{job:?}");
     assert_eq!(df(&mount.dir), before);
     // The same by a command and Ctrl-C.
     let child = start_shrink(&pool, "192M");
-    until(&mount, |status| status.number != number && status.state == State::Running);
+    until(&client, number + 1, |job| job.state == JobState::Running);
     interrupt(&child);
     assert!(was_interrupted(&child.wait_with_output().unwrap()));
     ok(&["shrink", &pool, "192M"]);
@@ -303,8 +327,9 @@ fn the_end_of_the_server_cancels_a_shrink() {
         let place = Place::in_shm();
         let (pool, kept) = with_data_at_the_end(&place);
         let mut mount = Mount::start(&place, &[]);
-        Control::new(&mount.dir).start(Change::Shrink, 192 * MIB).unwrap();
-        until(&mount, |status| status.moved > 0);
+        let client = server(&mount);
+        let number = client.begin_resize(Change::Shrink, 192 * MIB).unwrap().number;
+        until(&client, number, |job| job.done > 0);
         match by_signal {
             true => mount.signal(Signal::TERM),
             false => drop(ok(&["umount", mount.dir.to_str().unwrap()])),
@@ -342,26 +367,20 @@ fn another_user_is_refused() {
         };
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("only root and the user who runs the server"), "{said}");
+        assert!(said.contains("only root and the owner of the pool"), "{said}");
     }
-    assert_eq!(Control::new(&mount.dir).status().unwrap().space.size, 256 * MIB);
+    assert_eq!(server(&mount).info().unwrap().size, 256 * MIB);
     mount.finish();
 }
 
 #[test]
-fn other_nodes_and_mounts_that_are_read_only_refuse() {
+fn a_mount_that_is_read_only_refuses() {
     if !can_mount() {
         return;
     }
     let place = Place::in_shm();
     let pool = place.pool("32M");
-    ok_with_input(&["put", "-", &format!("{pool}:/file")], b"bytes");
-    ok(&["mkdir", &format!("{pool}:/dir")]);
     let mount = Mount::start(&place, &["--read-only"]);
     fails(1, &["read-only"], &["grow", &pool, "64M"]);
-    for name in ["dir", "file"] {
-        let refused = Control::new(&mount.dir.join(name)).status().unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::ENOTTY), "{name}");
-    }
     mount.finish();
 }

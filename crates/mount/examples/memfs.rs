@@ -13,6 +13,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = std::env::args_os().nth(1).map(PathBuf::from).ok_or("usage: memfs DIR")?;
     let prepared = prepare(&dir)?;
     let options = Options { allow_other: true, ..Options::default() };
-    FuseTransport.serve(Arc::new(memfs::MemFs::new()), &prepared.dir, &options)?.wait()?;
+    FuseTransport.serve(Arc::new(memfs::MemFs::new()), &prepared.dir, &options, None)?.wait()?;
     Ok(())
 }

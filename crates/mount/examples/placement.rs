@@ -51,7 +51,7 @@ fn main() {
     for (threads, pin) in [(1, false), (1, true), (2, false), (2, true)] {
         let options = Options { threads: Some(threads), pin: Some(pin), ..Options::default() };
         let fs = Arc::new(NullFs::new(1 << 20));
-        let mounted = FuseTransport.serve(fs, &dir, &options).expect("mounted");
+        let mounted = FuseTransport.serve(fs, &dir, &options, None).expect("mounted");
         let path = dir.join("file");
         for clients in [vec![None], vec![Some(0)], vec![Some(1)], vec![None, None], vec![Some(0), Some(1)]] {
             let rates = reads_per_second(&path, &clients);

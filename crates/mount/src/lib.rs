@@ -1,9 +1,9 @@
-//! Pagestone's mount: a pool as a directory of the system, without the page cache.
+//! Pagestone's mount: a pool as a directory of the system.
 //!
 //! ```text
 //!    programs     open, read, write, mmap ...
 //!       |
-//!    kernel       FUSE: names and attributes cached, data not
+//!    kernel       FUSE: names and attributes cached, data as `PageCache` says
 //!       |
 //!    transport    trait Transport: FuseTransport speaks to /dev/fuse
 //!       |         (one server thread for each processor)
@@ -17,23 +17,26 @@
 //! place of this one, and so that the transport can be measured without a filesystem behind it.
 
 mod fuse;
+mod handle_table;
 mod handles;
 mod mountpoint;
 mod mounts;
 mod null;
 mod poolfs;
-pub mod resize;
 mod sched;
+mod statistics;
 mod thread_placement;
 mod transport;
 mod unlinked_nodes;
 
 pub use fuse::FuseTransport;
+pub use handle_table::HandleTable;
 pub use mountpoint::{MountError, Prepared, can_mount, prepare, unmount, unmount_lazily};
 pub use mounts::{Mount, mount_at, mounted_elsewhere, mounts, source_name};
 pub use null::NullFs;
 pub use poolfs::PoolFs;
+pub use statistics::{Operation, OperationCount, Statistics};
 pub use transport::{
-    Caller, Errno, Fallocate, FileSystem, Handle, Listed, Mounted, NodeId, OpenHow, Options, Reply, Seek, Transport,
-    WriteHow, Written,
+    Caller, Errno, Fallocate, FileSystem, Handle, KernelCache, Listed, Mounted, NodeId, OpenHow, Options, PageCache,
+    Reply, RequestNumber, Seek, Survival, Transport, WriteHow, Written,
 };

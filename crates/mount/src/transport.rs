@@ -10,16 +10,21 @@
 //! Every operation takes borrowed arguments and returns a value, so nothing is allocated on the
 //! way; bytes that are read are handed to a callback while they still lie in the pool.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagestone::inode::{Attr, NewNode, RenameMode, SetAttr, XattrMode};
 use pagestone::{FileType, StatFs};
 
 use crate::mountpoint::{self, MountError};
+use crate::statistics::Statistics;
 
 /// What a C program would find in `errno`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +32,22 @@ pub struct Errno(pub i32);
 
 impl From<pagestone::Error> for Errno {
     fn from(error: pagestone::Error) -> Errno {
-        Errno(error.errno())
+        let number = error.errno();
+        if number == libc::EIO {
+            say(&error);
+        }
+        Errno(number)
+    }
+}
+
+/// Says what the program on the mount cannot be told: to it, all these are "input/output error". At most ten a second.
+fn say(error: &pagestone::Error) {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = BEGUN.get_or_init(Instant::now).elapsed().as_millis() as u64;
+    let next = NEXT.load(Ordering::Relaxed);
+    if now >= next && NEXT.compare_exchange(next, now + 100, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        tracing::error!("{error}");
     }
 }
 
@@ -58,9 +78,20 @@ pub struct Caller {
     pub pid: u32,
 }
 
+/// The number of a request. No two requests of a mount have the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RequestNumber {
+    /// The number.
+    pub number: u64,
+    /// The request was passed to a process before this one, which died before it was answered.
+    pub again: bool,
+}
+
 /// How a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct OpenHow {
+    /// The request that asks for it.
+    pub request: RequestNumber,
     /// The new file must not exist yet (`O_EXCL`).
     pub exclusive: bool,
     /// Cut to nothing (`O_TRUNC`).
@@ -72,7 +103,7 @@ pub struct OpenHow {
 pub struct WriteHow {
     /// Take away set-user-id and set-group-id: whoever writes is not entitled to keep them.
     pub kill_set_id: bool,
-    /// The kernel writes back what was stored through a mapping some time ago; nobody waits for it.
+    /// The kernel writes back what was stored through a mapping, or with [`PageCache::Writeback`] written, some time ago.
     pub from_mapping: bool,
     /// Who writes.
     pub caller: Caller,
@@ -225,14 +256,23 @@ pub trait FileSystem: Send + Sync + 'static {
     fn seek(&self, handle: Handle, offset: u64, what: Seek) -> Reply<u64> {
         Err(NOT_IMPLEMENTED)
     }
-    /// An ioctl with the bytes that came with it; answers those that go back.
-    fn control(&self, node: NodeId, command: u32, input: &[u8], caller: Caller) -> Reply<Vec<u8>> {
-        Err(Errno(libc::ENOTTY))
-    }
     /// Copies `len` bytes at an offset of one open file to an offset of another; answers how much.
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {
         Err(NOT_IMPLEMENTED)
     }
+}
+
+/// What the kernel keeps of the bytes of files. Mapped pages it always keeps, in step with all else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PageCache {
+    /// Nothing: every read and write comes here.
+    #[default]
+    Off,
+    /// What was read and written. A read of that is answered by the kernel; every write comes here before it returns.
+    Read,
+    /// Writes too. They come here later: at fsync, at close, after some seconds, or when memory is short. What a program
+    /// wrote and did not sync is lost with the machine, on all media.
+    Writeback,
 }
 
 /// How to mount.
@@ -254,9 +294,11 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Bind each server thread to a processor; `None`: where there are two or more.
     pub pin: Option<bool>,
-    /// How long the kernel may answer names and attributes by itself. All changes go through the
-    /// mount, so the kernel knows of every one.
+    /// How long the kernel may answer names and attributes by itself. It knows of every change that goes through the
+    /// mount; who changes the pool by another way has to tell [`Mounted::kernel_cache`].
     pub cache: Duration,
+    /// What it keeps of the bytes of files.
+    pub page_cache: PageCache,
 }
 
 impl Default for Options {
@@ -271,6 +313,7 @@ impl Default for Options {
             threads: None,
             pin: None,
             cache: Duration::from_secs(3600),
+            page_cache: PageCache::default(),
         }
     }
 }
@@ -283,10 +326,42 @@ impl Options {
     }
 }
 
+/// What a mount needs to outlive the process that serves it.
+#[derive(Debug)]
+pub struct Survival {
+    /// The mount as a client of its pool.
+    pub client: u64,
+    /// How many processes have served it before.
+    pub generation: u32,
+    /// Requests that those have done and may not have answered, by number, with the nodes they made.
+    pub done: HashMap<u64, Option<NodeId>>,
+    /// The connection of the process before: the mount stands, and the directory is absolute and not looked at. `None`
+    /// mounts.
+    pub connection: Option<OwnedFd>,
+}
+
 /// Passes the requests of the kernel on to a [`FileSystem`].
 pub trait Transport {
-    /// Mounts `fs` on the directory and serves it from threads of its own.
-    fn serve<F: FileSystem>(&self, fs: Arc<F>, dir: &Path, options: &Options) -> Result<Mounted, MountError>;
+    /// Mounts `fs` on the directory and serves it from threads of its own. With `survival`, a change that has another
+    /// result the second time is done once, even if its request comes again.
+    fn serve<F: FileSystem>(
+        &self,
+        fs: Arc<F>,
+        dir: &Path,
+        options: &Options,
+        survival: Option<Survival>,
+    ) -> Result<Mounted, MountError>;
+}
+
+/// What the kernel has cached of a mount. To be told after a change that did not go through the mount, with no lock of the
+/// pool held: the kernel may wait for requests of the mount.
+pub trait KernelCache: fmt::Debug + Send + Sync {
+    /// The name in the directory leads somewhere else now, or nowhere. The directory's attributes have changed, too.
+    fn name_changed(&self, dir: NodeId, name: &[u8]);
+    /// The attributes of the node have changed; not its bytes.
+    fn node_changed(&self, node: NodeId);
+    /// The bytes of the node have changed, and its attributes.
+    fn bytes_changed(&self, node: NodeId);
 }
 
 /// A mount that is being served. Dropping it unmounts (lazily, if it is busy).
@@ -294,12 +369,42 @@ pub trait Transport {
 pub struct Mounted {
     dir: PathBuf,
     threads: usize,
+    cache: Arc<dyn KernelCache>,
+    connection: Option<OwnedFd>,
+    /// Another process may serve the mount after this one.
+    outlives: bool,
+    statistics: Arc<Statistics>,
     server: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Mounted {
-    pub(crate) fn new(dir: PathBuf, threads: usize, server: JoinHandle<io::Result<()>>) -> Mounted {
-        Mounted { dir, threads, server: Some(server) }
+    pub(crate) fn new(
+        dir: PathBuf,
+        threads: usize,
+        cache: Arc<dyn KernelCache>,
+        connection: Option<OwnedFd>,
+        statistics: Arc<Statistics>,
+        server: JoinHandle<io::Result<()>>,
+    ) -> Mounted {
+        Mounted { dir, threads, cache, connection, outlives: false, statistics, server: Some(server) }
+    }
+
+    /// What has been counted since this process serves the mount.
+    pub fn statistics(&self) -> Arc<Statistics> {
+        self.statistics.clone()
+    }
+
+    /// What another process needs to serve the mount once this one is gone; taken out. `None` where the kernel has no
+    /// way to send requests again. While a copy is open somewhere, the mount does not end with this process.
+    /// Dropping this does not unmount any more, then.
+    pub fn take_connection(&mut self) -> Option<OwnedFd> {
+        self.outlives |= self.connection.is_some();
+        self.connection.take()
+    }
+
+    /// For those who change what is mounted by another way.
+    pub fn kernel_cache(&self) -> Arc<dyn KernelCache> {
+        self.cache.clone()
     }
     /// Where it is mounted, as an absolute path.
     pub fn dir(&self) -> &Path {
@@ -327,7 +432,7 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
+        if let Some(server) = self.server.take().filter(|_| !self.outlives) {
             // Whatever these answer, there is nobody left to tell.
             let _ = mountpoint::unmount_lazily(&self.dir);
             let _ = server.join();

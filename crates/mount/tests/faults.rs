@@ -34,7 +34,7 @@ fn a_reply_that_the_kernel_cannot_copy_is_an_error_of_that_request_alone() {
         send(unsafe { std::slice::from_raw_parts(at, len as usize) });
         Ok(())
     });
-    let mounted = FuseTransport.serve(Arc::new(fs), &at.dir, &Options::default()).expect("mounted");
+    let mounted = FuseTransport.serve(Arc::new(fs), &at.dir, &Options::default(), None).expect("mounted");
     let file = File::open(at.dir.join("file")).expect("the one file");
     for round in 0..20 {
         for page in 0..10u64 {

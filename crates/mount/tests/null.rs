@@ -17,7 +17,8 @@ fn reads_and_writes_reach_the_filesystem_and_it_unmounts() {
     let at = prepare(&dir.path().join("null")).expect("a mount point");
     assert!(at.made && !at.not_empty && !at.was_dead);
     // Dropping it unmounts, so a failed assertion leaves nothing behind.
-    let mounted = FuseTransport.serve(Arc::new(NullFs::new(1 << 20)), &at.dir, &Options::default()).expect("mounted");
+    let mounted =
+        FuseTransport.serve(Arc::new(NullFs::new(1 << 20)), &at.dir, &Options::default(), None).expect("mounted");
     assert!(prepare(&at.dir).is_err(), "a second mount on the same directory is refused");
 
     let path = at.dir.join("file");

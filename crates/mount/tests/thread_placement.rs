@@ -81,7 +81,7 @@ fn mounted(name: &str) -> Option<Mount> {
         }
         fs.read(handle, offset, len, send)
     });
-    let mounted = FuseTransport.serve(Arc::new(fs), &dir, &options).unwrap();
+    let mounted = FuseTransport.serve(Arc::new(fs), &dir, &options, None).unwrap();
     Some(Mount { mounted, dir, gate })
 }
 

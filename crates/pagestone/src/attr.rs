@@ -3,12 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::units::Ino;
 
 /// Nanosecond time: seconds since 1970 and nanoseconds within the second.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Time {
     /// Whole seconds since the epoch; negative before it.
     pub sec: i64,
@@ -55,7 +56,8 @@ impl From<SystemTime> for Time {
 }
 
 /// What kind of thing an inode is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 #[repr(u8)]
@@ -75,9 +77,6 @@ pub enum FileType {
     /// Block device.
     BlockDevice = 7,
 }
-
-/// The name that the layers below the facade use.
-pub(crate) use FileType as Kind;
 
 impl FileType {
     /// Whether it is a regular file.
@@ -134,11 +133,13 @@ impl FileType {
 
 /// The attributes of an inode, as the layer of inodes and the faces pass them on. Programs that use paths get
 /// [`Metadata`](crate::Metadata).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Attr {
     /// Inode number.
-    #[serde(serialize_with = "ino_for_readers")]
+    #[serde(serialize_with = "ino_for_readers", deserialize_with = "ino_of_a_reader")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub ino: Ino,
     /// FileType of file.
     pub kind: FileType,
@@ -200,6 +201,20 @@ fn ino_for_readers<S: serde::Serializer>(ino: &Ino, s: S) -> Result<S::Ok, S::Er
     if ino.0 <= 1 << 53 { s.serialize_u64(ino.0) } else { s.serialize_str(&ino.0.to_string()) }
 }
 
+/// The number in either form.
+fn ino_of_a_reader<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Ino, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Number(u64),
+        Text(String),
+    }
+    match Form::deserialize(d)? {
+        Form::Number(number) => Ok(Ino(number)),
+        Form::Text(text) => text.parse().map(Ino).map_err(serde::de::Error::custom),
+    }
+}
+
 /// A change of attributes; `None` leaves one as it is. `ctime` is set to now unless given.
 ///
 /// ```
@@ -207,7 +222,9 @@ fn ino_for_readers<S: serde::Serializer>(ino: &Ino, s: S) -> Result<S::Ok, S::Er
 /// let change = SetAttr::new().perm(0o600).mtime(Time::now());
 /// # let _ = change;
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SetAttr {
     /// Permission bits (`07777`).
@@ -364,7 +381,8 @@ pub enum XattrMode {
 }
 
 /// Space, in 4 KiB pages, and inodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StatFs {
     /// Pages that files and structures can use.

@@ -68,9 +68,11 @@ mod units;
 
 pub use attr::{Extent, FileType, StatFs};
 pub use data::{Piece, Pieces};
-pub use error::{Error, Result};
+pub use error::{Error, Place, Result};
 pub use pmem;
-pub use pool::{CreateOptions, DirEntry, File, FileOptions, Info, Metadata, OpenOptions, Pool, ReadDir, is_pool};
+pub use pool::{
+    CreateOptions, DirEntry, File, FileOptions, Info, Metadata, OpenOptions, Pool, ReadDir, Walk, WalkEntry, is_pool,
+};
 pub use transaction::Transaction;
 pub use units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PageNo};
 
@@ -92,7 +94,8 @@ pub use units::{FRAME_SIZE, FrameNo, Ino, PAGE_SIZE, PageNo};
 /// ```
 pub mod inode {
     pub use crate::attr::{Attr, DirEntry, NewNode, Privileges, RenameMode, SetAttr, Time, XattrMode};
-    pub use crate::dir::{Dir, Entries, Node};
+    pub use crate::dir::{Dir, Entries, Node, Walk, WalkEntry};
+    pub use crate::txn::{DoneRequest, Request};
 }
 
 /// What programs share between threads can be shared.
@@ -102,6 +105,8 @@ const _: () = {
     shared::<File>();
     shared::<ReadDir>();
     shared::<DirEntry>();
+    shared::<Walk>();
+    shared::<WalkEntry>();
     shared::<Metadata>();
     shared::<Transaction<'_>>();
     shared::<FileOptions<'_>>();
@@ -112,7 +117,7 @@ const _: () = {
     shared::<mmap::Mapping>();
     shared::<mmap::AtomicMapping>();
     shared::<mmap::Pin>();
-    shared::<mmap::Slice<'_>>();
+    shared::<mmap::VolatileSlice<'_>>();
     shared::<snapshot::Snapshots>();
     shared::<check::Report>();
 };

@@ -37,7 +37,7 @@ fn forbid(media: &dyn Media, page: u64) {
 fn a_file_whose_record_is_lost_does_not_keep_the_others_from_being_synced() {
     let number = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("background-{}-{number}", std::process::id()));
-    let open = pmem::Open { read_only: false, kind: Some(MediaKind::File), size: Some(SIZE), room: 0 };
+    let open = pmem::Open { read_only: false, kind: Some(MediaKind::File), size: Some(SIZE), room: 0, lock: None };
     let media = Arc::new(Faulty::new(pmem::open(&path, &open).unwrap().media, []));
     let pool = pool_on(media.clone());
     let bad = file(&pool, "bad", &[1; 100]);

@@ -394,6 +394,87 @@ fn a_tree_cannot_be_cloned_into_itself_and_names_are_checked() {
     }
 }
 
+/// Fails if names that programs make while a restore is interrupted keep it from being finished, or get lost as a part of
+/// what is restored.
+#[test]
+fn a_restore_that_was_interrupted_is_finished_whatever_was_made_meanwhile() {
+    let (place, pool) = pool(64);
+    pool.create_dir_all("/dir/below").unwrap();
+    pool.write("/file", "old").unwrap();
+    pool.snapshots().create("one").unwrap();
+    let snapshots = pool.resolve(b"/.snapshots").unwrap();
+    let one = pool.resolve(b"/.snapshots/one").unwrap().ino();
+    for left in [&b".restored"[..], b".restoring"] {
+        pool.snapshots().clone_tree(one, snapshots.ino(), left).unwrap();
+        // What is in the way: directories that are not empty, files where directories are to be, and the other way round.
+        pool.remove_dir_all("/dir").unwrap();
+        pool.remove_file("/file").unwrap();
+        pool.create_dir_all("/file/full").unwrap();
+        pool.write("/dir", "new").unwrap();
+        pool.snapshots().create("two").unwrap();
+        assert!(pool.snapshots().diff("one", None).unwrap().is_empty());
+        assert_eq!(pool.read_dir("/.snapshots").unwrap().count(), 2);
+        pool.snapshots().delete("two").unwrap();
+    }
+    drop(snapshots);
+    is_clean(&place, pool);
+}
+
+/// Fails if a program sees a half of a restore, or keeps it from ending.
+#[test]
+fn a_restore_beside_a_program_that_makes_and_removes_names_ends() {
+    let (place, pool) = pool(64);
+    for i in 0..300 {
+        pool.create_dir(format!("/d{i}")).unwrap();
+    }
+    pool.snapshots().create("base").unwrap();
+    let end = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !end.load(std::sync::atomic::Ordering::Relaxed) {
+                for i in 0..300 {
+                    let _ = pool.create_dir(format!("/d{i}/x"));
+                    let _ = pool.remove_dir_all(format!("/d{}", (i + 7) % 300));
+                    let _ = pool.write(format!("/d{}", (i + 7) % 300), "a file");
+                    let _ = pool.remove_file(format!("/d{}", (i + 9) % 300));
+                    let _ = pool.create_dir(format!("/d{}", (i + 9) % 300));
+                }
+            }
+        });
+        for _ in 0..20 {
+            pool.snapshots().restore("base").unwrap();
+        }
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    pool.snapshots().restore("base").unwrap();
+    assert!(pool.snapshots().diff("base", None).unwrap().is_empty());
+    assert_eq!(pool.read_dir("/").unwrap().count(), 301);
+    is_clean(&place, pool);
+}
+
+/// Fails if the attributes of the root are not part of a snapshot.
+#[test]
+fn the_attributes_of_the_root_come_back() {
+    let (place, pool) = pool(64);
+    let root = pool.node(pool.root().ino()).unwrap();
+    root.set_xattr(b"user.kept", b"one", XattrMode::Set).unwrap();
+    let mtime = pagestone::inode::Time { sec: 1000, nsec: 0 };
+    root.set_attr(&SetAttr::default().mtime(mtime)).unwrap();
+    pool.snapshots().create("one").unwrap();
+    root.set_xattr(b"user.kept", b"two", XattrMode::Set).unwrap();
+    root.set_xattr(b"user.new", b"", XattrMode::Set).unwrap();
+    let changes = pool.snapshots().diff("one", None).unwrap();
+    assert_eq!(changes.iter().map(|c| (c.path.as_str(), c.what)).collect::<Vec<_>>(), [("/", What::Attributes)]);
+    pool.snapshots().restore("one").unwrap();
+    assert_eq!(
+        (root.xattrs().unwrap(), root.xattr(b"user.kept").unwrap()),
+        (vec![b"user.kept".to_vec()], b"one".to_vec())
+    );
+    assert!(pool.snapshots().diff("one", None).unwrap().is_empty());
+    drop(root);
+    is_clean(&place, pool);
+}
+
 #[test]
 fn snapshots_go_only_where_nobody_else_can_change_them() {
     let (_place, pool) = pool(16);

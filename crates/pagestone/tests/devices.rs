@@ -392,7 +392,9 @@ fn a_full_device_is_an_error_and_the_last_byte_can_be_used() {
 
 /// The pool's bytes, to be damaged.
 fn bytes_of(place: &Place) -> Arc<dyn Media> {
-    pmem::open(&place.path, &pmem::Open { read_only: false, kind: None, size: None, room: 0 }).unwrap().media
+    pmem::open(&place.path, &pmem::Open { read_only: false, kind: None, size: None, room: 0, lock: None })
+        .unwrap()
+        .media
 }
 
 fn flip(place: &Place, at: u64, bit: u32) {
@@ -418,22 +420,41 @@ fn contents(place: &Place) -> (Vec<u64>, u64) {
     (used, sum)
 }
 
-fn named_place(e: &Error) {
-    match e {
-        Error::Corrupt { place, .. } => assert!(!place.is_empty()),
-        Error::TooNew(_) | Error::NotAPool(_) | Error::Size(_) | Error::Stale(_) | Error::NotFound => {}
+/// Fails unless the error is an answer to damage at this byte: it names a structure of that page, or what the pool is not.
+fn named_place(e: &Error, at: u64) {
+    use pagestone::Place as Named;
+    let damaged = at / 4096;
+    let place = match e {
+        Error::Corrupt { place, .. } => place,
+        Error::TooNew(_) | Error::NotAPool(_) | Error::Size(_) | Error::Stale(_) | Error::NotFound => return,
         other => panic!("damage is answered by: {other}"),
-    }
+    };
+    let there = match (*place, place.pool_byte()) {
+        (_, Some(byte)) => byte / 4096 == damaged,
+        (Named::Superblock, _) => [0, 255].contains(&damaged),
+        (Named::JournalHeader, _) => damaged == 1,
+        (Named::Counters { .. }, _) => damaged == 2,
+        // The lanes, and the descriptors behind them.
+        (Named::JournalLane { .. } | Named::JournalRecord(_) | Named::JournalRecordFor(_), _) => damaged >= 256,
+        (Named::Descriptor(_), _) => damaged >= 256,
+        // The table is one of the pages of its frame.
+        (Named::SplitEntry(page) | Named::Owner(page), _) => page.0 / 512 == damaged / 512,
+        // Sixteen to a page.
+        (Named::InodeRecord(inode), _) => inode / 16 == damaged,
+        (Named::InodeSlot(ino) | Named::Inode(ino), _) => ino.place() / 16 == damaged,
+        _ => false,
+    };
+    assert!(there, "byte {at:#x} is damaged, and the error is: {e}");
 }
 
-/// Every name is looked up, and every file read.
-fn look_at_all(pool: &Pool) -> Result<(), Error> {
+/// Every name is looked up, and every file read. Byte `at` is damaged.
+fn look_at_all(pool: &Pool, at: u64) -> Result<(), Error> {
     for entry in pool.root().entries() {
         let name = entry?.name;
         let looked = pool.root().lookup(&name).and_then(|attr| pool.node(attr.ino)?.open());
         let mut bytes = vec![0; 70_000];
         looked.and_then(|file| file.read_at(&mut bytes, 0)).map(drop).or_else(|e| {
-            named_place(&e);
+            named_place(&e, at);
             Ok::<(), Error>(())
         })?;
     }
@@ -466,9 +487,9 @@ fn a_damaged_pool_is_an_error_that_names_the_place_and_looking_changes_nothing()
         flip(&place, at, bit);
         let before = contents(&place);
         match Pool::open(&place.path, &OpenOptions::new().read_only(true)) {
-            Ok(pool) => look_at_all(&pool).unwrap_or_else(|e| named_place(&e)),
+            Ok(pool) => look_at_all(&pool, at).unwrap_or_else(|e| named_place(&e, at)),
             Err(e) => {
-                named_place(&e);
+                named_place(&e, at);
                 refused += 1;
             }
         }
@@ -477,7 +498,7 @@ fn a_damaged_pool_is_an_error_that_names_the_place_and_looking_changes_nothing()
                 assert!(report.findings.iter().all(|f| !f.place.is_empty()));
                 found += usize::from(!report.is_clean());
             }
-            Err(e) => named_place(&e),
+            Err(e) => named_place(&e, at),
         }
         assert!(contents(&place) == before, "looking at byte {at:#x}, bit {bit} damaged, has changed the pool");
         flip(&place, at, bit);

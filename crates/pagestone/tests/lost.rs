@@ -55,7 +55,7 @@ fn every(test: impl Fn(&Place)) {
         }
         let number = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
         let path = dir.join(format!("pagestone-lost-{}-{number}", std::process::id()));
-        let open = pmem::Open { read_only: false, kind: Some(kind), size: Some(SIZE), room: 0 };
+        let open = pmem::Open { read_only: false, kind: Some(kind), size: Some(SIZE), room: 0, lock: None };
         on(name, pmem::open(&path, &open).unwrap().media, Some(path));
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 mod common;
 
-use common::{HugePages, Mounted};
+use common::{HugePages, Mounted, run};
 use pmem::{Description, Durability, Media, MediaKind, Memory, Open, Opened, Part, open};
 
 const SIZE: u64 = 4 << 20;
@@ -170,28 +170,10 @@ fn reserve_tells_of_a_full_filesystem() {
     }
 }
 
-/// Runs a program of the system; what it printed, or why not.
-fn run(program: &str, args: &[&std::ffi::OsStr]) -> Result<String, String> {
-    let output = std::process::Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
-    }
-}
-
-/// A small ext4 in a file, on a loop device that goes with the mount.
-fn small_ext4(image: &Path) -> Result<Mounted, String> {
-    fs::File::create(image).and_then(|f| f.set_len(8 << 20)).map_err(|e| e.to_string())?;
-    run("mkfs.ext4", &["-qF".as_ref(), image.as_os_str()])?;
-    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    run("mount", &["-oloop".as_ref(), image.as_os_str(), dir.path().as_os_str()])?;
-    Ok(Mounted(dir))
-}
-
 #[test]
 fn a_full_disk_below_a_file_is_an_error_and_nothing_is_lost() {
     let dir = tmpfs();
-    let mount = match small_ext4(&dir.path().join("image")) {
+    let mount = match Mounted::small_ext4(&dir.path().join("image"), 8 << 20) {
         Ok(mount) => mount,
         Err(why) => return println!("skipped: {why}"),
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use pagestone::check::{CheckOptions, check};
-use pagestone::{CreateOptions, Error, OpenOptions, Pool};
+use pagestone::{CreateOptions, Error, OpenOptions, Place, Pool};
 use pmem::{MediaKind, Open, Opened, open};
 
 const SIZE: u64 = 1 << 20;
@@ -264,7 +264,8 @@ fn a_pool_without_its_root_inodes_is_damaged_and_the_error_names_the_page() {
         bytes[3 * 4096..4 * 4096].fill(0);
         fs::write(&copy, &bytes).expect("writes");
         let e = Pool::open(&copy, &OpenOptions::default()).expect_err("is damaged");
-        assert!(matches!(&e, Error::Corrupt { .. }) && e.to_string().contains("page 0x3"), "{e}");
+        assert!(matches!(&e, Error::Corrupt { place: Place::InodeSlot(_), .. }), "{e}");
+        assert!(e.to_string().contains("page 0x3"), "{e}");
         let report = check(&copy, &CheckOptions::default(), &mut |_, _| {});
         assert!(!report.is_ok_and(|report| report.is_clean()), "check, closed: {closed}");
     }

@@ -20,7 +20,6 @@ use pagestone::mmap::MapOptions;
 use pagestone::{CreateOptions, Error, File, FileType, OpenOptions, Pool};
 use pmem::{Description, MapMode, Media, MediaKind, Memory, Part, Views};
 
-#[allow(dead_code)]
 mod common;
 
 use common::Mounted;
@@ -35,7 +34,9 @@ fn dir() -> tempfile::TempDir {
 }
 
 fn ordinary(path: &Path, size: Option<u64>) -> Arc<dyn Media> {
-    pmem::open(path, &pmem::Open { read_only: false, kind: Some(MediaKind::File), size, room: 0 }).unwrap().media
+    pmem::open(path, &pmem::Open { read_only: false, kind: Some(MediaKind::File), size, room: 0, lock: None })
+        .unwrap()
+        .media
 }
 
 fn make(pool: &Pool, name: &str) -> pagestone::Result<File> {

@@ -31,13 +31,15 @@ use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, Persister, Share, Views,
     cache_id, nvdimm,
 };
-use crate::{HUGE_PAGE_SIZE, Open, PAGE_SIZE};
+use crate::{HUGE_PAGE_SIZE, Open, PAGE_SIZE, PoolLock};
 
 /// A pool in byte-addressable memory; see the module's picture.
 #[derive(Debug)]
 pub struct ByteMedia {
-    /// Holds the lock; `reserve` allocates space in it.
+    /// `reserve` allocates space in it.
     file: File,
+    /// The lock, if `file` does not hold it.
+    _lock: Option<PoolLock>,
     shared: MappedRange,
     share: Share,
     private: Option<Private>,
@@ -100,7 +102,8 @@ impl ByteMedia {
             cache_id: cache_id::id(&file),
             read_only,
         };
-        Ok(ByteMedia { file, shared, share, private, persister, len: FileLen::new(), unit, description })
+        let (len, _lock) = (FileLen::new(), how.lock.clone());
+        Ok(ByteMedia { file, _lock, shared, share, private, persister, len, unit, description })
     }
 }
 
@@ -225,6 +228,10 @@ impl Media for ByteMedia {
             self.shared.advise_huge();
         }
         Ok(())
+    }
+
+    fn len_at_close(&self) -> io::Result<u64> {
+        if self.is_device() { Ok(self.shared.len()) } else { self.len.at_close(&self.file) }
     }
 
     fn release_from(&self, len: u64) -> io::Result<()> {

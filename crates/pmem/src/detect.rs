@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::{ByteMedia, FileMedia, MappedRange, Media, MediaKind, Persister, Share, pool_lock};
+use crate::{ByteMedia, FileMedia, MappedRange, Media, MediaKind, Persister, PoolLock, Share, pool_lock};
 use crate::{Error, Result};
 use crate::{HUGE_PAGE_SIZE, PAGE_SIZE};
 
@@ -41,6 +41,8 @@ pub struct Open {
     /// The least length that the media can have later, in bytes: address space is set aside for it. The media set aside
     /// more where that is not much, and nothing where so much is not available.
     pub room: u64,
+    /// The lock, if the caller has it. `None` takes it.
+    pub lock: Option<PoolLock>,
 }
 
 /// Open media, locked until the last clone of `media` is dropped.
@@ -72,7 +74,11 @@ pub fn open(path: &Path, how: &Open) -> Result<Opened> {
     }
     let mut place = Place::find(path, how)?;
     // Lock before any change, and before the kind is detected.
-    match pool_lock::take(&place.file, path, how.read_only).and_then(|()| place.finish(how)) {
+    let locked = match &how.lock {
+        Some(lock) => lock.check(&place.file, path),
+        None => pool_lock::take(&place.file, path, how.read_only),
+    };
+    match locked.and_then(|()| place.finish(how)) {
         Ok(opened) => Ok(opened),
         Err(e) => {
             if place.created && !matches!(e, Error::InUse { .. }) {
@@ -81,6 +87,11 @@ pub fn open(path: &Path, how: &Open) -> Result<Opened> {
             Err(e)
         }
     }
+}
+
+/// Opens the file or device at `path` to lock it, without a change.
+pub(super) fn open_to_lock(path: &Path) -> Result<File> {
+    Ok(Place::find(path, &Open { read_only: true, ..Open::default() })?.file)
 }
 
 /// The type of the path.

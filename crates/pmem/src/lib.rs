@@ -56,14 +56,14 @@ pub use mapped_range::{MappedRange, PageBuf, PageRef, Share};
 pub use memory::Memory;
 pub use ordinary_file::FileMedia;
 pub use owner_process::OwnerProcess;
-pub use pool_lock::holder_of as holder;
+pub use pool_lock::{PoolLock, holder_of as holder};
 pub use region::Region;
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bytes in a page, the unit of bad pages and of copies.
 pub const PAGE_SIZE: u64 = 4096;
@@ -150,7 +150,7 @@ pub trait Media: Send + Sync + fmt::Debug {
 
     /// Makes sure that the media have `len` bytes, a multiple of a huge page (or of the media's own page, if that is
     /// larger), durably, and that both views reach them. A truncation that [`Media::release_from`] has left for the close
-    /// does not take place.
+    /// leaves at least as many.
     ///
     /// # Errors
     /// `Unsupported` where the length is fixed, or not so much can be mapped while the media are open; what the system
@@ -160,6 +160,11 @@ pub trait Media: Send + Sync + fmt::Debug {
             true => Ok(()),
             false => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Bytes that what lies below has once the media are closed: after a [`Media::release_from`] fewer than now.
+    fn len_at_close(&self) -> io::Result<u64> {
+        Ok(self.views().data.len())
     }
 
     /// Gives the bytes from `len` on back to what lies below, as far as it takes them. The views still reach them, and
@@ -225,7 +230,8 @@ pub struct Views<'a> {
 }
 
 /// When a commit becomes durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Durability {
@@ -237,7 +243,8 @@ pub enum Durability {
 }
 
 /// The kind of media.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MediaKind {
@@ -272,7 +279,8 @@ impl fmt::Display for MediaKind {
 }
 
 /// The smallest unit in which a store becomes durable by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Granularity {
@@ -285,7 +293,8 @@ pub enum Granularity {
 }
 
 /// The method of writing bytes back to the media. On x86-64 the fastest one is measured at open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PersistMethod {
@@ -306,7 +315,8 @@ pub enum PersistMethod {
 }
 
 /// The properties of media, fixed at open.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Description {
     /// The kind.
     pub kind: MediaKind,

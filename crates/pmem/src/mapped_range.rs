@@ -79,8 +79,9 @@ impl MappedRange {
     }
 
     /// As [`MappedRange::file`], with address space reserved after it for [`MappedRange::extend`]: 64 times the
-    /// length, at least 256 GiB, at most `most`; for `least` bytes if that is more. If that is not available, nothing is
-    /// reserved. The range begins at a multiple of `align`, a power of two.
+    /// length, at least 256 GiB, at most `most`; for `least` bytes if that is more. The range begins at a multiple of
+    /// `align`, a power of two. If so much address space is not available, only that of the range is taken; if that is not
+    /// available with the alignment either, the range begins where the system puts it.
     pub fn file_with_room(
         file: BorrowedFd<'_>,
         len: u64,
@@ -88,34 +89,15 @@ impl MappedRange {
         align: u64,
         share: Share,
     ) -> io::Result<MappedRange> {
-        let room = len.saturating_mul(64).clamp(MIN_ROOM.max(len), most.max(len).max(MIN_ROOM)).max(least);
         let align = align.max(HUGE_PAGE_SIZE);
-        let (Ok(size), Ok(taken)) = (usize::try_from(len), usize::try_from(room.saturating_add(align))) else {
-            return Self::file(file, len, share);
-        };
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
-        let aside = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), taken, ProtFlags::empty(), flags) };
-        let Ok(aside) = aside else { return Self::file(file, len, share) };
-        let skip = aside.addr().next_multiple_of(align as usize) - aside.addr();
-        let base = aside.wrapping_byte_add(skip);
-        // Unmap the unaligned parts before and after the range.
-        for (from, len) in [(aside, skip), (base.wrapping_byte_add(room as usize), align as usize - skip)] {
-            if len > 0 {
-                // SAFETY: the range was just reserved and nothing refers to it.
-                let _ = unsafe { rustix::mm::munmap(from, len) };
-            }
+        // Whole units: what is mapped by huge pages ends at a multiple of them.
+        let least = least.checked_next_multiple_of(align).unwrap_or(least);
+        let room = len.saturating_mul(64).clamp(MIN_ROOM.max(len), most.max(len).max(MIN_ROOM)).max(least);
+        let reserved = Reserved::new(room.max(len), align);
+        match reserved.or_else(|| Reserved::new(len, align)) {
+            Some(reserved) => reserved.map(file, len, share),
+            None => Self::file(file, len, share),
         }
-        // SAFETY: the range was just reserved; no reference into it exists.
-        let mapped = unsafe { Self::map_file(base, size, file, 0, share, MapFlags::FIXED) };
-        if let Err(e) = mapped {
-            // SAFETY: as above.
-            let _ = unsafe { rustix::mm::munmap(base, room as usize) };
-            return Err(e);
-        }
-        let mut range = Self::adopt(base, size)?;
-        range.room = room as usize;
-        Ok(range)
     }
 
     /// Whether [`MappedRange::extend`] has address space for so many bytes.
@@ -136,8 +118,8 @@ impl MappedRange {
     /// `Unsupported` if not enough address space was reserved.
     pub fn extend(&self, file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<()> {
         let old = self.len.load(Ordering::Acquire);
-        let new = usize::try_from(len).ok().filter(|&new| new <= self.room);
-        let new = new.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, NO_ROOM))?;
+        self.check_room(len)?;
+        let new = len as usize;
         if new <= old {
             return Ok(());
         }
@@ -352,6 +334,50 @@ impl MappedRange {
     }
 }
 
+/// Address space that nothing is mapped in yet.
+struct Reserved {
+    base: *mut core::ffi::c_void,
+    size: usize,
+}
+
+impl Reserved {
+    /// Takes so many bytes from a multiple of `align` on. `None` if they are not available.
+    fn new(size: u64, align: u64) -> Option<Reserved> {
+        let (size, align) = (usize::try_from(size).ok()?, usize::try_from(align).ok()?);
+        // The system maps whole pages.
+        let size = size.checked_next_multiple_of(PAGE_SIZE as usize)?;
+        let taken = size.checked_add(align)?;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+        let aside = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), taken, ProtFlags::empty(), flags) };
+        let aside = aside.ok()?;
+        let skip = aside.addr().next_multiple_of(align) - aside.addr();
+        let base = aside.wrapping_byte_add(skip);
+        // Unmap the unaligned parts before and after the range.
+        for (from, len) in [(aside, skip), (base.wrapping_byte_add(size), align - skip)] {
+            if len > 0 {
+                // SAFETY: the range was just reserved and nothing refers to it.
+                let _ = unsafe { rustix::mm::munmap(from, len) };
+            }
+        }
+        Some(Reserved { base, size })
+    }
+
+    /// Maps the first `len` bytes of `file` at the beginning.
+    fn map(self, file: BorrowedFd<'_>, len: u64, share: Share) -> io::Result<MappedRange> {
+        // SAFETY: the range was reserved by this value; no reference into it exists.
+        let mapped = unsafe { MappedRange::map_file(self.base, len as usize, file, 0, share, MapFlags::FIXED) };
+        if let Err(e) = mapped {
+            // SAFETY: as above.
+            let _ = unsafe { rustix::mm::munmap(self.base, self.size) };
+            return Err(e);
+        }
+        let mut range = MappedRange::adopt(self.base, len as usize)?;
+        range.room = self.size;
+        Ok(range)
+    }
+}
+
 /// Notes a fault. Returns whether there was none.
 fn noted(reached: fault_tolerant::Reached) -> bool {
     reached.inspect_err(|&addr| fault_tolerant::note(addr)).is_ok()
@@ -430,5 +456,37 @@ impl PageRef<'_> {
     /// Copies the whole page out.
     pub fn copy_to(&self, page: &mut PageBuf) {
         self.bytes(0, &mut page.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// Guard: a range that is as long as the room for it is aligned, too.
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    fn a_range_without_room_behind_it_is_aligned() {
+        const ALIGN: u64 = 1 << 30;
+        let path = std::env::temp_dir().join(format!("pagestone-range-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // No bytes are stored. A filesystem may refuse the length all the same.
+        if let Err(e) = file.set_len(MIN_ROOM) {
+            println!("skipped: no sparse file of {MIN_ROOM} bytes: {e}");
+            return;
+        }
+        let ranges: Vec<MappedRange> = (0..4)
+            .map(|_| MappedRange::file_with_room(file.as_fd(), MIN_ROOM, (0, 0), ALIGN, Share::Shared).unwrap())
+            .collect();
+        for range in &ranges {
+            assert_eq!((range.addresses().start as u64 % ALIGN, range.room()), (0, MIN_ROOM));
+        }
+        let small = MappedRange::file_with_room(file.as_fd(), 5 << 20, (0, MAX_ROOM), ALIGN, Share::Shared).unwrap();
+        assert_eq!((small.addresses().start as u64 % ALIGN, small.len()), (0, 5 << 20));
+        assert!(small.room() >= MIN_ROOM);
     }
 }

@@ -42,7 +42,7 @@ use super::{
     Description, Durability, Granularity, MapMode, MappedRange, Media, MediaKind, Part, PersistMethod, Share, Views,
     cache_id,
 };
-use crate::{Open, PAGE_SIZE};
+use crate::{Open, PAGE_SIZE, PoolLock};
 
 /// The source of zeros. Longer parts refer to it several times.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -53,6 +53,8 @@ const MAX_STRETCHES: usize = 64;
 #[derive(Debug)]
 pub struct FileMedia {
     file: File,
+    /// The lock, if `file` does not hold it.
+    _lock: Option<PoolLock>,
     data: MappedRange,
     overlay: Overlay,
     len: FileLen,
@@ -90,6 +92,7 @@ impl FileMedia {
         };
         Ok(FileMedia {
             file,
+            _lock: how.lock.clone(),
             data,
             overlay,
             len: FileLen::new(),
@@ -249,6 +252,10 @@ impl Media for FileMedia {
         self.data.extend(self.file.as_fd(), len, Share::ReadOnly)
     }
 
+    fn len_at_close(&self) -> io::Result<u64> {
+        self.len.at_close(&self.file)
+    }
+
     fn release_from(&self, len: u64) -> io::Result<()> {
         if self.description.read_only {
             return Ok(());
@@ -258,9 +265,10 @@ impl Media for FileMedia {
     }
 
     fn next_data(&self, at: u64, len: u64) -> Option<u64> {
-        let below = file_len::next_data(&self.file, at, len);
-        // Bytes that are only in the overlay are not in the file yet.
+        // First the bytes that are only in the overlay. A sync may move them to the file at any time: looked for in the
+        // other order, they would be in neither.
         let above = self.overlay.next_stored(at, len);
+        let below = file_len::next_data(&self.file, at, len);
         below.into_iter().chain(above).min()
     }
 

@@ -12,13 +12,54 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
-use crate::{Error, Result};
+use crate::{Error, Result, detect};
+
+/// The lock on a pool, held apart from its media, so that it outlives them: by a process that starts another one, which
+/// opens the pool. It is released with the last clone and the last descriptor, in all processes.
+#[derive(Clone, Debug)]
+pub struct PoolLock(Arc<OwnedFd>);
+
+impl PoolLock {
+    /// Locks the pool at `path`: exclusively, or shared for read-only use.
+    ///
+    /// # Errors
+    /// As [`crate::open`].
+    pub fn take(path: &Path, shared: bool) -> Result<PoolLock> {
+        let file = detect::open_to_lock(path)?;
+        take(&file, path, shared)?;
+        Ok(PoolLock(Arc::new(file.into())))
+    }
+
+    /// A lock that another process has taken and passed on, by its descriptor.
+    pub fn from_fd(fd: OwnedFd) -> PoolLock {
+        PoolLock(Arc::new(fd))
+    }
+
+    /// Refuses a lock of another file.
+    pub(super) fn check(&self, file: &File, path: &Path) -> Result<()> {
+        let identity = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino, stat.st_rdev));
+        let fail =
+            |e: rustix::io::Errno| Error::Path { what: "cannot look at", path: path.to_path_buf(), source: e.into() };
+        if identity(self.0.as_fd()).map_err(fail)? == identity(file.as_fd()).map_err(fail)? {
+            return Ok(());
+        }
+        Err(Error::Invalid("the lock is that of another pool"))
+    }
+}
+
+impl AsFd for PoolLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 /// Locks `file` for as long as it is open: exclusively, or shared for read-only use.
 pub(super) fn take(file: &File, path: &Path, shared: bool) -> Result<()> {

@@ -160,23 +160,22 @@ impl Region {
     pub fn reserve(&self, at: u64, len: u64) -> Result<()> {
         self.writable()?;
         self.guard(at, len)?;
-        self.media.reserve(at, len).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOSPC) => Error::NoSpace,
-            _ => e.into(),
-        })
+        self.media.reserve(at, len).map_err(of_space)
     }
 
     /// See [`Media::ensure_len`]. A longer one is the length of the region from then on.
     pub fn ensure_len(&self, len: u64) -> Result<()> {
         self.writable()?;
-        self.media.ensure_len(len).map_err(|e| match e.raw_os_error() {
-            Some(libc::ENOSPC) => Error::NoSpace,
-            _ => e.into(),
-        })?;
+        self.media.ensure_len(len).map_err(of_space)?;
         let views = self.media.views();
         let reached = views.meta.len().min(views.data.len());
         self.len.fetch_max(reached.min(len), Ordering::AcqRel);
         Ok(())
+    }
+
+    /// See [`Media::len_at_close`].
+    pub fn len_at_close(&self) -> Result<u64> {
+        Ok(self.media.len_at_close()?)
     }
 
     /// See [`Media::release_from`].
@@ -217,5 +216,13 @@ impl Region {
 
     fn writable(&self) -> Result<()> {
         if self.describe().read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+}
+
+/// The error of a request for space.
+fn of_space(e: std::io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::ENOSPC) => Error::NoSpace,
+        _ => e.into(),
     }
 }

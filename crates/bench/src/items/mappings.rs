@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
 use pagestone::mmap::{MapOptions, Mapping};
+use procfs::process::Process;
 use rustix::fs::{Advice, fadvise};
 
 use super::Report;
@@ -291,13 +292,13 @@ fn memory(len: u64, report: Report<'_>) -> Result<()> {
     let bed = Bed::of_size(len + (256 << 20), false)?;
     let file = bed.file("ours", len)?;
     for mapped in [false, true] {
-        let before = status("VmPTE")? + status("RssAnon")?;
+        let before = taken()?;
         let map = if mapped { Some(file.map(0..len, &MapOptions::shared())?) } else { None };
         per_gib(len, |at, buf| match &map {
             Some(map) => Ok(map.read(at, buf)?),
             None => Ok(file.read_at(buf, at).map(drop)?),
         })?;
-        let taken = (status("VmPTE")? + status("RssAnon")?).saturating_sub(before);
+        let taken = taken()?.saturating_sub(before);
         let what = if mapped { "memory per GiB read, mapping" } else { "memory per GiB read, library" };
         let ours = taken as f64 * GIB as f64 / len as f64;
         report(info(what, Unit::Bytes, ours, ("page cache of a file on disk", cached)));
@@ -305,9 +306,8 @@ fn memory(len: u64, report: Report<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A line of /proc/self/status, in bytes.
-fn status(name: &str) -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    Ok(line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10)
+/// Page tables and anonymous memory of this process, in bytes.
+fn taken() -> Result<u64> {
+    let status = Process::myself()?.status()?;
+    Ok((status.vmpte.unwrap_or(0) + status.rssanon.unwrap_or(0)) << 10)
 }

@@ -30,7 +30,8 @@ const TARGET: Target = Target::FasterAtLeast(0.9);
 /// A served filesystem. It is unmounted before its directory is removed.
 pub(super) fn serve<F: FileSystem>(fs: F, dir: &Path) -> Result<Mounted> {
     std::fs::create_dir(dir)?;
-    Ok(FuseTransport.serve(Arc::new(fs), dir, &Options { source: "pagestone-bench".into(), ..Options::default() })?)
+    let options = Options { source: "pagestone-bench".into(), ..Options::default() };
+    Ok(FuseTransport.serve(Arc::new(fs), dir, &options, None)?)
 }
 
 pub(super) fn run(config: &Config, report: Report<'_>) -> Result<()> {

@@ -1,8 +1,8 @@
-//! `pagestone mount --background`: the server as a process of its own, from the moment the mount stands.
+//! `pagestone mount --background` and `serve --background`: the server as a process of its own, from the moment it serves.
 //!
 //! ```text
 //!   parent: start the server --> read its one line of JSON --> say so, exit 0
-//!   server: leaves its caller    mounted: prints the line      serves until the unmount
+//!   server: leaves its caller    serves: prints the line      serves until the unmount
 //!                                failed: says why, ends  ----> parent passes that on
 //! ```
 //!
@@ -14,18 +14,22 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// How long a server that has nothing more to say may take to end.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
+
 /// How a server started.
 pub(super) enum Started {
-    /// Its mount stands. It has printed this line.
-    Mounted { pid: u32, line: String },
+    /// It serves. It has printed this line.
+    Ready { pid: u32, line: String },
     /// It ended with this code, after it said why.
     Ended(Option<i32>),
 }
 
-/// Starts a server with these arguments, and returns when its mount stands.
+/// Starts a server with these arguments, and returns when it serves.
 pub(super) fn start(arguments: &[OsString]) -> Result<Started> {
     let messages = memory().context("memory for the server's messages")?;
     let mut server = Command::new(std::env::current_exe().context("finding this program")?)
@@ -42,10 +46,17 @@ pub(super) fn start(arguments: &[OsString]) -> Result<Started> {
     BufReader::new(stdout).read_line(&mut line).context("waiting for the server")?;
     pass_on(messages).context("standard error")?;
     if line.is_empty() {
+        // The first worker died when all was ready, and another one goes on, which has nothing to say.
+        if server.try_wait().context("waiting for the server")?.is_none() {
+            std::thread::sleep(LAST_MOMENT);
+        }
+        if server.try_wait().context("waiting for the server")?.is_none() {
+            return Ok(Started::Ready { pid: server.id(), line });
+        }
         let status = server.wait().context("waiting for the server")?;
         return Ok(Started::Ended(status.code()));
     }
-    Ok(Started::Mounted { pid: server.id(), line })
+    Ok(Started::Ready { pid: server.id(), line })
 }
 
 /// The server leaves what it has of its caller: the session, and descriptors, on which others may wait (`$(...)`, a

@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Bench) -> Result<Exit> {
         return Err(e);
     }
     if args.json {
-        output::json(&figures)?;
+        output::json_list("figures", &figures)?;
     } else {
         summary(&figures)?;
     }

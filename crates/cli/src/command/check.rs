@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use pagestone::check::{CheckOptions, Report};
+use pagestone_server::Store;
 use serde::Serialize;
 
 use crate::command::holder::patiently;
-use crate::command::pool::explain;
+use crate::command::pool::{self, explain};
 use crate::exit::Exit;
+use crate::named;
 use crate::options::Common;
 use crate::output;
 use crate::progress::Progress;
@@ -24,6 +26,9 @@ pub(crate) struct Check {
     /// Read all data, too, and name what the media have lost of each file
     #[arg(long)]
     data: bool,
+    /// Check a pool in use; all other operations on it wait meanwhile, some microseconds for each file
+    #[arg(long, conflicts_with_all = ["repair", "data"])]
+    online: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -37,13 +42,7 @@ struct Verdict<'a> {
 }
 
 pub(crate) fn check(args: &Check) -> Result<Exit> {
-    let mut bar = Progress::pages("checking");
-    let options = CheckOptions::new().repair(args.repair).data(args.data).media(args.common.media.map(Into::into));
-    let report = patiently(&args.pool, || {
-        pagestone::check::check(&args.pool, &options, &mut |done, total| bar.set(done, total))
-    });
-    drop(bar);
-    let report = report.map_err(|e| explain(&args.pool, e))?;
+    let report = if args.online { in_use(args)? } else { alone(args)? };
     let (exit, verdict) = if report.is_clean() {
         (Exit::Ok, "clean")
     } else if report.is_repaired() {
@@ -59,6 +58,28 @@ pub(crate) fn check(args: &Check) -> Result<Exit> {
     Ok(exit)
 }
 
+/// A check of a pool that nobody else has open.
+fn alone(args: &Check) -> Result<Report> {
+    let mut bar = Progress::pages("checking");
+    let options = CheckOptions::new().repair(args.repair).data(args.data).media(args.common.media.map(Into::into));
+    let path = &*named::pool(&args.pool);
+    let report = patiently(path, || pagestone::check::check(path, &options, &mut |done, total| bar.set(done, total)));
+    drop(bar);
+    report.map_err(|e| explain(path, e))
+}
+
+/// A check by the server of the pool; here if it has none.
+fn in_use(args: &Check) -> Result<Report> {
+    let shown = || args.pool.display().to_string();
+    match pool::server(&args.pool).with_context(shown)? {
+        Some(client) => match client.check().with_context(shown) {
+            Err(e) if pool::has_ended(&client, &e) => alone(args),
+            report => report,
+        },
+        None => alone(args),
+    }
+}
+
 fn show(args: &Check, report: &Report, verdict: &str) -> Result<()> {
     for finding in &report.findings {
         let repaired = if finding.repaired { " [repaired]" } else { "" };
@@ -67,5 +88,10 @@ fn show(args: &Check, report: &Report, verdict: &str) -> Result<()> {
     let pool = args.pool.display();
     let hint = if verdict == "damaged" && !args.repair { " (repair with --repair)" } else { "" };
     let retired = if report.retired > 0 { format!(", {} of them retired", report.retired) } else { String::new() };
-    output::line(&format!("{pool}: {verdict}, {} inodes, {} pages checked{retired}{hint}", report.inodes, report.pages))
+    let pause = match report.pause_ns {
+        0 => String::new(),
+        ns => format!("; others waited {:.1} ms", ns as f64 / 1e6),
+    };
+    let (inodes, pages) = (report.inodes, report.pages);
+    output::line(&format!("{pool}: {verdict}, {inodes} inodes, {pages} pages checked{retired}{pause}{hint}"))
 }

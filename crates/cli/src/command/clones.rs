@@ -1,5 +1,6 @@
 //! `pagestone clone` and `pagestone snapshot`.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
@@ -8,8 +9,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use pagestone::snapshot::{Change, Copied, What};
-use pagestone::{Error, FileType, Pool};
+use pagestone_server::{Store, StoreError};
+use serde::Serialize;
 
+use crate::columns::{Cell, Columns};
 use crate::command::{files, pool};
 use crate::exit::{Exit, WrongUsage};
 use crate::options::Common;
@@ -33,21 +36,14 @@ pub(crate) fn clone(args: &Clone) -> Result<Exit> {
     if args.from.pool != args.to.pool {
         return Err(WrongUsage("a clone lies in the pool of what it shares; use get and put between two".into()).into());
     }
-    let made = pool::with(&args.from.pool, false, &args.common, |pool| {
-        let from = args.from.resolve(pool)?;
+    let made = pool::with(&args.from.pool, false, &args.common, |store| {
         let to = match args.from.name() {
-            Some(name) => files::into_directory(pool, &args.to, name),
+            Some(name) => files::into_directory(store, &args.to, name),
             None => args.to.clone(),
         };
-        let (dir, name) = to.place(pool)?;
-        let what = || format!("{} to {}", args.from.show(), to.show());
-        if from.attr().with_context(what)?.kind == FileType::File && from.xattrs().with_context(what)?.is_empty() {
-            dir.clone_file(name, from.ino()).with_context(what)?;
-            let mut made = Copied::default();
-            made.files = 1;
-            return Ok(made);
-        }
-        pool.snapshots().clone_tree(from.ino(), dir.ino(), name).with_context(what)
+        to.last_name()?;
+        store.entry(&args.from.path).with_context(|| args.from.show())?;
+        store.clone_tree(&args.from.path, &to.path).with_context(|| format!("{} to {}", args.from.show(), to.show()))
     })?;
     if args.common.json {
         output::json(&made)?;
@@ -91,6 +87,8 @@ pub(crate) struct Snapshots {
     /// The pool
     pool: PathBuf,
     #[command(flatten)]
+    columns: Columns,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -103,28 +101,43 @@ pub(crate) struct SnapshotDiff {
     /// The newer one; the pool as it is now if this is left out
     other: Option<OsString>,
     #[command(flatten)]
+    columns: Columns,
+    #[command(flatten)]
     common: Common,
 }
 
+/// Stable: scripts name them.
+const DIFF_COLUMNS: [&str; 3] = ["what", "bytes", "path"];
+
 pub(crate) fn snapshot(args: &Snapshot) -> Result<Exit> {
     match &args.what {
-        SnapshotCommand::Create(args) => one(args, "kept as", |pool, name| pool.snapshots().create(name)),
-        SnapshotCommand::Restore(args) => one(args, "brought back from", |pool, name| pool.snapshots().restore(name)),
+        SnapshotCommand::Create(args) => one(args, "kept as", true, |store, name| store.create_snapshot(name)),
+        SnapshotCommand::Restore(args) => {
+            one(args, "brought back from", false, |store, name| store.restore_snapshot(name))
+        }
         SnapshotCommand::Delete(args) => delete(args),
         SnapshotCommand::List(args) => list(args),
         SnapshotCommand::Diff(args) => diff(args),
     }
 }
 
-fn one(args: &OneSnapshot, verb: &str, work: impl FnOnce(&Pool, &[u8]) -> Result<Copied, Error>) -> Result<Exit> {
-    let made =
-        pool::with(&args.pool, false, &args.common, |pool| work(pool, args.name.as_bytes()).with_context(|| at(args)))?;
+/// `paused`: the others that use the pool want to know how long they had to wait.
+fn one(
+    args: &OneSnapshot,
+    verb: &str,
+    paused: bool,
+    work: impl Fn(&dyn Store, &[u8]) -> Result<Copied, StoreError>,
+) -> Result<Exit> {
+    let made = pool::with(&args.pool, false, &args.common, |store| {
+        work(store, args.name.as_bytes()).with_context(|| at(args))
+    })?;
     if args.common.json {
         output::json(&made)?;
     } else {
-        let Copied { files, directories, others, .. } = made;
+        let Copied { files, directories, others, pause_ns, .. } = made;
         let name = args.name.display();
-        output::line(&format!("{files} files, {directories} directories and {others} others {verb} {name}"))?;
+        let pause = if paused { format!("; others waited {:.1} ms", pause_ns as f64 / 1e6) } else { String::new() };
+        output::line(&format!("{files} files, {directories} directories and {others} others {verb} {name}{pause}"))?;
     }
     Ok(Exit::Ok)
 }
@@ -133,39 +146,60 @@ fn at(args: &OneSnapshot) -> String {
     format!("{}, snapshot {}", args.pool.display(), args.name.display())
 }
 
+/// What `snapshot delete --json` prints.
+#[derive(Serialize)]
+struct Deleted<'a> {
+    deleted: Cow<'a, str>,
+}
+
 fn delete(args: &OneSnapshot) -> Result<Exit> {
-    pool::with(&args.pool, false, &args.common, |pool| {
-        pool.snapshots().delete(args.name.as_bytes()).with_context(|| at(args))
+    pool::with(&args.pool, false, &args.common, |store| {
+        store.delete_snapshot(args.name.as_bytes()).with_context(|| at(args))
     })?;
     if args.common.json {
-        output::json(&Copied::default())?;
+        output::json(&Deleted { deleted: args.name.to_string_lossy() })?;
     }
     Ok(Exit::Ok)
 }
 
+/// Stable: scripts name them.
+const COLUMNS: [&str; 2] = ["created", "name"];
+
 fn list(args: &Snapshots) -> Result<Exit> {
-    let found = pool::with(&args.pool, true, &args.common, |pool| {
-        pool.snapshots().list().with_context(|| args.pool.display().to_string())
+    args.columns.check(&COLUMNS)?;
+    let found = pool::with(&args.pool, true, &args.common, |store| {
+        store.snapshots().with_context(|| args.pool.display().to_string())
     })?;
     if args.common.json {
-        output::json(&found)?;
+        output::json_list("snapshots", &found)?;
         return Ok(Exit::Ok);
     }
-    for snapshot in found {
-        output::line(&format!("{} UTC  {}", output::time(snapshot.created), snapshot.name))?;
-    }
+    let row = |snapshot: pagestone::snapshot::Snapshot| vec![Cell::Date(snapshot.created), Cell::Text(snapshot.name)];
+    args.columns.print(&COLUMNS, found.into_iter().map(row).collect())?;
     Ok(Exit::Ok)
 }
 
 fn diff(args: &SnapshotDiff) -> Result<Exit> {
-    let changes = pool::with(&args.pool, true, &args.common, |pool| {
+    args.columns.check(&DIFF_COLUMNS)?;
+    let changes = pool::with(&args.pool, true, &args.common, |store| {
         let other = args.other.as_deref().map(|name| name.as_bytes());
-        pool.snapshots()
-            .diff(args.name.as_bytes(), other)
+        store
+            .diff_snapshot(args.name.as_bytes(), other)
             .with_context(|| format!("{}, snapshot {}", args.pool.display(), args.name.display()))
     })?;
     if args.common.json {
-        output::json(&changes)?;
+        output::json_list("changes", &changes)?;
+        return Ok(Exit::Ok);
+    }
+    if args.columns.are_asked_for() {
+        let word = |what| match what {
+            What::Added => "added",
+            What::Removed => "removed",
+            What::Attributes => "attributes",
+            _ => "modified",
+        };
+        let row = |c: Change| vec![Cell::Text(word(c.what).into()), Cell::Bytes(c.bytes), Cell::Text(c.path)];
+        args.columns.print(&DIFF_COLUMNS, changes.into_iter().map(row).collect())?;
         return Ok(Exit::Ok);
     }
     for Change { path, what, bytes, .. } in changes {

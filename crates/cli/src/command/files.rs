@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::inode::{NewNode, Node, RenameMode};
-use pagestone::{Error, FileType, Pool};
+use pagestone::{Error, FileType};
+use pagestone_server::Store;
+use pagestone_server::api::{Name, NewEntry};
 use serde::Serialize;
 
 use crate::command::pool;
@@ -18,8 +19,9 @@ struct Done {
 }
 
 /// New files belong to whoever runs the command.
-pub(crate) fn owned(kind: FileType, perm: u32) -> NewNode<'static> {
-    NewNode::new(kind, perm).owner(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+pub(crate) fn owned(kind: FileType, perm: u32) -> NewEntry {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    NewEntry { kind, perm, uid, gid, rdev: 0, target: Name::default() }
 }
 
 /// The user's file creation mask.
@@ -64,39 +66,51 @@ pub(crate) struct Mkdir {
 
 pub(crate) fn mkdir(args: &Mkdir) -> Result<Exit> {
     let first = one_pool(&args.targets)?;
-    let new = owned(FileType::Dir, 0o777 & !umask());
-    let done = pool::with(&first.pool, false, &args.common, |pool| {
+    let new = new_dir();
+    let done = pool::with(&first.pool, false, &args.common, |store| {
         let mut done = 0;
         for target in &args.targets {
-            done += if args.parents { make_all(pool, target, &new)? } else { make(pool, target, &new)? };
+            done += if args.parents { make_all(store, target, &new)? } else { make(store, target, &new)? };
         }
         Ok(done)
     })?;
     report(args.common.json, done)
 }
 
-fn make(pool: &Pool, target: &Target, new: &NewNode<'_>) -> Result<u64> {
-    let (dir, name) = target.place(pool)?;
-    dir.create(name, new).with_context(|| target.show())?;
+/// A directory of whoever runs the command.
+pub(crate) fn new_dir() -> NewEntry {
+    owned(FileType::Dir, 0o777 & !umask())
+}
+
+fn make(store: &dyn Store, target: &Target, new: &NewEntry) -> Result<u64> {
+    target.last_name()?;
+    store.create(&target.path, new).with_context(|| target.show())?;
     Ok(1)
 }
 
 /// Makes the directory and those above it; says how many were missing.
-pub(crate) fn make_all(pool: &Pool, target: &Target, new: &NewNode<'_>) -> Result<u64> {
+pub(crate) fn make_all(store: &dyn Store, target: &Target, new: &NewEntry) -> Result<u64> {
     let mut at = Target { pool: target.pool.clone(), path: b"/".to_vec() };
     let mut made = 0;
     for name in target.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
         at = at.join(name);
-        let (dir, name) = at.place(pool)?;
-        match dir.create(name, new) {
-            Ok(_) => made += 1,
-            Err(Error::Exists) => {
-                at.resolve(pool)?.dir().with_context(|| at.show())?;
-            }
-            Err(e) => return Err(e).with_context(|| at.show()),
-        }
+        made += make_or_keep(store, &at, new)?;
     }
     Ok(made)
+}
+
+/// Makes the directory if it is missing; says how many that were.
+pub(crate) fn make_or_keep(store: &dyn Store, target: &Target, new: &NewEntry) -> Result<u64> {
+    match store.create(&target.path, new) {
+        Ok(_) => Ok(1),
+        Err(e) if e.errno() == libc::EEXIST => {
+            match store.entry(&target.path).with_context(|| target.show())?.attr.kind {
+                FileType::Dir => Ok(0),
+                _ => Err(Error::NotDirectory).with_context(|| target.show()),
+            }
+        }
+        Err(e) => Err(e).with_context(|| target.show()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -116,34 +130,22 @@ pub(crate) struct Rm {
 
 pub(crate) fn rm(args: &Rm) -> Result<Exit> {
     let first = one_pool(&args.targets)?;
-    let done = pool::with(&first.pool, false, &args.common, |pool| {
+    let done = pool::with(&first.pool, false, &args.common, |store| {
         let mut done = 0;
         for target in &args.targets {
-            match target.place(pool).and_then(|_| target.resolve(pool)) {
-                Err(e) if args.force && is_missing(&e) => {}
-                other => done += remove(pool, target, &other?, args.recursive)?,
+            target.last_name()?;
+            match store.entry(&target.path) {
+                Err(e) if args.force && e.errno() == libc::ENOENT => {}
+                Err(e) => return Err(e).with_context(|| target.show()),
+                Ok(entry) if entry.attr.kind == FileType::Dir && !args.recursive => {
+                    bail!("{}: is a directory (remove it with -r)", target.show())
+                }
+                Ok(_) => done += store.remove(&target.path, args.recursive).with_context(|| target.show())?,
             }
         }
         Ok(done)
     })?;
     report(args.common.json, done)
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(|e| matches!(e, Error::NotFound))
-}
-
-/// Removes what is named, the deepest first; says how many names that were.
-fn remove(pool: &Pool, target: &Target, node: &Node, recursive: bool) -> Result<u64> {
-    let (dir, name) = target.place(pool)?;
-    if node.attr().with_context(|| target.show())?.kind != FileType::Dir {
-        dir.unlink(name).with_context(|| target.show())?;
-        return Ok(1);
-    }
-    if !recursive {
-        bail!("{}: is a directory (remove it with -r)", target.show());
-    }
-    dir.remove_tree(name).with_context(|| target.show())
 }
 
 #[derive(Args, Debug)]
@@ -165,19 +167,19 @@ pub(crate) fn mv(args: &Mv) -> Result<Exit> {
     if args.from.pool != args.to.pool {
         return Err(WrongUsage("mv renames within one pool; use get and put between two".into()).into());
     }
-    pool::with(&args.from.pool, false, &args.common, |pool| {
-        let (dir, name) = args.from.place(pool)?;
-        args.from.resolve(pool)?;
-        let to = into_directory(pool, &args.to, name);
-        let (to_dir, to_name) = to.place(pool)?;
-        let mode = if args.no_clobber { RenameMode::NoReplace } else { RenameMode::Replace };
-        dir.rename(name, to_dir.ino(), to_name, mode).with_context(|| format!("{} to {}", args.from.show(), to.show()))
+    pool::with(&args.from.pool, false, &args.common, |store| {
+        let name = args.from.last_name()?;
+        store.entry(&args.from.path).with_context(|| args.from.show())?;
+        let to = into_directory(store, &args.to, name);
+        to.last_name()?;
+        let renamed = store.rename(&args.from.path, &to.path, !args.no_clobber);
+        renamed.with_context(|| format!("{} to {}", args.from.show(), to.show()))
     })?;
     report(args.common.json, 1)
 }
 
 /// `to`, or `to/name` if `to` is a directory.
-pub(crate) fn into_directory(pool: &Pool, to: &Target, name: &[u8]) -> Target {
-    let is_dir = pool.resolve(&to.path).and_then(|node| node.dir()).is_ok();
+pub(crate) fn into_directory(store: &dyn Store, to: &Target, name: &[u8]) -> Target {
+    let is_dir = store.entry(&to.path).is_ok_and(|entry| entry.attr.kind == FileType::Dir);
     if is_dir { to.join(name) } else { to.clone() }
 }

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use pagestone::Error;
 use pagestone_mount::{mounted_elsewhere, mounts};
+use pagestone_server::Client;
 
 /// How long a server that is going is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long what a process left that has ended.
-const LAST_MOMENT: Duration = Duration::from_secs(1);
+const LAST_MOMENT: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(10);
 
 /// What is known of the process that has a pool in use.
@@ -29,6 +30,8 @@ pub(crate) enum Holder {
     Mounted(PathBuf),
     /// It serves a mount that only another mount namespace sees, that of this process, on this directory.
     Elsewhere(u32, PathBuf),
+    /// It serves the pool to other commands, without a mount.
+    Serving(u32),
     /// It is a server whose mount nobody sees: it is going, or about to mount.
     Going,
     /// It has ended: the lock is on its way, or with a child of it.
@@ -46,7 +49,15 @@ impl Holder {
         }
         match command_line(pid) {
             Some(words) if words.is_empty() => return Holder::Ended,
-            Some(words) if is_server(&words) => {}
+            Some(words) if is_server(&words, "serve") => {
+                let serves = match Client::find(pool) {
+                    Ok(client) => client.is_some(),
+                    // It lets others in.
+                    Err(e) => e.kind() == ErrorKind::PermissionDenied,
+                };
+                return if serves { Holder::Serving(pid) } else { Holder::Going };
+            }
+            Some(words) if is_server(&words, "mount") => {}
             _ => return Holder::Other,
         }
         match mounted_elsewhere(pid, pool) {
@@ -64,6 +75,7 @@ impl Holder {
                  last copy of the mount is gone",
                 dir.display()
             ),
+            Holder::Serving(pid) => format!("pagestone serve has it open: end process {pid} first, by Ctrl-C or kill"),
             Holder::Going => "its mount is out of sight and ends with its last user".into(),
             Holder::Ended | Holder::Other => return None,
         })
@@ -88,7 +100,7 @@ impl Wait {
         match holder {
             Holder::Going => self.begun.elapsed() < self.patience,
             Holder::Ended => self.ended.get_or_insert_with(Instant::now).elapsed() < LAST_MOMENT,
-            Holder::Mounted(_) | Holder::Elsewhere(..) | Holder::Other => false,
+            Holder::Mounted(_) | Holder::Elsewhere(..) | Holder::Serving(_) | Holder::Other => false,
         }
     }
 }
@@ -106,11 +118,11 @@ fn command_line(pid: u32) -> Option<Vec<String>> {
     }
 }
 
-/// Whether a process is one that mounts. No option comes before the command, and a helper of mount(8) starts a server
+/// Whether a process is one that serves by this command. No option comes before the command, and a helper of mount(8) starts a server
 /// that is called like this.
-fn is_server(words: &[String]) -> bool {
+fn is_server(words: &[String], by: &str) -> bool {
     let [name, command, ..] = words else { return false };
-    name.rsplit('/').next().is_some_and(|name| name.contains("pagestone")) && command == "mount"
+    name.rsplit('/').next().is_some_and(|name| name.contains("pagestone")) && command == by
 }
 
 /// Does `open`, again and again while the pool is in use by a server that is going.
@@ -138,11 +150,11 @@ mod tests {
 
     #[test]
     fn a_server_is_known_by_its_command_line() {
-        assert!(is_server(&words("/usr/bin/pagestone mount a.pool /mnt")));
-        assert!(is_server(&words("pagestone mount --detached --json -- a.pool /mnt")));
-        assert!(!is_server(&words("pagestone check mount")));
-        assert!(!is_server(&words("/opt/pagestone/other mount")));
-        assert!(!is_server(&words("mount.cifs //server/share /mnt")));
+        assert!(is_server(&words("/usr/bin/pagestone mount a.pool /mnt"), "mount"));
+        assert!(is_server(&words("pagestone mount --detached --json -- a.pool /mnt"), "mount"));
+        assert!(!is_server(&words("pagestone check mount"), "mount"));
+        assert!(!is_server(&words("/opt/pagestone/other mount"), "mount"));
+        assert!(!is_server(&words("mount.cifs //server/share /mnt"), "mount"));
     }
 
     #[test]

@@ -4,9 +4,12 @@ use std::io::{self, IsTerminal, Write};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pagestone::inode::{Attr, DirEntry, Node};
-use pagestone::{FileType, PAGE_SIZE, Pool};
+use pagestone::inode::Attr;
+use pagestone::{FileType, PAGE_SIZE};
+use pagestone_server::api::Entry;
+use pagestone_server::{Store, StoreError};
 
+use crate::columns::{Cell, Columns};
 use crate::command::pool;
 use crate::exit::{self, Exit};
 use crate::options::Common;
@@ -23,60 +26,70 @@ pub(crate) struct Ls {
     #[arg(short)]
     long: bool,
     #[command(flatten)]
+    columns: Columns,
+    #[command(flatten)]
     common: Common,
 }
 
-/// The entries of a directory by name.
-pub(crate) fn entries(node: &Node) -> pagestone::Result<Vec<DirEntry>> {
-    let mut entries = node.dir()?.entries().collect::<pagestone::Result<Vec<_>>>()?;
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
-}
+/// Stable: scripts name them.
+const COLUMNS: [&str; 9] = ["mode", "links", "user", "group", "size", "modified", "name", "inode", "target"];
 
 pub(crate) fn ls(args: &Ls) -> Result<Exit> {
     let target = &args.target;
-    pool::with(&target.pool, true, &args.common, |pool| {
-        let node = target.resolve(pool)?;
-        let attr = node.attr().with_context(|| target.show())?;
-        let lines = if attr.kind == FileType::Dir {
-            let found = entries(&node).with_context(|| target.show())?;
+    args.columns.check(&COLUMNS)?;
+    pool::with(&target.pool, true, &args.common, |store| {
+        let top = store.entry(&target.path).with_context(|| target.show())?;
+        let lines = if top.attr.kind == FileType::Dir {
+            let mut found = all_entries(store, &target.path).with_context(|| target.show())?;
+            found.sort_by(|a, b| a.name.cmp(&b.name));
             found
-                .into_iter()
-                .map(|entry| line(pool, &target.join(&entry.name), entry.name))
-                .collect::<Result<Vec<_>>>()?
         } else {
-            vec![line(pool, target, target.path.clone())?]
+            vec![top]
         };
-        if args.common.json { print_json(&lines) } else { print(&lines, args.long) }
+        match (args.common.json, args.columns.are_asked_for()) {
+            (true, _) => print_json(&lines),
+            (false, true) => args.columns.print(&COLUMNS, lines.iter().map(row).collect()),
+            (false, false) => print(&lines, args.long),
+        }
     })?;
     Ok(Exit::Ok)
 }
 
-struct Line {
-    name: Vec<u8>,
-    attr: Attr,
-    target: Option<Vec<u8>>,
-}
-
-impl Line {
-    fn named(&self) -> Named<'_> {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Named { name: text(&self.name), attr: &self.attr, target: self.target.as_deref().map(text) }
+/// A whole directory.
+fn all_entries(store: &dyn Store, path: &[u8]) -> Result<Vec<Entry>, StoreError> {
+    let mut listing = store.entries(path, None)?;
+    let mut all = listing.entries;
+    while let Some(from) = listing.next.take() {
+        listing = store.entries(path, Some(&from))?;
+        all.append(&mut listing.entries);
     }
+    Ok(all)
 }
 
-fn line(pool: &Pool, target: &Target, name: Vec<u8>) -> Result<Line> {
-    let node = target.resolve(pool)?;
-    let attr = node.attr().with_context(|| target.show())?;
-    let link = (attr.kind == FileType::Symlink).then(|| node.read_link()).transpose().with_context(|| target.show())?;
-    Ok(Line { name, attr, target: link })
+fn named(entry: &Entry) -> Named<'_> {
+    Named { name: entry.name.to_string(), attr: &entry.attr, target: entry.target.as_ref().map(ToString::to_string) }
 }
 
-fn print_json(lines: &[Line]) -> Result<()> {
-    output::json(&lines.iter().map(Line::named).collect::<Vec<_>>())
+fn row(entry: &Entry) -> Vec<Cell> {
+    let attr = &entry.attr;
+    vec![
+        Cell::Text(output::mode(attr.kind, attr.perm)),
+        Cell::Count(attr.nlink.into()),
+        Cell::Text(attr.uid.to_string()),
+        Cell::Text(attr.gid.to_string()),
+        Cell::Bytes(attr.size),
+        Cell::Date(attr.mtime),
+        Cell::Text(entry.name.to_string()),
+        Cell::Text(attr.ino.0.to_string()),
+        Cell::Text(entry.target.as_ref().map_or_else(|| "-".into(), ToString::to_string)),
+    ]
 }
 
-fn print(lines: &[Line], long: bool) -> Result<()> {
+fn print_json(lines: &[Entry]) -> Result<()> {
+    output::json_list("entries", &lines.iter().map(named).collect::<Vec<_>>())
+}
+
+fn print(lines: &[Entry], long: bool) -> Result<()> {
     let mut out = io::stdout().lock();
     let terminal = out.is_terminal();
     let shown = |name: &[u8]| if terminal { output::printable_name(name).into_bytes() } else { name.to_vec() };
@@ -88,10 +101,10 @@ fn print(lines: &[Line], long: bool) -> Result<()> {
             let time = output::time(a.mtime);
             write!(out, "{mode} {:>3} {:>5} {:>5} {:>width$} {time} UTC ", a.nlink, a.uid, a.gid, a.size)?;
         }
-        out.write_all(&shown(&l.name))?;
+        out.write_all(&shown(&l.name.0))?;
         if let (true, Some(target)) = (long, &l.target) {
             out.write_all(b" -> ")?;
-            out.write_all(&shown(target))?;
+            out.write_all(&shown(&target.0))?;
         }
         out.write_all(b"\n")?;
     }
@@ -111,7 +124,9 @@ pub(crate) fn stat(args: &Stat) -> Result<Exit> {
     let mut found = Vec::new();
     let mut failure: Option<anyhow::Error> = None;
     for target in &args.targets {
-        match pool::with(&target.pool, true, &args.common, |pool| line(pool, target, target.path.clone())) {
+        match pool::with(&target.pool, true, &args.common, |store| {
+            store.entry(&target.path).with_context(|| target.show())
+        }) {
             Ok(line) => found.push((target, line)),
             // The last one ends the command; those before it are said here.
             Err(e) => {
@@ -122,7 +137,7 @@ pub(crate) fn stat(args: &Stat) -> Result<Exit> {
         }
     }
     if args.common.json {
-        output::json(&found.iter().map(|(_, line)| line.named()).collect::<Vec<_>>())?;
+        output::json_list("entries", &found.iter().map(|(_, line)| named(line)).collect::<Vec<_>>())?;
     } else {
         for (target, line) in &found {
             show_one(target, line)?;
@@ -139,7 +154,7 @@ fn shared(attr: &Attr) -> String {
     }
 }
 
-fn show_one(target: &Target, line: &Line) -> Result<()> {
+fn show_one(target: &Target, line: &Entry) -> Result<()> {
     let a = &line.attr;
     let mut rows = vec![
         ("file", target.show()),
@@ -152,7 +167,7 @@ fn show_one(target: &Target, line: &Line) -> Result<()> {
         rows.push(("device", format!("{}, {}", libc::major(a.rdev), libc::minor(a.rdev))));
     }
     if let Some(link) = &line.target {
-        rows.push(("target", String::from_utf8_lossy(link).into_owned()));
+        rows.push(("target", link.to_string()));
     }
     for (name, time) in [("read", a.atime), ("modified", a.mtime), ("changed", a.ctime), ("made", a.btime)] {
         rows.push((name, format!("{}.{:09} UTC", output::time(time), time.nsec)));

@@ -7,10 +7,12 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use pagestone::inode::Time;
 use pagestone::{CreateOptions, Error, OpenOptions, PAGE_SIZE, Pool};
+use pagestone_server::{Client, LocalStore, Store, StoreError};
 use pmem::{Durability, Granularity, PersistMethod};
 
 use crate::command::holder::{Holder, patiently};
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
+use crate::named;
 use crate::options::{Common, Media};
 use crate::output;
 use crate::pool_error::PoolError;
@@ -26,7 +28,9 @@ pub(crate) fn open_with_room(path: &Path, media: Option<Media>, room: u64) -> Re
     open_how(path, &OpenOptions::new().media(media.map(Into::into)).room(room))
 }
 
-fn open_how(path: &Path, options: &OpenOptions) -> Result<Pool> {
+/// As [`open`], with these options.
+pub(crate) fn open_how(path: &Path, options: &OpenOptions) -> Result<Pool> {
+    let path = &*named::pool(path);
     patiently(path, || Pool::open(path, options)).map_err(|e| match e {
         // Whatever its size: what begins otherwise is something else.
         Error::Size(size) if !pagestone::is_pool(path) => explain(path, Error::NotAPool(size)),
@@ -34,19 +38,80 @@ fn open_how(path: &Path, options: &OpenOptions) -> Result<Pool> {
     })
 }
 
-/// Opens a pool, runs `work` on it and closes it; what closing says counts too.
-pub(crate) fn with<T>(
-    path: &Path,
-    read_only: bool,
-    common: &Common,
-    work: impl FnOnce(&Pool) -> Result<T>,
-) -> Result<T> {
-    let pool = open(path, read_only, common.media)?;
-    let done = work(&pool);
+fn close<T>(path: &Path, pool: Pool, done: Result<T>) -> Result<T> {
     let closed = pool.close().with_context(|| format!("closing {}", path.display()));
     let done = done?;
     closed?;
     Ok(done)
+}
+
+/// Runs `work` on a pool wherever it is open: here, or, if a server has it in use, there. Here the pool is closed
+/// afterwards; what closing says counts too. A server may end between the look at it and the first request: then `work`
+/// begins again.
+pub(crate) fn with<T>(
+    path: &Path,
+    read_only: bool,
+    common: &Common,
+    mut work: impl FnMut(&dyn Store) -> Result<T>,
+) -> Result<T> {
+    loop {
+        match find(path, read_only, common.media)? {
+            Place::Here(pool) => {
+                let store = LocalStore::new(pool);
+                let done = work(&store);
+                return close(path, store.into_pool(), done);
+            }
+            Place::Server(client) => match work(&client) {
+                Err(e) if has_ended(&client, &e) => {}
+                done => return done,
+            },
+        }
+    }
+}
+
+/// Whether what a server was asked for failed because it had ended before it was reached. Whoever looks for the pool again
+/// waits for it.
+pub(crate) fn has_ended(client: &Client, error: &anyhow::Error) -> bool {
+    let unreached = |e: &StoreError| matches!(e, StoreError::Connection(_)) || e.problem().status == 503;
+    !client.was_reached() && error.chain().any(|e| e.downcast_ref().is_some_and(unreached))
+}
+
+/// Where a pool is open.
+pub(crate) enum Place {
+    /// In this process, from now on.
+    Here(Pool),
+    /// In a server.
+    Server(Client),
+}
+
+/// Opens a pool, or finds the server that has it in use.
+pub(crate) fn find(path: &Path, read_only: bool, media: Option<Media>) -> Result<Place> {
+    // A server that is going answers no more; one whose mount is out of sight does.
+    if let Some(client) = server(path).ok().flatten() {
+        return Ok(Place::Server(client));
+    }
+    let error = match open(path, read_only, media) {
+        Ok(pool) => return Ok(Place::Here(pool)),
+        Err(e) => e,
+    };
+    if error.downcast_ref().and_then(PoolError::holder).is_none() {
+        return Err(error);
+    }
+    match server(path) {
+        Ok(Some(client)) => Ok(Place::Server(client)),
+        Ok(None) => Err(error),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Err(anyhow!("{}; only root and the owner of the pool may use it meanwhile", exit::message(&error)))
+        }
+        Err(e) => Err(anyhow!("{}; its server cannot be asked: {e}", exit::message(&error))),
+    }
+}
+
+/// The server of a pool that is in use, if it has one.
+pub(crate) fn server(path: &Path) -> io::Result<Option<Client>> {
+    let path = &*named::pool(path);
+    // Nobody: there is no server, and a socket that is there was left behind.
+    if pmem::holder(path).is_some() { Client::find(path) } else { Ok(None) }
 }
 
 /// The library's error with the pool's path and, where there is one, the way out.
@@ -164,8 +229,9 @@ pub(crate) fn lost(pages: u64) -> Option<String> {
 /// Opened for changes if that is allowed: what the media promises, and how bytes are pushed out,
 /// is only known of a pool that takes some.
 fn info_of(args: &Info) -> Result<pagestone::Info> {
-    let read =
-        |read_only| with(&args.pool, read_only, &args.common, |pool| pool.info().map_err(|e| explain(&args.pool, e)));
+    let read = |read_only| {
+        with(&args.pool, read_only, &args.common, |store| store.info().with_context(|| args.pool.display().to_string()))
+    };
     read(false).or_else(|e| if e.downcast_ref().is_some_and(PoolError::is_refusal) { read(true) } else { Err(e) })
 }
 

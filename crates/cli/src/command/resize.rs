@@ -1,36 +1,32 @@
-//! `pagestone grow` and `pagestone shrink`: here, or by the server of the mount that has the pool in use.
+//! `pagestone grow` and `pagestone shrink`: here, or by the server that has the pool in use.
 //!
 //! ```text
 //!   pool free      open --> grow or shrink, a step at a time --> close      Ctrl-C: stops after the step
-//!   pool mounted   start --> status, status, ... --> done                   Ctrl-C: cancel
+//!   pool in use    its server starts --> state, state, ... --> done         Ctrl-C: cancel
 //! ```
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use pagestone::{Error, Info, PAGE_SIZE, Pool};
-use pagestone_mount::resize::{Change, Control, Space, State, Status};
+use pagestone::{Error, FRAME_SIZE, Info, PAGE_SIZE, Pool};
+use pagestone_server::api::Change;
+use pagestone_server::{Client, Store, StoreError};
 use serde::Serialize;
 
-use crate::command::holder::Holder;
-use crate::command::pool::{self, explain};
+use crate::command::pool::{self, Place, explain};
 use crate::command::signals::Interrupt;
 use crate::exit::{Exit, Interrupted};
 use crate::options::Common;
 use crate::output;
-use crate::pool_error::PoolError;
 use crate::progress::Progress;
 use crate::size::{self, show};
 
-/// Time between two looks at what a server does.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LATER_LOOK: Duration = Duration::from_millis(100);
+/// Bytes of the smallest pool.
+const LEAST_POOL: u64 = 8 << 20;
 
 #[derive(Args, Debug)]
 pub(crate) struct Grow {
@@ -95,12 +91,14 @@ pub(crate) fn shrink(args: &Shrink) -> Result<Exit> {
 
 impl Task<'_> {
     fn run(&self) -> Result<Exit> {
-        let resized = match pool::open(self.pool, false, self.common.media) {
-            Ok(pool) => self.here(pool)?,
-            Err(e) => match mounted_on(self.pool, &e) {
-                Some(dir) => self.on_mount(&dir)?,
-                None => return Err(e),
-            },
+        let resized = loop {
+            match pool::find(self.pool, false, self.common.media)? {
+                Place::Here(pool) => break self.here(pool)?,
+                Place::Server(client) => match self.on_server(&client) {
+                    Err(e) if pool::has_ended(&client, &e) => {}
+                    resized => break resized?,
+                },
+            }
         };
         if self.common.json {
             output::json(&resized)?;
@@ -179,49 +177,36 @@ impl Task<'_> {
         self.interrupt.as_ref().and_then(Interrupt::arrived)
     }
 
-    /// Lets the server of the mount on `dir` do it.
-    fn on_mount(&self, dir: &Path) -> Result<Resized<'_>> {
-        let shown = || format!("{}, mounted on {}", self.pool.display(), dir.display());
-        let control = Control::new(dir);
-        let before = control.status().map_err(|e| refused_by_server(e).context(shown()))?;
-        self.check(before.space.size).with_context(shown)?;
-        self.begin();
-        let number = control.start(self.change, self.size).map_err(|e| refused_by_server(e).context(shown()))?;
-        let status = self.follow(&control, number).with_context(shown)?;
-        if let State::Failed(errno) = status.state {
-            return Err(self.failure(errno, &status).context(shown()));
-        }
-        let (size, moved) = (status.space.size, status.moved * PAGE_SIZE);
-        Ok(self.resized(before.space.size, size, moved, Some(dir.to_string_lossy().into_owned())))
-    }
-
-    /// Looks at the operation until it has ended.
-    fn follow(&self, control: &Control<'_>, number: u32) -> Result<Status> {
+    /// Lets the server that has the pool in use do it.
+    fn on_server(&self, client: &Client) -> Result<Resized<'_>> {
+        let status = client.status().with_context(|| self.pool.display().to_string())?;
+        let mounted = status.faces.into_iter().find(|face| face.kind == "mount");
+        let mounted = mounted.map(|face| face.at.to_string());
+        let shown = || match &mounted {
+            Some(dir) => format!("{}, mounted on {dir}", self.pool.display()),
+            None => self.pool.display().to_string(),
+        };
+        let before = client.info().with_context(shown)?;
+        self.check(before.size).with_context(shown)?;
         let mut bar = Progress::bytes("moving", 0);
-        let (mut pause, mut cancelled) = (FIRST_LOOK, false);
-        loop {
-            let status = control.status().context("the server has ended; pagestone info shows the size of the pool")?;
-            if status.number != number {
-                bail!("another process had the pool resized meanwhile; pagestone info shows its size");
-            }
-            if status.state != State::Running {
-                return Ok(status);
-            }
-            bar.set(status.moved * PAGE_SIZE, status.total * PAGE_SIZE);
-            if self.interrupted().is_some() && !cancelled {
-                control.cancel().context("cancelling")?;
-                cancelled = true;
-            }
-            thread::sleep(pause);
-            pause = (pause * 2).min(LATER_LOOK);
-        }
+        let mut moved = 0;
+        self.begin();
+        let done = client.resize(self.change, self.size, &mut |done, total| {
+            moved = done * PAGE_SIZE;
+            bar.set(moved, total * PAGE_SIZE);
+            if self.interrupted().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        drop(bar);
+        done.map_err(|e| self.failure(e, &before).context(shown()))?;
+        let after = client.info().with_context(shown)?;
+        Ok(self.resized(before.size, after.size, moved, mounted))
     }
 
     /// What the library answered.
     fn refusal(&self, error: Error, before: &Info) -> anyhow::Error {
         match error {
             Error::NoSpace if self.change == Change::Shrink => {
-                anyhow!("{}: {}", self.pool.display(), self.too_full(Space::from(before)))
+                anyhow!("{}: {}", self.pool.display(), self.too_full(before))
             }
             Error::Interrupted => match self.interrupted() {
                 Some(signal) => Interrupted {
@@ -240,23 +225,23 @@ impl Task<'_> {
     }
 
     /// What the server answered.
-    fn failure(&self, errno: i32, status: &Status) -> anyhow::Error {
-        let size = show(status.space.size);
-        match (errno, self.interrupted()) {
+    fn failure(&self, error: StoreError, before: &Info) -> anyhow::Error {
+        let size = show(before.size);
+        match (error.errno(), self.interrupted()) {
             (libc::EINTR, Some(signal)) => {
                 let left = format!("interrupted; the pool keeps its size of {size}");
                 Interrupted { signal, left }.into()
             }
             (libc::EINTR, None) => anyhow!("cancelled; the pool keeps its size of {size}"),
-            (libc::ENOSPC, _) if self.change == Change::Shrink => anyhow!(self.too_full(status.space)),
-            (libc::EBUSY, _) => anyhow!("{}; try again, the pool keeps its size of {size}", status.text),
-            _ => anyhow!(status.text.clone()),
+            (libc::ENOSPC, _) if self.change == Change::Shrink => anyhow!(self.too_full(before)),
+            (libc::EBUSY, _) => anyhow!("{error}; try again, the pool keeps its size of {size}"),
+            _ => error.into(),
         }
     }
 
-    fn too_full(&self, space: Space) -> String {
-        let (used, wanted) = (show(space.used), show(self.size));
-        let enough = space.sufficient_size();
+    fn too_full(&self, info: &Info) -> String {
+        let used = info.space.pages.saturating_sub(info.space.free) * PAGE_SIZE;
+        let (used, wanted, enough) = (show(used), show(self.size), sufficient_size(info));
         format!(
             "what it holds ({used} in use) does not fit into {wanted}; it fits into {} ({enough} bytes)",
             show(enough)
@@ -268,21 +253,9 @@ impl Task<'_> {
     }
 }
 
-/// Where this process sees the mount of a pool that could not be opened because that mount has it in use.
-fn mounted_on(pool: &Path, error: &anyhow::Error) -> Option<PathBuf> {
-    let pid = error.downcast_ref().and_then(PoolError::holder)?;
-    let Holder::Mounted(dir) = Holder::of(pool, pid) else { return None };
-    // The server may be in another mount namespace.
-    pagestone_mount::mount_at(&dir).filter(|mount| mount.is_of(pool)).map(|mount| mount.dir)
-}
-
-/// An ioctl failed.
-fn refused_by_server(error: std::io::Error) -> anyhow::Error {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => anyhow!("only root and the user who runs the server may change its size"),
-        Some(libc::EBUSY) => anyhow!("it is being resized already"),
-        Some(libc::EROFS) => anyhow!("it is mounted read-only"),
-        Some(libc::ENOTTY) => anyhow!("its server is of a version that cannot change the size; unmount it first"),
-        _ => error.into(),
-    }
+/// A size that the pool can be shrunk to, as far as the counts of pages say. It is the least one, but for the frames of
+/// descriptors that would go too.
+fn sufficient_size(info: &Info) -> u64 {
+    let frames = info.space.available * PAGE_SIZE / FRAME_SIZE;
+    info.size.saturating_sub(frames * FRAME_SIZE).max(LEAST_POOL)
 }

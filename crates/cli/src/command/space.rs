@@ -1,13 +1,12 @@
 //! `pagestone du`.
 
-use std::collections::HashSet;
-
 use anyhow::{Context, Result};
 use clap::Args;
-use pagestone::{FileType, PAGE_SIZE, Pool};
+use pagestone_server::api::Usage;
 use serde::Serialize;
 
-use crate::command::{list, pool};
+use crate::columns::{Cell, Columns};
+use crate::command::pool;
 use crate::exit::Exit;
 use crate::options::Common;
 use crate::output;
@@ -20,56 +19,47 @@ pub(crate) struct Du {
     #[arg(value_name = "POOL:/PATH", value_parser = target::parser(), required = true)]
     targets: Vec<Target>,
     #[command(flatten)]
+    columns: Columns,
+    #[command(flatten)]
     common: Common,
 }
 
-/// What a tree takes, in bytes.
-#[derive(Default, Serialize)]
-struct Usage {
+/// Stable: scripts name them.
+const COLUMNS: [&str; 5] = ["bytes", "own", "shared", "files", "name"];
+
+/// What `--json` prints: the figures, in bytes.
+#[derive(Serialize)]
+struct Named {
     name: String,
-    /// Storage of files, as often as it can be seen.
-    bytes: u64,
-    /// Of that, what only these files have.
-    own: u64,
-    /// Of that, what a clone has, or had, in common with another.
-    shared: u64,
-    files: u64,
+    #[serde(flatten)]
+    usage: Usage,
 }
 
 pub(crate) fn du(args: &Du) -> Result<Exit> {
+    args.columns.check(&COLUMNS)?;
     let mut all = Vec::new();
     for target in &args.targets {
-        all.push(pool::with(&target.pool, true, &args.common, |pool| usage(pool, target))?);
+        let usage = pool::with(&target.pool, true, &args.common, |store| {
+            store.usage(&target.path).with_context(|| target.show())
+        })?;
+        all.push(Named { name: target.show(), usage });
     }
     if args.common.json {
-        output::json(&all)?;
+        output::json_list("trees", &all)?;
         return Ok(Exit::Ok);
     }
-    for Usage { name, bytes, own, shared, files } in &all {
+    if args.columns.are_asked_for() {
+        let row = |Named { name, usage }| {
+            let Usage { bytes, own, shared, files } = usage;
+            let files = Cell::Count(files as f64);
+            vec![Cell::Bytes(bytes), Cell::Bytes(own), Cell::Bytes(shared), files, Cell::Text(name)]
+        };
+        args.columns.print(&COLUMNS, all.into_iter().map(row).collect())?;
+        return Ok(Exit::Ok);
+    }
+    for Named { name, usage: Usage { bytes, own, shared, files } } in &all {
         let (own, shared) = (show(*own), show(*shared));
         output::line(&format!("{}  ({own} own, {shared} shared, {files} files)  {name}", show(*bytes)))?;
     }
     Ok(Exit::Ok)
-}
-
-fn usage(pool: &Pool, target: &Target) -> Result<Usage> {
-    let mut usage = Usage { name: target.show(), ..Usage::default() };
-    let mut seen = HashSet::new();
-    let mut todo = vec![target.resolve(pool)?.ino()];
-    while let Some(ino) = todo.pop() {
-        let node = pool.node(ino).with_context(|| target.show())?;
-        let attr = node.attr().with_context(|| target.show())?;
-        // A file with several names counts once.
-        if attr.nlink > 1 && attr.kind != FileType::Dir && !seen.insert(ino) {
-            continue;
-        }
-        usage.files += u64::from(attr.kind != FileType::Dir);
-        usage.bytes = usage.bytes.saturating_add(attr.pages.saturating_mul(PAGE_SIZE));
-        usage.shared = usage.shared.saturating_add(attr.shared.saturating_mul(PAGE_SIZE));
-        if attr.kind == FileType::Dir {
-            todo.extend(list::entries(&node).with_context(|| target.show())?.into_iter().map(|entry| entry.ino));
-        }
-    }
-    usage.own = usage.bytes.saturating_sub(usage.shared);
-    Ok(usage)
 }

@@ -2,6 +2,7 @@
 //! fails.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -30,9 +31,15 @@ pub(crate) fn ok(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Whether each new pool is in use by a server, through which all commands work then. A suite that passes without this
+/// passes with it: `PAGESTONE_TEST_SERVED=1`.
+fn served() -> bool {
+    std::env::var_os("PAGESTONE_TEST_SERVED").is_some()
+}
+
 /// Insists that the pool is whole.
 pub(crate) fn check(pool: &str) {
-    let output = run(&["check", pool]);
+    let output = if served() { run(&["check", "--online", pool]) } else { run(&["check", pool]) };
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let found = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "check of {pool}: {found}{said}");
@@ -62,16 +69,18 @@ pub(crate) fn fails(code: i32, words: &[&str], args: &[&str]) {
 
 /// A temporary directory with room for a pool.
 pub(crate) struct Place {
+    /// The servers of its pools.
+    servers: RefCell<Vec<Served>>,
     pub(crate) tmp: TempDir,
 }
 
 impl Place {
     pub(crate) fn new() -> Place {
-        Place { tmp: tempfile::tempdir().unwrap() }
+        Place { servers: RefCell::default(), tmp: tempfile::tempdir().unwrap() }
     }
     /// In memory that outlives the process.
     pub(crate) fn in_shm() -> Place {
-        Place { tmp: tempfile::tempdir_in("/dev/shm").unwrap() }
+        Place { servers: RefCell::default(), tmp: tempfile::tempdir_in("/dev/shm").unwrap() }
     }
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.tmp.path().join(name)
@@ -83,6 +92,9 @@ impl Place {
     pub(crate) fn pool(&self, size: &str) -> String {
         let pool = self.str("test.pool");
         ok(&["create", &pool, "--size", size]);
+        if served() {
+            self.servers.borrow_mut().push(Served::start(&pool));
+        }
         pool
     }
 }
@@ -191,4 +203,38 @@ pub(crate) fn pattern(len: usize, seed: u64) -> Vec<u8> {
 
 pub(crate) fn read(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap()
+}
+
+/// A pool that a server has in use, without a mount. The server ends with this.
+pub(crate) struct Served(Child);
+
+impl Served {
+    pub(crate) fn start(pool: &str) -> Served {
+        let mut child = pagestone().args(["serve", pool]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("served"), "{line}");
+        Served(child)
+    }
+    /// Another program in its place.
+    pub(crate) fn of(child: Child) -> Served {
+        Served(child)
+    }
+    /// Ends it as Ctrl-C does.
+    pub(crate) fn finish(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert!(self.0.wait().unwrap().success());
+    }
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

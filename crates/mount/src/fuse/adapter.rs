@@ -7,22 +7,30 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{
-    Errno as FuseErrno, FileHandle, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
-    Request, TimeOrNow,
+    Errno as FuseErrno, FileHandle, FopenFlags, Generation, INodeNo, Notifier, ReplyAttr, ReplyEmpty, ReplyEntry,
+    ReplyXattr, Request, TimeOrNow,
 };
 use pagestone::inode::{Attr, NewNode, Time};
 use pagestone::{FileType, Ino};
 
 use super::convert::{file_attr, sent_time};
+use super::once::{Once, number};
+use crate::statistics::{Operation, Statistics};
 use crate::thread_placement::ThreadPlacement;
-use crate::transport::{Caller, Errno, FileSystem, Handle, NodeId, Reply, Written};
+use crate::transport::{Caller, Errno, FileSystem, Handle, NodeId, Options, PageCache, Reply, Written};
 
 /// Generations are part of the node numbers.
 pub(super) const GENERATION: Generation = Generation(0);
+
+/// The exit code of a program that has panicked.
+const PANICKED: i32 = 101;
+/// See [`Adapter::may_leave`].
+const LEAST_LIFE: Duration = Duration::from_millis(200);
 
 const SET_GROUP_ID: u32 = libc::S_ISGID;
 
@@ -31,7 +39,15 @@ pub(super) struct Adapter<F> {
     pub(super) fs: Arc<F>,
     pub(super) placement: Option<ThreadPlacement>,
     pub(super) cache: Duration,
+    pub(super) page_cache: PageCache,
+    pub(super) open_flags: FopenFlags,
     notifier: KernelNotifier,
+    /// For a mount that outlives this process.
+    once: Option<Once>,
+    /// Whether the kernel can send requests again.
+    pub(super) resends: Arc<AtomicBool>,
+    pub(super) statistics: Arc<Statistics>,
+    begun: Instant,
 }
 
 /// Sends notifications to the kernel. It is set when the mount stands.
@@ -78,9 +94,41 @@ pub(super) fn chosen_time(time: Option<TimeOrNow>) -> Option<Time> {
     })
 }
 
+/// How the kernel treats an open file. What it has in its page cache stays there over a close: it is told of what changes
+/// in another way than through the mount.
+fn open_flags(page_cache: PageCache) -> FopenFlags {
+    match page_cache {
+        // Reads and writes go past the page cache, several writers at once.
+        PageCache::Off => {
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        }
+        PageCache::Read | PageCache::Writeback => FopenFlags::FOPEN_KEEP_CACHE,
+    }
+}
+
 impl<F: FileSystem> Adapter<F> {
-    pub(super) fn new(fs: Arc<F>, placement: Option<ThreadPlacement>, cache: Duration) -> Adapter<F> {
-        Adapter { fs, placement, cache, notifier: KernelNotifier::default() }
+    pub(super) fn new(
+        fs: Arc<F>,
+        placement: Option<ThreadPlacement>,
+        options: &Options,
+        once: Option<Once>,
+        statistics: Arc<Statistics>,
+    ) -> Adapter<F> {
+        let &Options { cache, page_cache, .. } = options;
+        let open_flags = open_flags(page_cache);
+        let (notifier, resends) = (KernelNotifier::default(), Arc::default());
+        Adapter {
+            fs,
+            placement,
+            cache,
+            page_cache,
+            open_flags,
+            notifier,
+            once,
+            resends,
+            statistics,
+            begun: Instant::now(),
+        }
     }
 
     pub(super) fn notifier(&self) -> KernelNotifier {
@@ -88,8 +136,9 @@ impl<F: FileSystem> Adapter<F> {
     }
 
     /// Invalidates what the kernel has cached and a write has changed.
-    pub(super) fn changed(&self, ino: INodeNo, written: Written) {
-        if written == Written::BytesAndMode {
+    pub(super) fn changed(&self, req: &Request, ino: INodeNo, written: Written) {
+        // A process before this one may have taken them away, and died before it said so.
+        if written == Written::BytesAndMode || number(req).again {
             self.mode_changed(ino);
         }
     }
@@ -104,12 +153,49 @@ impl<F: FileSystem> Adapter<F> {
         }
     }
 
-    /// Calls the filesystem. A panic in it is an I/O error for one caller. The server thread goes on.
-    pub(super) fn ask<T>(&self, call: impl FnOnce(&F) -> Reply<T>) -> Reply<T> {
+    /// Calls the filesystem. After a panic in it, a mount that outlives this process goes on in another one, and the
+    /// request is tried once more there. Otherwise a panic is an I/O error for one caller, and the server thread goes on.
+    pub(super) fn ask<T>(&self, req: &Request, operation: Operation, call: impl FnOnce(&F) -> Reply<T>) -> Reply<T> {
         if let Some(placement) = &self.placement {
             placement.bind_current_thread();
         }
-        catch_unwind(AssertUnwindSafe(|| call(&self.fs))).unwrap_or(Err(Errno(libc::EIO)))
+        let begun = Instant::now();
+        let answer = catch_unwind(AssertUnwindSafe(|| call(&self.fs)));
+        let failed = match &answer {
+            Ok(Err(Errno(libc::ENOENT))) => operation != Operation::Lookup,
+            Ok(Err(Errno(libc::ENODATA))) => operation != Operation::Xattr,
+            answer => !matches!(answer, Ok(Ok(_))),
+        };
+        self.statistics.count(operation, begun.elapsed(), failed);
+        if answer.is_err() && self.may_leave(req) {
+            // Without a dump of all that is mapped, which could take minutes.
+            // SAFETY: it does not return; nothing of this process has to be written.
+            unsafe { libc::_exit(PANICKED) };
+        }
+        answer.unwrap_or(Err(Errno(libc::EIO)))
+    }
+
+    /// Whether another process may take over because of a panic: one that lives for less than this counts as one that
+    /// cannot, and a request that was tried twice is an error.
+    fn may_leave(&self, req: &Request) -> bool {
+        let old_enough = self.begun.elapsed() >= LEAST_LIFE;
+        self.once.is_some() && self.resends.load(Ordering::Acquire) && old_enough && !number(req).again
+    }
+
+    /// As [`Adapter::ask`], for a change that has another result the second time. `done` answers a request that a process
+    /// before this one has done, by the node that it made.
+    pub(super) fn once<T>(
+        &self,
+        req: &Request,
+        operation: Operation,
+        change: impl FnOnce(&F) -> Reply<T>,
+        done: impl FnOnce(&F, Option<NodeId>) -> Reply<T>,
+    ) -> Reply<T> {
+        let Some(once) = &self.once else { return self.ask(req, operation, change) };
+        match once.done(req) {
+            Some(made) => self.ask(req, operation, |fs| done(fs, made)),
+            None => self.ask(req, operation, |fs| once.noting(req, || change(fs))),
+        }
     }
 
     /// To be kept until the request has been answered; the placement then decides which thread waits for the next.
@@ -154,10 +240,11 @@ impl<F: FileSystem> Adapter<F> {
     }
 
     pub(super) fn make(&self, req: &Request, parent: INodeNo, name: &OsStr, new: NewNode<'_>) -> Reply<Attr> {
-        self.ask(|fs| {
+        let make = |fs: &F| {
             let new = self.owned(fs, req, node(parent), new)?;
             fs.make(node(parent), name.as_bytes(), &new)
-        })
+        };
+        self.once(req, Operation::Make, make, |fs, made| fs.getattr(made.ok_or(Errno(libc::EIO))?, None))
     }
 }
 

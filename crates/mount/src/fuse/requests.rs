@@ -7,36 +7,39 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno as FuseErrno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use pagestone::FileType;
 use pagestone::inode::{NewNode, RenameMode, SetAttr, XattrMode};
 
 use super::convert::{file_attr, file_type, sent_time};
-use crate::transport::{Errno, Fallocate, FileSystem, OpenHow, Seek, WriteHow};
+use crate::statistics::Operation;
+use crate::transport::{Errno, Fallocate, FileSystem, NodeId, OpenHow, Reply, Seek, WriteHow};
 
 use super::adapter::{Adapter, GENERATION, absent, caller, chosen_time, empty, fuse, handle, node, sized};
+use super::once::number;
 
-/// Reads and writes go past the page cache, several writers at once. What a mapping has brought
-/// into the page cache stays there: the kernel keeps it in step with reads and writes by itself.
-const DIRECT: FopenFlags =
-    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES).union(FopenFlags::FOPEN_KEEP_CACHE);
+/// The answer to a request that has been done: it made no node.
+fn was_done<F>(_: &F, _: Option<NodeId>) -> Reply<()> {
+    Ok(())
+}
 
 impl<F: FileSystem> Filesystem for Adapter<F> {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        super::agree(config);
+        super::agree(config, self.page_cache);
+        self.resends.store(config.capabilities().contains(InitFlags::FUSE_HAS_RESEND), Ordering::Release);
         Ok(())
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _guard = self.guard(req);
-        let answer = match self.ask(|fs| fs.lookup(node(parent), name.as_bytes())) {
+        let answer = match self.ask(req, Operation::Lookup, |fs| fs.lookup(node(parent), name.as_bytes())) {
             Err(Errno(libc::ENOENT)) => Ok(absent()),
             answer => answer,
         };
@@ -49,7 +52,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let _guard = self.guard(req);
-        self.attr(reply, self.ask(|fs| fs.getattr(node(ino), fh.map(handle))));
+        self.attr(reply, self.ask(req, Operation::GetAttr, |fs| fs.getattr(node(ino), fh.map(handle))));
     }
 
     fn setattr(
@@ -75,11 +78,14 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         change.perm = mode.map(|mode| mode & 0o7777);
         (change.uid, change.gid, change.size) = (uid, gid, size);
         (change.atime, change.mtime, change.ctime) = (chosen_time(atime), chosen_time(mtime), ctime.map(sent_time));
-        self.attr(reply, self.ask(|fs| fs.setattr(node(ino), fh.map(handle), &change, caller(req))));
+        self.attr(
+            reply,
+            self.ask(req, Operation::SetAttr, |fs| fs.setattr(node(ino), fh.map(handle), &change, caller(req))),
+        );
     }
 
-    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.ask(|fs| fs.readlink(node(ino))) {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(req, Operation::ReadLink, |fs| fs.readlink(node(ino))) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(fuse(e)),
         }
@@ -127,35 +133,43 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyCreate,
     ) {
         let _guard = self.guard(req);
-        let how = OpenHow { exclusive: flags & libc::O_EXCL != 0, truncate: flags & libc::O_TRUNC != 0 };
-        let answer = self.ask(|fs| {
+        let (exclusive, truncate) = (flags & libc::O_EXCL != 0, flags & libc::O_TRUNC != 0);
+        let how = OpenHow { request: number(req), exclusive, truncate };
+        let create = |fs: &F| {
             let new = self.owned(fs, req, node(parent), NewNode::new(FileType::File, mode & 0o7777))?;
             fs.create(node(parent), name.as_bytes(), &new, how)
-        });
+        };
+        let open = |fs: &F, made: Option<NodeId>| {
+            let made = made.ok_or(Errno(libc::EIO))?;
+            let handle = fs.open(made, OpenHow { truncate: false, ..how })?;
+            Ok((fs.getattr(made, Some(handle))?, handle))
+        };
+        let answer = self.once(req, Operation::Create, create, open);
         match answer {
             Ok((attr, handle)) => {
-                reply.created(&self.cache, &file_attr(&attr), GENERATION, FileHandle(handle.0), DIRECT);
+                reply.created(&self.cache, &file_attr(&attr), GENERATION, FileHandle(handle.0), self.open_flags);
             }
             Err(e) => reply.error(fuse(e)),
         }
     }
 
-    fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.entry(reply, self.ask(|fs| fs.link(node(ino), node(newparent), newname.as_bytes())));
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let link = |fs: &F| fs.link(node(ino), node(newparent), newname.as_bytes());
+        self.entry(reply, self.once(req, Operation::Link, link, |fs, _| fs.getattr(node(ino), None)));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _guard = self.guard(req);
-        empty(reply, self.ask(|fs| fs.unlink(node(parent), name.as_bytes())));
+        empty(reply, self.once(req, Operation::Remove, |fs| fs.unlink(node(parent), name.as_bytes()), was_done));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.ask(|fs| fs.rmdir(node(parent), name.as_bytes())));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.once(req, Operation::Remove, |fs| fs.rmdir(node(parent), name.as_bytes()), was_done));
     }
 
     fn rename(
         &self,
-        _req: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -167,21 +181,22 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         let mode = match flags.bits() {
             libc::RENAME_WHITEOUT => {
                 let whiteout = |fs: &F| fs.rename_with_whiteout(from, name.as_bytes(), to, newname.as_bytes());
-                return empty(reply, self.ask(whiteout));
+                return empty(reply, self.once(req, Operation::Rename, whiteout, was_done));
             }
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(FuseErrno::EINVAL),
         };
-        empty(reply, self.ask(|fs| fs.rename(from, name.as_bytes(), to, newname.as_bytes(), mode)));
+        let rename = |fs: &F| fs.rename(from, name.as_bytes(), to, newname.as_bytes(), mode);
+        empty(reply, self.once(req, Operation::Rename, rename, was_done));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _guard = self.guard(req);
-        let how = OpenHow { exclusive: false, truncate: flags.0 & libc::O_TRUNC != 0 };
-        match self.ask(|fs| fs.open(node(ino), how)) {
-            Ok(handle) => reply.opened(FileHandle(handle.0), DIRECT),
+        let how = OpenHow { request: number(req), exclusive: false, truncate: flags.0 & libc::O_TRUNC != 0 };
+        match self.ask(req, Operation::Open, |fs| fs.open(node(ino), how)) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), self.open_flags),
             Err(e) => reply.error(fuse(e)),
         }
     }
@@ -199,9 +214,10 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     ) {
         let _guard = self.guard(req);
         let mut reply = Some(reply);
-        let answer = self.ask(|fs| {
+        let answer = self.ask(req, Operation::Read, |fs| {
             fs.read(handle(fh), offset, size, &mut |bytes| {
                 if let Some(reply) = reply.take() {
+                    self.statistics.count_read(bytes.len() as u64);
                     reply.data(bytes);
                 }
             })
@@ -233,9 +249,10 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             from_mapping: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             caller: caller(req),
         };
-        match self.ask(|fs| fs.write(handle(fh), offset, data, how)) {
+        match self.ask(req, Operation::Write, |fs| fs.write(handle(fh), offset, data, how)) {
             Ok(written) => {
-                self.changed(ino, written);
+                self.changed(req, ino, written);
+                self.statistics.count_written(data.len() as u64);
                 reply.written(data.len() as u32);
             }
             Err(e) => reply.error(fuse(e)),
@@ -258,25 +275,25 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         reply: ReplyEmpty,
     ) {
         let _guard = self.guard(req);
-        let answer = self.ask(|fs| {
+        let answer = self.ask(req, Operation::Release, |fs| {
             fs.release(handle(fh));
             Ok(())
         });
         empty(reply, answer);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.slow();
-        empty(reply, self.ask(|fs| fs.fsync(handle(fh))));
+        empty(reply, self.ask(req, Operation::Sync, |fs| fs.fsync(handle(fh))));
     }
 
-    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.slow();
-        empty(reply, self.ask(|fs| fs.fsync_dir(node(ino))));
+        empty(reply, self.ask(req, Operation::Sync, |fs| fs.fsync_dir(node(ino))));
     }
 
-    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let answer = self.ask(|fs| {
+    fn readdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let answer = self.ask(req, Operation::List, |fs| {
             fs.list(node(ino), offset, false, &mut |entry| {
                 let name = OsStr::from_bytes(entry.name);
                 !reply.add(INodeNo(entry.node.0), entry.cookie, file_type(entry.kind), name)
@@ -288,8 +305,8 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let answer = self.ask(|fs| {
+    fn readdirplus(&self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let answer = self.ask(req, Operation::List, |fs| {
             fs.list(node(ino), offset, true, &mut |entry| {
                 let Some(attr) = entry.attr else { return true };
                 let name = OsStr::from_bytes(entry.name);
@@ -303,11 +320,11 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
         }
     }
 
-    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         /// Inode records in a page: as many files could still be made, if they were empty.
         const INODES_PER_PAGE: u64 = 16;
         const PAGE: u32 = pagestone::PAGE_SIZE as u32;
-        match self.ask(F::statfs) {
+        match self.ask(req, Operation::StatFs, F::statfs) {
             Ok(s) => {
                 let more = s.available.saturating_mul(INODES_PER_PAGE);
                 let files = s.inodes.saturating_add(more);
@@ -319,7 +336,7 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
 
     fn setxattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -333,40 +350,22 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(FuseErrno::EINVAL),
         };
-        empty(reply, self.ask(|fs| fs.set_xattr(node(ino), name.as_bytes(), value, mode)));
+        let set = |fs: &F| fs.set_xattr(node(ino), name.as_bytes(), value, mode);
+        empty(reply, self.once(req, Operation::Xattr, set, was_done));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _guard = self.guard(req);
-        sized(reply, size, self.ask(|fs| fs.xattr(node(ino), name.as_bytes())));
+        sized(reply, size, self.ask(req, Operation::Xattr, |fs| fs.xattr(node(ino), name.as_bytes())));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let names = self.ask(|fs| fs.xattrs(node(ino), caller(req)));
+        let names = self.ask(req, Operation::Xattr, |fs| fs.xattrs(node(ino), caller(req)));
         sized(reply, size, names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect()));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        empty(reply, self.ask(|fs| fs.remove_xattr(node(ino), name.as_bytes())));
-    }
-
-    fn ioctl(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        out_size: u32,
-        reply: ReplyIoctl,
-    ) {
-        self.slow();
-        match self.ask(|fs| fs.control(node(ino), cmd, in_data, caller(req))) {
-            Ok(bytes) if bytes.len() > out_size as usize => reply.error(FuseErrno::EINVAL),
-            Ok(bytes) => reply.ioctl(0, &bytes),
-            Err(e) => reply.error(fuse(e)),
-        }
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        empty(reply, self.once(req, Operation::Xattr, |fs| fs.remove_xattr(node(ino), name.as_bytes()), was_done));
     }
 
     fn fallocate(
@@ -392,18 +391,19 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
             ZERO_KEEP => Fallocate::Zero { keep_size: true },
             _ => return reply.error(FuseErrno::EOPNOTSUPP),
         };
-        let answer = self.ask(|fs| fs.fallocate(handle(fh), offset, length, what, caller(req)));
-        empty(reply, answer.map(|written| self.changed(ino, written)));
+        let answer =
+            self.ask(req, Operation::Allocate, |fs| fs.fallocate(handle(fh), offset, length, what, caller(req)));
+        empty(reply, answer.map(|written| self.changed(req, ino, written)));
     }
 
-    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
             _ => return reply.error(FuseErrno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(FuseErrno::ENXIO) };
-        match self.ask(|fs| fs.seek(handle(fh), offset, what)) {
+        match self.ask(req, Operation::Seek, |fs| fs.seek(handle(fh), offset, what)) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(e) => reply.error(fuse(e)),
         }
@@ -424,9 +424,9 @@ impl<F: FileSystem> Filesystem for Adapter<F> {
     ) {
         self.slow();
         let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
-        match self.ask(|fs| fs.copy(from, to, len, caller(req))) {
+        match self.ask(req, Operation::Copy, |fs| fs.copy(from, to, len, caller(req))) {
             Ok((copied, written)) => {
-                self.changed(ino_out, written);
+                self.changed(req, ino_out, written);
                 reply.written(copied);
             }
             Err(e) => reply.error(fuse(e)),

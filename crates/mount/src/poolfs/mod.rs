@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   NodeId 1  <->  the pool's root          NodeId n  <->  Ino n (generation included)
-//!   Handle    ->   an open File             (this table, the unlinked nodes and a resize that runs are the only state)
+//!   Handle    ->   an open File             (this table and the unlinked nodes are the only state)
 //! ```
 
 mod data;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use pagestone::inode::{Attr, Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
 use pagestone::{Error, File, Ino, Pool, StatFs};
 
+use crate::handle_table::HandleTable;
 use crate::handles::Handles;
-use crate::resize::Resizes;
 use crate::transport::{
     Caller, Errno, Fallocate, FileSystem, Handle, Listed, NodeId, OpenHow, Reply, Seek, WriteHow, Written,
 };
@@ -29,20 +29,26 @@ pub struct PoolFs {
     /// Shared with the requests that use them: a clone of a [`File`] would have a cursor of its own.
     handles: Handles<Arc<File>>,
     unlinked: UnlinkedNodes,
-    resizes: Resizes,
 }
 
 impl PoolFs {
     /// Serves `pool`. Its clone here goes when the mount ends.
     pub fn new(pool: Pool) -> PoolFs {
         let root = pool.root().ino();
-        let (handles, unlinked) = (Handles::new(), UnlinkedNodes::default());
-        PoolFs { pool, root, handles, unlinked, resizes: Resizes::default() }
+        let (handles, unlinked) = (Handles::new(None), UnlinkedNodes::default());
+        PoolFs { pool, root, handles, unlinked }
     }
 
-    /// What grows and shrinks the pool by request. It has to be ended before the pool is closed.
-    pub fn resizes(&self) -> Resizes {
-        self.resizes.clone()
+    /// As [`PoolFs::new`]; the table remembers which files are open, for the process that serves the mount after this one.
+    pub fn with_table(pool: Pool, table: HandleTable) -> PoolFs {
+        PoolFs { handles: Handles::new(Some(table)), ..PoolFs::new(pool) }
+    }
+
+    /// Serves `pool`, which was opened with [`pagestone::OpenOptions::leave_orphans`], in place of a process that has
+    /// died. What it had open is open.
+    pub fn take_over(pool: Pool, table: HandleTable) -> PoolFs {
+        let open = |ino| pool.node(Ino(ino)).and_then(|node| node.open()).ok().map(Arc::new);
+        PoolFs { handles: Handles::restored(table, open), ..PoolFs::new(pool.clone()) }
     }
 
     fn ino(&self, node: NodeId) -> Ino {
@@ -63,6 +69,11 @@ impl PoolFs {
             self.unlinked.note_stale();
         }
         answer
+    }
+
+    fn insert(&self, file: File, how: OpenHow) -> Reply<Handle> {
+        let ino = file.ino().0;
+        self.handles.insert(Arc::new(file), ino, how.request)
     }
 
     fn dir(&self, node: NodeId) -> Result<Dir, Error> {
@@ -168,11 +179,14 @@ impl FileSystem for PoolFs {
     }
 
     fn open(&self, node: NodeId, how: OpenHow) -> Reply<Handle> {
+        if let Some(handle) = self.handles.opened_by(how.request) {
+            return Ok(handle);
+        }
         let file = self.note_if_stale(self.node(node)?.open())?;
         if how.truncate {
             file.set_len(0)?;
         }
-        Ok(self.handles.insert(Arc::new(file)))
+        self.insert(file, how)
     }
 
     fn release(&self, handle: Handle) {
@@ -264,13 +278,6 @@ impl FileSystem for PoolFs {
             Seek::Data => file.seek_data(offset),
             Seek::Hole => file.seek_hole(offset),
         }?)
-    }
-
-    fn control(&self, node: NodeId, command: u32, input: &[u8], caller: Caller) -> Reply<Vec<u8>> {
-        if node != NodeId::ROOT {
-            return Err(Errno(libc::ENOTTY));
-        }
-        self.resizes.control(&self.pool, command, input, caller)
     }
 
     fn copy(&self, from: (Handle, u64), to: (Handle, u64), len: u64, caller: Caller) -> Reply<(u32, Written)> {

@@ -1,7 +1,5 @@
 //! Names: making files by name, listing directories, and what happens to a last name.
 
-use std::sync::Arc;
-
 use pagestone::inode::{Attr, Dir, DirEntry, NewNode};
 use pagestone::{Error, File, FileType};
 
@@ -24,6 +22,9 @@ impl PoolFs {
         new: &NewNode<'_>,
         how: OpenHow,
     ) -> Reply<(Attr, Handle)> {
+        if let Some(handle) = self.handles.opened_by(how.request) {
+            return Ok((self.outward(self.handles.get(handle)?.attr()?), handle));
+        }
         let dir = self.dir(parent)?;
         let (attr, file) = match dir.create(name, new) {
             Ok(attr) => (attr, self.pool.node(attr.ino)?.open()?),
@@ -31,7 +32,7 @@ impl PoolFs {
             Err(Error::Exists) if !how.exclusive => self.open_existing(dir, name, how)?,
             Err(e) => return Err(e.into()),
         };
-        Ok((self.outward(attr), self.handles.insert(Arc::new(file))))
+        Ok((self.outward(attr), self.insert(file, how)?))
     }
 
     fn open_existing(&self, dir: Dir, name: &[u8], how: OpenHow) -> Reply<(Attr, File)> {

@@ -6,10 +6,12 @@
 //!   a member of the group    goes                  goes               goes, if the group may execute
 //!   anybody else             goes                  goes               goes
 //!   a store to a mapping     stays                 stays              stays
+//!   a new owner or group     goes                  goes               goes, unless the group may not execute, and
+//!                                                                     a member or CAP_FSETID changes it
 //! ```
 //!
-//! That is what the kernel does on filesystems of its own. For this one it does a part of it: set-group-id
-//! without group execution it leaves, and with writes, which go past its page cache, it only says
+//! That is what the kernel does on filesystems of its own. For this one it does a part of it, and less if it keeps
+//! data in its page cache (`HANDLE_KILLPRIV_V2`): set-group-id without group execution it leaves, and with writes it only says
 //! whether the writer has `CAP_FSETID`. For truncation and the like it does not say that either; then
 //! `/proc` tells about the caller, who waits for the answer. In doubt, the bits go.
 
@@ -61,8 +63,8 @@ impl PoolFs {
         Ok(Written::BytesAndMode)
     }
 
-    /// The permissions to be set along with `change`: the kernel has decided on those bits that it takes away
-    /// itself when the length or the owner of a file changes.
+    /// The permissions to be set along with `change`: what is left when the length or the owner of a file changes. The
+    /// kernel may have decided on some bits already.
     pub(super) fn perm_after(&self, node: NodeId, change: &SetAttr, caller: Caller) -> Option<u32> {
         if change.size.is_none() && change.uid.is_none() && change.gid.is_none() {
             return change.perm;
@@ -71,9 +73,21 @@ impl PoolFs {
         let attr = self.node(node).and_then(|n| n.attr()).ok().filter(|attr| attr.kind == FileType::File);
         let Some(attr) = attr else { return change.perm };
         let perm = change.perm.unwrap_or(attr.perm);
-        let kept = kept(perm, attr.gid, caller, None);
+        let new_owner = change.uid.is_some() || change.gid.is_some();
+        let kept = if new_owner { kept_by_chown(perm, attr.gid, caller) } else { kept(perm, attr.gid, caller, None) };
         if kept == attr.perm { change.perm } else { Some(kept) }
     }
+}
+
+/// What is left of `perm`, of a file of `group`, when its owner or group changes. Whoever changes it.
+fn kept_by_chown(perm: u32, group: u32, caller: Caller) -> u32 {
+    let perm = perm & !libc::S_ISUID;
+    if perm & libc::S_ISGID == 0 {
+        return perm;
+    }
+    let process = Process::of(caller);
+    let member = process.has_fsetid || caller.gid == group || process.groups.contains(&group);
+    if perm & libc::S_IXGRP == 0 && member { perm } else { perm & !libc::S_ISGID }
 }
 
 /// What is left of `perm`, of a file of `group`, after a change of its contents. `entitled`: whether the caller
@@ -147,6 +161,21 @@ mod tests {
         ] {
             assert_eq!(kept(perm, group, caller, Some(false)), left, "{perm:o}");
             assert_eq!(kept(perm, group, caller, Some(true)), perm, "{perm:o}");
+        }
+    }
+
+    #[test]
+    fn a_new_owner_takes_set_user_id_away_whoever_gives_it() {
+        let caller = Caller { uid: 1, gid: 7, pid: 0 };
+        for (perm, group, left) in [
+            (0o4755, 7, 0o755),
+            (0o2755, 7, 0o755),
+            (0o2745, 7, 0o2745),
+            (0o2745, 8, 0o745),
+            (0o6745, 7, 0o2745),
+            (0o644, 7, 0o644),
+        ] {
+            assert_eq!(kept_by_chown(perm, group, caller), left, "{perm:o}");
         }
     }
 }

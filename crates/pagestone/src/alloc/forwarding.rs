@@ -5,7 +5,8 @@
 //! ```
 //!
 //! An inode number stays valid when its page moves, because names, handles and mounts keep it. A pool that was
-//! never shrunk has no table; a lookup costs one load. One 8-byte store changes an entry, while all inodes are
+//! never shrunk has no table, and one whose pages are all where their numbers say has an empty one: a lookup costs one
+//! load then. One 8-byte store changes an entry, while all inodes are
 //! locked. A reader without a lock finds the old page or the new one, and both hold the records.
 
 use std::sync::atomic::Ordering;
@@ -80,6 +81,6 @@ impl Allocator {
     pub(crate) fn set_state(&self, state: PoolState) {
         *self.state.lock() = state;
         self.frames.store(state.frames, Ordering::Release);
-        self.forward_root.store(state.forward_root().unwrap_or_default().0, Ordering::Release);
+        self.forward_root.store(state.active_root().unwrap_or_default().0, Ordering::Release);
     }
 }

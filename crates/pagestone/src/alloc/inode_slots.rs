@@ -10,7 +10,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Allocator, VERIFIED};
+use super::Allocator;
+use super::verified::Item;
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
@@ -21,8 +22,6 @@ use crate::lock::{Mutex, rank};
 use crate::units::{Ino, PageNo};
 
 const SHARDS: usize = 16;
-/// Marks an entry of the cache of verified pages as an inode page instead of a node.
-const INODES: u64 = 1 << 63;
 /// Limit on pages per shard. Other pages enter the table when one of their inodes is freed.
 const PAGES_PER_SHARD: usize = 1024;
 
@@ -227,17 +226,18 @@ impl Allocator {
         None
     }
 
-    /// Returns [`Error::Stale`] if the page of `ino` is known not to hold inodes.
+    /// Returns [`Error::Stale`] if the page of `ino` is known not to hold inodes. The caller need not hold a lock of the
+    /// inode: whoever frees or moves an inode page calls [`Allocator::forget_inode_page`] afterwards, for the page that
+    /// it was on and for the one that it is on.
     pub(super) fn check_inode_page(&self, ino: Ino) -> Result<()> {
         let page = ino.page();
-        let known = &self.verified[page.0 as usize % VERIFIED];
-        if known.load(Ordering::Acquire) == page.0 | INODES {
+        if self.verified.contains(Item::InodePage(page)) {
             return Ok(());
         }
         if !self.may_hold_inodes(page) {
             return Err(Error::Stale(ino.0));
         }
-        known.store(page.0 | INODES, Ordering::SeqCst);
+        self.verified.insert(Item::InodePage(page));
         // The page may have been freed since the check above, and removed from the cache before it was entered.
         if !self.may_hold_inodes(page) {
             self.forget_inode_page(page);
@@ -285,11 +285,9 @@ impl Allocator {
     }
 
     pub(crate) fn forget_inode_page(&self, page: PageNo) {
-        let known = &self.verified[page.0 as usize % VERIFIED];
-        let _ = known.compare_exchange(page.0 | INODES, u64::MAX, Ordering::SeqCst, Ordering::Relaxed);
+        self.verified.remove(Item::InodePage(page));
         for place in (0..16).map(|slot| Ino::new(page, slot, 0).place()) {
-            let known = self.verified_inode(place);
-            let _ = known.compare_exchange(place, u64::MAX, Ordering::SeqCst, Ordering::Relaxed);
+            self.verified.remove(Item::Inode(place));
         }
     }
 

@@ -13,6 +13,7 @@
 //!   publish.rs      stages descriptors and tables for the record         page_cursor.rs a lane's frame
 //!   inode_slots.rs  free inode slots        forwarding.rs  moved inode pages       pins.rs  pinned pages
 //!   resize.rs       grow and shrink         recount.rs     repair of counts        stop.rs  why a transaction stops
+//!   verified.rs     what was verified already          changed_inodes.rs  what changes while a tree is copied
 //! ```
 //!
 //! * A crash between reserve and publish leaks nothing: the media have no trace of the reservation.
@@ -21,6 +22,7 @@
 //! * DRAM: one cursor per lane, 4,096 search hints, a cache of verified nodes, and the quarantine (bounded by the
 //!   size of the journal). Nothing grows with the pool.
 
+mod changed_inodes;
 mod forwarding;
 mod inode_slots;
 mod page_cursor;
@@ -31,11 +33,13 @@ mod reservation;
 mod resize;
 mod search;
 mod stop;
+mod verified;
 
+pub(crate) use changed_inodes::{ChangedInodes, Recording};
 pub(crate) use forwarding::LayoutChange;
 pub(crate) use inode_slots::SlotReservation;
 pub(crate) use reservation::Reservation;
-pub(crate) use resize::Limit;
+pub(crate) use resize::{Limit, zero_segments};
 pub(crate) use stop::{Stop, TxResult};
 
 use std::collections::HashMap;
@@ -44,7 +48,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use crossbeam_utils::CachePadded;
 use zerocopy::IntoBytes;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::journal::Journal;
 use crate::layout::{
     COUNTERS, Counts, FrameDesc, Geometry, InodeRec, LaneCounters, ORPHANS, PoolState, ROOT, ROOT_INODES,
@@ -56,6 +60,7 @@ use page_cursor::Cursor;
 use pins::Pins;
 use pmem::{OwnerProcess, PageRef, Region};
 use search::Search;
+use verified::{Item, Verified};
 
 /// One bit for each page of a frame.
 pub(crate) type FrameBits = [u64; 8];
@@ -75,7 +80,6 @@ impl Run {
 }
 
 const STRIPES: usize = 256;
-const VERIFIED: usize = 1 << 14;
 
 /// The allocator and the journal beneath it. The layers above read all metadata through it.
 #[derive(Debug)]
@@ -88,7 +92,7 @@ pub(crate) struct Allocator {
     layout: Mutex<rank::Layout, ()>,
     /// Number of frames in the pool; a copy of the field in `state`.
     frames: AtomicU64,
-    /// Root of the forwarding table, or 0; a copy of the field in `state`.
+    /// Root of the forwarding table, or 0 while no page is forwarded. It follows from `state`.
     forward_root: AtomicU64,
     /// Number of this session: how often the pool was opened for writing.
     session: u64,
@@ -113,13 +117,16 @@ pub(crate) struct Allocator {
     free: CachePadded<AtomicI64>,
     /// Pages reserved for operations that free others.
     kept: AtomicI64,
-    /// Nodes whose checksum was verified since the pool was opened; direct-mapped by page number.
-    verified: Vec<AtomicU64>,
-    /// The same for inode records, by a hash of their address.
-    verified_inodes: Vec<AtomicU64>,
+    verified: Verified,
+    pub(crate) changed: ChangedInodes,
 }
 
 impl Allocator {
+    /// Everything is verified again when it is read next: it may have been damaged since it was.
+    pub(crate) fn verify_again(&self) {
+        self.verified.clear();
+    }
+
     /// The allocator of an open pool, after replay. Reads the lane counters and, for each
     /// lane, the descriptor, split table and inodes of the page of inodes that it was filling.
     pub(crate) fn new(region: Region, geometry: Geometry, state: PoolState, journal: Journal) -> Result<Allocator> {
@@ -144,13 +151,13 @@ impl Allocator {
             slots: Slots::default(),
             free: CachePadded::new(AtomicI64::new(usable - pages)),
             kept: AtomicI64::new(kept_of(usable)),
-            verified: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
-            verified_inodes: (0..VERIFIED).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            verified: Verified::new(),
+            changed: ChangedInodes::default(),
             process: OwnerProcess::current(),
             cursors,
             counters: all_counters,
             frames: AtomicU64::new(frames),
-            forward_root: AtomicU64::new(state.forward_root().unwrap_or_default().0),
+            forward_root: AtomicU64::new(state.active_root().unwrap_or_default().0),
             state: Mutex::new(state),
             layout: Mutex::default(),
             session: journal.session(),
@@ -195,17 +202,6 @@ impl Allocator {
     /// The number of frames in the pool, including those that cannot be owned.
     pub(crate) fn frames(&self) -> u64 {
         self.frames.load(Ordering::Acquire)
-    }
-
-    /// Frames that can be owned, in order.
-    pub(crate) fn all_frames(&self) -> impl Iterator<Item = FrameNo> + use<> {
-        self.frames_from(self.geometry.first_frame)
-    }
-
-    /// Frames from `first` on that can be owned, in order.
-    pub(crate) fn frames_from(&self, first: FrameNo) -> impl Iterator<Item = FrameNo> + use<> {
-        let (geometry, frames) = (self.geometry, self.frames());
-        (first.max(geometry.first_frame).0..frames).map(FrameNo).filter(move |&frame| geometry.owns(frame, frames))
     }
 
     /// The frames from `first` on, in order, that can be owned and whose descriptors may have been used. All other
@@ -292,7 +288,7 @@ impl Allocator {
     /// A frame's descriptor.
     pub(crate) fn descriptor(&self, frame: FrameNo) -> Result<FrameDesc> {
         if !self.owns(frame) {
-            return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
+            return Err(Error::corrupt(Place::Frame(frame), "outside the pool's frames"));
         }
         let mut bytes = [0; 64];
         self.region.read_meta(self.geometry.descriptor_at(frame), &mut bytes)?;
@@ -317,7 +313,7 @@ impl Allocator {
         let mut rec = InodeRec::free(Ino(0));
         self.read_inode(ino, &mut rec)?;
         let place = ino.place();
-        rec.check(place, self.verified_inode(place).load(Ordering::Relaxed) == place)?;
+        rec.check(place, self.verified.contains(Item::Inode(place)))?;
         Ok(rec)
     }
 
@@ -338,19 +334,13 @@ impl Allocator {
         let mut rec = InodeRec::free(Ino(0));
         self.read_record(page, ino, &mut rec)?;
         let place = ino.place();
-        let slot = self.verified_inode(place);
-        let known = slot.load(Ordering::Relaxed) == place;
+        let known = self.verified.contains(Item::Inode(place));
         rec.check(place, known)?;
         live(&rec, ino)?;
         if !known {
-            slot.store(place, Ordering::Relaxed);
+            self.verified.insert(Item::Inode(place));
         }
         Ok(rec)
-    }
-
-    /// The cache entry for the record at `place`.
-    fn verified_inode(&self, place: u64) -> &AtomicU64 {
-        &self.verified_inodes[(place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % VERIFIED]
     }
 
     fn read_inode(&self, ino: Ino, rec: &mut InodeRec) -> Result<()> {
@@ -370,24 +360,23 @@ impl Allocator {
     /// A page that can be owned.
     pub(crate) fn page(&self, page: PageNo) -> Result<PageRef<'_>> {
         if !self.owns(page.frame()) {
-            return Err(Error::corrupt(page.to_string(), "outside the pool's frames"));
+            return Err(Error::corrupt(Place::Page(page), "outside the pool's frames"));
         }
         Ok(self.region.page(page.byte())?)
     }
 
     /// Runs `verify` unless the node at `page` was verified since the pool was opened.
     pub(crate) fn verify_once(&self, page: PageNo, verify: impl FnOnce() -> Result<()>) -> Result<()> {
-        let slot = &self.verified[page.0 as usize % VERIFIED];
-        if slot.load(Ordering::Relaxed) != page.0 {
+        if !self.verified.contains(Item::Node(page)) {
             verify()?;
-            slot.store(page.0, Ordering::Relaxed);
+            self.verified.insert(Item::Node(page));
         }
         Ok(())
     }
 
     /// DRAM in use, in bytes; the same for every capacity.
     pub(crate) fn dram_bytes(&self) -> u64 {
-        let fixed = 2 * VERIFIED * 8
+        let fixed = Verified::DRAM_BYTES
             + STRIPES * size_of::<CachePadded<Mutex<rank::Frame, ()>>>()
             + self.cursors.len() * size_of::<CachePadded<Mutex<rank::Cursor, Cursor>>>();
         // One lock at a time: a search takes the lock of the quarantine inside its own.
@@ -401,17 +390,17 @@ impl Allocator {
     }
 }
 
-/// Checks that the record is that of the inode `ino`.
 /// Pages that are kept for freeing others, of so many that can be owned.
 fn kept_of(usable: i64) -> i64 {
     (usable / 64).clamp(32, 1024)
 }
 
+/// Checks that the record is that of the inode `ino`.
 pub(crate) fn live(rec: &InodeRec, ino: Ino) -> Result<()> {
     if rec.is_free() || rec.generation != ino.generation() {
         // Every pool has these two.
         if ino == ROOT || ino == ORPHANS {
-            return Err(Error::corrupt(format!("inode {:#x} in {}", ino.0, ino.page()), "is free or another one"));
+            return Err(Error::corrupt(Place::InodeSlot(ino), "is free or another one"));
         }
         return Err(Error::Stale(ino.0));
     }
@@ -425,7 +414,7 @@ pub(crate) fn read_counters(region: &Region, lane: u32) -> Result<LaneCounters> 
     if line == [0; 64] {
         return Ok(LaneCounters::new(lane, Counts::default()));
     }
-    let wrong = |what| Error::corrupt(format!("counters of lane {lane}"), what);
+    let wrong = |what| Error::corrupt(Place::Counters { lane }, what);
     let counters = LaneCounters::parse(line).ok_or_else(|| wrong("checksum does not match"))?;
     // Larger than any pool: the sums over the lanes must not overflow.
     if counters.counts.largest() > 1 << 48 {

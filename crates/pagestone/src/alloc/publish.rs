@@ -18,7 +18,7 @@ use zerocopy::IntoBytes;
 
 use super::reservation::{Allocated, Freed, Reowned};
 use super::{Allocator, Run, Stop, TxResult, by_frame, set_bits};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::journal::{Batch, Lane};
 use crate::layout::{COUNTERS, Counts, FrameDesc, FrameState, PageEntry, PageUse};
 use crate::lock::MutexGuard;
@@ -89,7 +89,7 @@ impl Allocator {
 
     fn staged_descriptor(&self, batch: &mut Batch, frame: FrameNo) -> Result<FrameDesc> {
         if !self.owns(frame) {
-            return Err(Error::corrupt(frame.to_string(), "outside the pool's frames"));
+            return Err(Error::corrupt(Place::Frame(frame), "outside the pool's frames"));
         }
         let staged = batch.stage(&self.region, self.geometry.descriptor_at(frame), 64)?;
         let mut bytes = [0; 64];
@@ -105,7 +105,7 @@ impl Allocator {
     fn stage_whole(&self, batch: &mut Batch, t: &Allocated, file_page: u64) -> Result<i64> {
         let frame = t.run.page.frame();
         if self.staged_descriptor(batch, frame)?.state() != FrameState::Free {
-            return Err(Error::corrupt(frame.to_string(), "it was found free and is owned"));
+            return Err(Error::corrupt(Place::Frame(frame), "it was found free and is owned"));
         }
         self.put_descriptor(batch, frame, &FrameDesc::whole(frame, t.owner, file_page))?;
         Ok(PAGES_PER_FRAME as i64)
@@ -123,18 +123,18 @@ impl Allocator {
                 staged.mark(0, PAGE_SIZE as usize);
                 (table, 1)
             }
-            _ => return Err(Error::corrupt(frame.to_string(), "a page of it was handed out, but it is not split")),
+            _ => return Err(Error::corrupt(Place::Frame(frame), "a page of it was handed out, but it is not split")),
         };
         let staged = batch.stage(&self.region, table.byte(), PAGE_SIZE as usize)?;
         for i in first..first + count {
             if staged.bytes()[i * 8..][..8] != [0; 8] {
-                return Err(Error::corrupt(frame.page(i).to_string(), "it was found free and is owned"));
+                return Err(Error::corrupt(Place::Page(frame.page(i)), "it was found free and is owned"));
             }
             staged.write(i * 8, &PageEntry::new(frame.page(i), t.what, t.owner).0.to_le_bytes());
         }
         let now = used + count as u16;
         if u64::from(now) > PAGES_PER_FRAME {
-            return Err(Error::corrupt(format!("descriptor of {frame}"), "impossible count of used pages"));
+            return Err(Error::corrupt(Place::Descriptor(frame), "impossible count of used pages"));
         }
         self.put_descriptor(batch, frame, &FrameDesc::split(frame, table, now))?;
         let before = if desc.state() == FrameState::Split { used } else { 0 };
@@ -143,7 +143,7 @@ impl Allocator {
 
     fn stage_freed(&self, batch: &mut Batch, g: &Freed, frame: FrameNo, first: usize, count: usize) -> TxResult<i64> {
         let desc = self.staged_descriptor(batch, frame)?;
-        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is given back by another than its owner");
+        let wrong = || Error::corrupt(Place::Page(frame.page(first)), "it is given back by another than its owner");
         match desc.state() {
             FrameState::Whole if desc.owner != g.owner || g.what != PageUse::Data => Err(wrong().into()),
             FrameState::Whole if count as u64 == PAGES_PER_FRAME && self.has_lost(frame) => {
@@ -196,7 +196,7 @@ impl Allocator {
         count: usize,
     ) -> Result<()> {
         let desc = self.staged_descriptor(batch, frame)?;
-        let wrong = || Error::corrupt(frame.page(first).to_string(), "it is passed on by another than its owner");
+        let wrong = || Error::corrupt(Place::Page(frame.page(first)), "it is passed on by another than its owner");
         match desc.state() {
             FrameState::Whole if desc.owner == m.from && count as u64 == PAGES_PER_FRAME => {
                 self.put_descriptor(batch, frame, &FrameDesc::whole(frame, m.to, desc.file_page))

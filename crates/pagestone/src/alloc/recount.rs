@@ -13,15 +13,11 @@ impl Allocator {
     /// Recounts pages and inodes, and stores the result in the first lane's counters.
     pub(crate) fn recount(&self) -> Result<()> {
         let mut counts = Counts::default();
-        for frame in self.all_frames() {
+        for frame in self.used_frames_from(FrameNo(0)) {
             let Ok(desc) = self.descriptor(frame) else { continue };
-            match desc.state() {
-                FrameState::Free => {}
-                FrameState::Split => {
-                    counts.pages += i64::from(desc.used);
-                    self.inodes_in(frame, &desc, &mut counts)?;
-                }
-                _ => counts.pages += PAGES_PER_FRAME as i64,
+            counts.pages += desc.counted_pages() as i64;
+            if desc.state() == FrameState::Split {
+                self.inodes_in(frame, &desc, &mut counts)?;
             }
         }
         // Written to the media directly: the preceding checkpoint has emptied the journal, and both views get the

@@ -5,13 +5,14 @@
 //!   shrink   limit: no allocation beyond it --> (evacuation) --> one record: size
 //! ```
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use pmem::{Durability, Part};
+use pmem::{Durability, Part, Region};
 
 use super::{Allocator, Run};
 use crate::error::{Error, Result};
-use crate::layout::{FrameDesc, FrameState, PageEntry, PageUse};
+use crate::layout::{FrameDesc, FrameState, Geometry, PageEntry, PageUse};
 use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE, PAGES_PER_FRAME, PageNo};
 
 /// While this exists, nothing is allocated beyond the limit. If it is dropped before [`Limit::end`], the whole pool
@@ -38,33 +39,31 @@ impl Allocator {
         self.kept.store(super::kept_of(self.usable_pages() as i64), Ordering::Relaxed);
     }
 
-    /// Zeros the descriptors of the frames from `old` to `frames`. What was never stored to is not touched.
+    /// Zeros the descriptors of the frames from `old` to `frames`: in each segment from the first byte that was ever
+    /// stored to. A segment without one is not touched. Takes a checkpoint first: no record describes anything behind the end then, so none is replayed over the zeros.
     ///
     /// # Errors
     /// [`Error::NoSpace`] if the layer below has no space for what has to be zeroed.
     pub(crate) fn zero_descriptors(&self, old: u64, frames: u64) -> Result<()> {
-        let mut head = self.geometry.next_descriptors(FrameNo(old));
-        if head.0 > old {
-            let last = self.geometry.descriptor_at(FrameNo(head.0.min(frames) - 1));
-            self.zero_stored(self.geometry.descriptor_at(FrameNo(old)), last + FrameDesc::SIZE)?;
-        }
-        while head.0 < frames {
-            self.zero_stored(head.byte(), head.byte() + FRAME_SIZE)?;
-            head = self.geometry.next_descriptors(FrameNo(head.0 + 1));
-        }
+        let head = self.geometry.next_descriptors(FrameNo(old)).0.min(frames);
+        let mut zeroed = Ok(());
+        // The first page also holds descriptors in use. While transactions run, one of them could take its private
+        // copy of the page before it is zeroed, and write the old bytes back.
+        self.checkpoint_then(|| {
+            if head > old {
+                let last = self.geometry.descriptor_at(FrameNo(head - 1));
+                zeroed = zero_from_first_stored(
+                    &self.region,
+                    self.geometry.descriptor_at(FrameNo(old))..last + FrameDesc::SIZE,
+                );
+            }
+        })?;
+        zeroed?;
+        zero_segments(&self.region, &self.geometry, old..frames)?;
         if self.region.describe().durability == Durability::AtSync {
             self.region.sync()?;
         }
         Ok(())
-    }
-
-    /// Zeros the bytes from `at` to `end`, from the first one on that may be nonzero.
-    fn zero_stored(&self, at: u64, end: u64) -> Result<()> {
-        let Some(at) = self.region.next_data(at, end - at)? else { return Ok(()) };
-        let page = at / PAGE_SIZE * PAGE_SIZE;
-        // A store to a page that the layer below cannot find space for would be lost.
-        self.region.reserve(page, end.next_multiple_of(PAGE_SIZE) - page)?;
-        Ok(self.region.persist(&[Part::Zero { at, len: end - at }])?)
     }
 
     /// Excludes the frames from `frames` on from allocation.
@@ -110,10 +109,11 @@ impl Allocator {
     }
 
     /// Whether the frame has a page in use that can be relocated. The error names what cannot be read.
-    pub(crate) fn holds_anything(&self, frame: FrameNo) -> Result<bool> {
+    fn holds_anything(&self, frame: FrameNo) -> Result<bool> {
         let (desc, pages) = self.frame_contents(frame)?;
         Ok(match desc.state() {
             FrameState::Free | FrameState::Retired => false,
+            // What is lent does not count as used, but its borrower has it until the pool is closed.
             FrameState::Whole | FrameState::Lent => true,
             FrameState::Split => pages.iter().any(|&(_, what, _)| what != PageUse::Retired),
         })
@@ -125,10 +125,43 @@ impl Allocator {
     }
 }
 
+/// Zeros the frames of descriptors that segments among these frames begin with, from the first byte on that may be
+/// nonzero.
+///
+/// # Errors
+/// [`Error::NoSpace`] if the layer below has no space for what has to be zeroed.
+pub(crate) fn zero_segments(region: &Region, geometry: &Geometry, frames: Range<u64>) -> Result<()> {
+    let mut head = geometry.next_descriptors(FrameNo(frames.start));
+    while head.0 < frames.end {
+        zero_from_first_stored(region, head.byte()..head.byte() + FRAME_SIZE)?;
+        head = geometry.next_descriptors(FrameNo(head.0 + 1));
+    }
+    Ok(())
+}
+
+/// Zeros the bytes from the first one on that may be nonzero.
+fn zero_from_first_stored(region: &Region, bytes: Range<u64>) -> Result<()> {
+    let Some(at) = region.next_data(bytes.start, bytes.end - bytes.start)? else { return Ok(()) };
+    let page = at / PAGE_SIZE * PAGE_SIZE;
+    // A store to a page that the layer below cannot find space for would be lost.
+    region.reserve(page, bytes.end.next_multiple_of(PAGE_SIZE) - page)?;
+    Ok(region.persist(&[Part::Zero { at, len: bytes.end - at }])?)
+}
+
 impl Limit<'_> {
     /// The number of remaining frames.
     pub(crate) fn frames(&self) -> u64 {
         self.frames
+    }
+
+    /// Whether a page beyond the limit is in use that can be relocated.
+    pub(crate) fn holds_anything(&self) -> Result<bool> {
+        for frame in self.alloc.used_frames_from(FrameNo(self.frames)) {
+            if self.alloc.holds_anything(frame)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a page beyond the limit is pinned.
@@ -141,11 +174,7 @@ impl Limit<'_> {
         let mut used = 0;
         for frame in self.alloc.used_frames_from(FrameNo(self.frames)) {
             let (desc, _) = self.alloc.frame_contents(frame)?;
-            used += match desc.state() {
-                FrameState::Free | FrameState::Lent => 0,
-                FrameState::Split => i64::from(desc.used),
-                _ => PAGES_PER_FRAME as i64,
-            };
+            used += desc.counted_pages() as i64;
         }
         Ok(used)
     }

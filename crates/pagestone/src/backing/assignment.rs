@@ -10,7 +10,7 @@
 //! base; a file on a base names none.
 
 use super::Answer;
-use crate::attr::Kind;
+use crate::attr::FileType;
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
@@ -45,7 +45,7 @@ impl Engine {
         }
         self.alloc.transact(false, |tx| {
             let mut rec = tx.inode(ino)?;
-            if rec.kind() != Some(Kind::File) || has_below(&rec) {
+            if rec.kind() != Some(FileType::File) || has_below(&rec) {
                 return Err(Error::NotSupported("a backing for anything but a file without base and backing").into());
             }
             rec.base_pages = rec.size.div_ceil(PAGE_SIZE);

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::node::{self, NodeView};
 use super::{Spot, TreeId, locate};
 use crate::alloc::{Stop, TxResult};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::TreeRef;
 use crate::layout::node::{MAX_DEPTH, MAX_VALUE};
 use crate::txn::Tx;
@@ -88,7 +88,7 @@ fn put(
     let moved = copy_entries(&view, half)?;
     let right = tx.new_node(id.owner)?;
     if right == page {
-        return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
+        return Err(Error::corrupt(Place::Page(page), "it was found free and is in use").into());
     }
     let staged = tx.node_mut(right)?;
     node::format(staged, right, id, level);

@@ -29,7 +29,7 @@ use pmem::{PageBuf, PageRef, fault_tolerant};
 use smallvec::SmallVec;
 
 use crate::alloc::Allocator;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{TreeRef, node as format};
 use crate::txn::Tx;
 use crate::units::PageNo;
@@ -82,13 +82,13 @@ fn verify(view: PageRef<'_>, page: PageNo) -> Result<()> {
         return Err(Error::Lost(page.byte()));
     }
     if format::checksum(&copy.0) != Some(view.u32(format::CRC)) {
-        return Err(Error::corrupt(format!("tree node at {page}"), "checksum does not match"));
+        return Err(Error::corrupt(Place::TreeNode(page), "checksum does not match"));
     }
     node::check_entries(view, page)
 }
 
 /// The leaf that would hold `key`, and the separators around it.
-struct Place<'n> {
+struct Leaf<'n> {
     leaf: NodeView<'n>,
     /// Smallest key of the next leaf, according to its parent.
     next: Option<u64>,
@@ -138,11 +138,11 @@ pub(crate) fn locate<'n>(
 ) -> Result<Option<(Spot, NodeView<'n>)>> {
     let mut path = Path::new();
     let place = descend_by(nodes, id, tree, key, |page, child| path.push((page, child)))?;
-    let Some(Place { leaf, next, .. }) = place else { return Ok(None) };
+    let Some(Leaf { leaf, next, .. }) = place else { return Ok(None) };
     Ok(Some((Spot { leaf: leaf.no(), at: leaf.search(key)?, next, path }, leaf)))
 }
 
-fn descend<'n>(nodes: &'n impl Nodes, id: TreeId, tree: TreeRef, key: u64) -> Result<Option<Place<'n>>> {
+fn descend<'n>(nodes: &'n impl Nodes, id: TreeId, tree: TreeRef, key: u64) -> Result<Option<Leaf<'n>>> {
     descend_by(nodes, id, tree, key, |_, _| {})
 }
 
@@ -153,7 +153,7 @@ fn descend_by<'n>(
     tree: TreeRef,
     key: u64,
     mut step: impl FnMut(PageNo, usize),
-) -> Result<Option<Place<'n>>> {
+) -> Result<Option<Leaf<'n>>> {
     if tree.depth == 0 {
         return Ok(None);
     }
@@ -162,7 +162,7 @@ fn descend_by<'n>(
     loop {
         let node = NodeView::open(nodes, page, id, level)?;
         if level == 0 {
-            return Ok(Some(Place { leaf: node, next, from }));
+            return Ok(Some(Leaf { leaf: node, next, from }));
         }
         let child = node.child_for(key)?;
         if child + 1 < node.count() {
@@ -180,7 +180,7 @@ fn descend_by<'n>(
 /// The level of the root.
 fn check_depth(tree: TreeRef) -> Result<u8> {
     if tree.depth > format::MAX_DEPTH {
-        return Err(Error::corrupt(format!("tree at {}", tree.root), "too many levels"));
+        return Err(Error::corrupt(Place::Tree(tree.root), "too many levels"));
     }
     Ok(tree.depth - 1)
 }

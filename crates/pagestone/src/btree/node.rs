@@ -6,7 +6,7 @@
 use pmem::{PageRef, fault_tolerant};
 
 use super::{Nodes, TreeId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::journal::Staged;
 use crate::layout::node::{COUNT, GARBAGE, HEAP, LEVEL, MAGIC, MAGIC_AT, MAX_VALUE, OWNER, PAGE, SLOT, SLOTS, TREE};
 use crate::units::{PAGE_SIZE, PageNo};
@@ -93,7 +93,7 @@ impl<'n> NodeView<'n> {
         if let Err(lost) = self.intact(()) {
             return lost;
         }
-        Error::corrupt(format!("tree node at {}", self.no), what)
+        Error::corrupt(Place::TreeNode(self.no), what)
     }
 
     /// Its page.
@@ -257,10 +257,7 @@ pub(super) fn insert_at(staged: &mut Staged, i: usize, key: u64, value: &[u8]) {
 pub(super) fn remove_at(staged: &mut Staged, i: usize) -> Result<()> {
     let count = get(staged, COUNT);
     if i >= count {
-        return Err(Error::corrupt(
-            format!("tree node at page {:#x}", staged.view().u64(PAGE)),
-            "it has too few entries",
-        ));
+        return Err(Error::corrupt(Place::TreeNode(PageNo(staged.view().u64(PAGE))), "it has too few entries"));
     }
     let len = get(staged, SLOTS + i * SLOT + 2);
     let (from, to) = (SLOTS + i * SLOT, SLOTS + count * SLOT);
@@ -300,10 +297,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::attr::{Kind, NewNode};
+    use crate::attr::{FileType, NewNode};
     use crate::layout::ROOT;
-    use crate::{CreateOptions, Pool};
-    use pmem::Memory;
+    use crate::{CreateOptions, OpenOptions, Pool};
+    use pmem::{Media, Memory, Part};
 
     /// A line of a node fails after its header was read: the ones that are read there must not be used as keys and
     /// names.
@@ -312,7 +309,7 @@ mod tests {
         let memory = Arc::new(Memory::new(64 << 20).expect("memory"));
         let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).expect("a pool");
         for n in 0..20 {
-            pool.root().create(format!("{n}").as_bytes(), &NewNode::new(Kind::File, 0o600)).expect("a file");
+            pool.root().create(format!("{n}").as_bytes(), &NewNode::new(FileType::File, 0o600)).expect("a file");
         }
         let frames = &pool.engine().alloc;
         let rec = frames.inode(ROOT).expect("the root");
@@ -328,5 +325,18 @@ mod tests {
         assert!(matches!(entry.is(9, &vec![0; entry.len - 9]), Err(Error::Lost(_))));
         assert!(matches!(entry.bytes(0, &mut [0; 9]), Err(Error::Lost(_))));
         assert!(matches!(entry.u64(0), Err(Error::Lost(_))));
+    }
+
+    #[test]
+    fn a_damaged_node_is_reported_with_its_page() {
+        let memory = Arc::new(Memory::new(64 << 20).expect("memory"));
+        let pool = Pool::create_on(memory.clone(), &CreateOptions::default()).expect("a pool");
+        pool.root().create(b"f", &NewNode::new(FileType::File, 0o600)).expect("a file");
+        let page = pool.engine().alloc.inode(ROOT).expect("the root").map().root;
+        pool.close().expect("closes");
+        memory.persist(&[Part::Bytes { at: page.byte() + PAGE_SIZE - 1, bytes: &[0xFF] }]).expect("stores");
+        let pool = Pool::open_on(memory, &OpenOptions::default()).expect("opens");
+        let error = pool.open_file("/f").expect_err("its directory is damaged");
+        assert!(matches!(error, Error::Corrupt { place: Place::TreeNode(at), .. } if at == page), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use pmem::PageBuf;
 use super::node::{self, NodeView};
 use super::{Nodes, TreeId};
 use crate::alloc::{Run, TxResult};
-use crate::error::Error;
+use crate::error::{Error, Place};
 use crate::layout::node::{MAX_DEPTH, PAGE};
 use crate::layout::{PageUse, TreeRef};
 use crate::txn::Tx;
@@ -38,7 +38,7 @@ pub(crate) fn relocate_path(
     leaves: &impl Fn(PageNo) -> bool,
 ) -> TxResult<Relocated> {
     if tree.depth > MAX_DEPTH {
-        return Err(Error::corrupt(format!("tree of inode {:#x}", id.owner), "impossible depth").into());
+        return Err(Error::corrupt(Place::TreeOf(id.owner), "impossible depth").into());
     }
     let (mut next, mut moved) = (None, 0);
     let mut parent: Option<(PageNo, usize)> = None;
@@ -65,7 +65,7 @@ pub(crate) fn relocate_path(
     }
     // Descending keys are damage, and would make the walk loop.
     match next.filter(|&next| next <= key) {
-        Some(_) => Err(Error::corrupt(format!("tree of inode {:#x}", id.owner), "keys out of order").into()),
+        Some(_) => Err(Error::corrupt(Place::TreeOf(id.owner), "keys out of order").into()),
         None => Ok(Relocated { tree, next, moved }),
     }
 }

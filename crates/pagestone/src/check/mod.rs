@@ -8,8 +8,9 @@
 //!   repair.rs   the repair of each finding, as a transaction
 //! ```
 //!
-//! A check needs exclusive access to the pool. Unlike the rest of the library it takes DRAM in proportion to what
-//! is in use (about 100 bytes per frame, and per inode 100 bytes and the length of its name).
+//! A check needs exclusive access to the pool: nobody else has it open, or everybody else waits. Unlike the rest of the
+//! library it takes DRAM in proportion to what is in use (about 100 bytes per frame, and per inode 100 bytes and the
+//! length of its name).
 
 mod fixed;
 mod owners;
@@ -21,13 +22,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pmem::{Media, MediaKind, Region};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pool::{OpenOptions, Pool, open_existing};
+use crate::resize::Resizing;
 
 /// The result of a check.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Report {
     /// The findings, in the order in which they were made.
@@ -38,6 +41,9 @@ pub struct Report {
     pub pages: u64,
     /// How many of these are retired because the media have lost them.
     pub retired: u64,
+    /// Of a check of a pool in use: how long all other operations had to wait, in nanoseconds.
+    #[serde(default)]
+    pub pause_ns: u64,
 }
 
 impl Report {
@@ -53,7 +59,8 @@ impl Report {
 }
 
 /// One inconsistency.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Finding {
     /// The structure and its place; with the path of the file if one is affected.
@@ -113,9 +120,30 @@ impl CheckOptions {
 pub fn check(path: impl AsRef<Path>, options: &CheckOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let opened = open_existing(
         path.as_ref(),
-        &pmem::Open { read_only: !options.repair, kind: options.media, size: None, room: 0 },
+        &pmem::Open { read_only: !options.repair, kind: options.media, size: None, room: 0, lock: None },
     )?;
     check_on(opened.media, options, progress)
+}
+
+/// Checks a pool that is in use, without its data. Nothing is repaired. All other operations on the pool wait until it
+/// is done, as [`Report::pause_ns`] says: some microseconds for each inode. Waits for a snapshot or a clone of a tree that
+/// is being created or removed. The calling thread must not have memory in a mapping of the pool.
+///
+/// # Errors
+/// [`Error::Busy`] while the pool is grown or shrunk, [`Error::Forked`] in a child of the process.
+pub fn check_in_use(pool: &Pool) -> Result<Report> {
+    let engine = pool.engine();
+    engine.alloc.check_process()?;
+    let _one = engine.trees.lock();
+    let _size_stays = Resizing::begin(&engine.resizing)?;
+    let slowdown = engine.slow_down();
+    let pause = slowdown.pause();
+    engine.alloc.verify_again();
+    let mut report = pass(pool, false, &mut |_, _| {}).report;
+    report.pause_ns = u64::try_from(pause.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    drop(pause);
+    report.findings.splice(0..0, fixed::check_superblocks(&engine.alloc.region, false)?);
+    Ok(report)
 }
 
 /// As [`check`], for media that are open already. `repair` needs media that take changes.
@@ -127,7 +155,7 @@ pub fn check_on(media: Arc<dyn Media>, options: &CheckOptions, progress: &mut dy
         Ok(pool) => pool,
         Err(e @ (Error::Corrupt { .. } | Error::Lost(_))) => {
             let (place, what) = match e {
-                Error::Corrupt { place, what } => (place, what),
+                Error::Corrupt { place, what } => (place.to_string(), what),
                 other => ("the pool".into(), other.to_string()),
             };
             let consequence = "the pool cannot be opened".into();

@@ -5,7 +5,7 @@
 
 use super::Pass;
 use crate::alloc::Run;
-use crate::attr::{Kind, NewNode};
+use crate::attr::{FileType, NewNode};
 use crate::dir::{Name, forget_name, name_again};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ fn reattach(engine: &Engine, ino: Ino) -> Result<()> {
     let lost = Name::new(b"lost+found")?;
     let dir = match engine.find(ROOT, &lost)? {
         Some(found) => found.ino,
-        None => engine.create(ROOT, &lost, &NewNode::new(Kind::Dir, 0o700))?.ino,
+        None => engine.create(ROOT, &lost, &NewNode::new(FileType::Dir, 0o700))?.ino,
     };
     let name = format!("#{:x}", ino.0);
     name_again(engine, dir, &Name::new(name.as_bytes())?, ino)

@@ -6,11 +6,11 @@ use std::ops::{ControlFlow, Range};
 use super::paths::{PathId, Paths};
 use super::{Pass, Progress, repair::Fix};
 use crate::alloc::{Allocator, FrameBits, Run, bit, by_frame, set_bits};
-use crate::attr::Kind;
+use crate::attr::FileType;
 use crate::btree::{self, TreeId};
 use crate::dir::parse_entry;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::extent::extent_map::{Map, Mapped};
 use crate::layout::{
     FORWARD_LEVELS, ForwardEntry, FrameState, InodeRec, ORPHANS, PageEntry, PageUse, ROOT, ROOT_INODES, TreeRef,
@@ -81,10 +81,16 @@ impl Walk<'_, '_> {
     }
 
     /// Visits an inode that was found under a name. Returns its record on the first visit.
-    fn reach(&mut self, ino: Ino, kind: Option<Kind>, name: Option<(Ino, &[u8])>, path: PathId) -> Option<InodeRec> {
+    fn reach(
+        &mut self,
+        ino: Ino,
+        kind: Option<FileType>,
+        name: Option<(Ino, &[u8])>,
+        path: PathId,
+    ) -> Option<InodeRec> {
         if let Some(reached) = self.claims.inodes.get_mut(&ino.place()) {
             reached.names += 1;
-            if kind == Some(Kind::Dir) {
+            if kind == Some(FileType::Dir) {
                 let at = format!("{ino} ({})", self.paths.show(path));
                 let also = self.paths.show(reached.path);
                 self.pass.find(at, format!("the directory is also {also}"), "one of its names has to go");
@@ -141,7 +147,7 @@ impl Walk<'_, '_> {
     fn contents(&mut self, rec: &InodeRec, path: PathId) {
         let place = rec.ino().place();
         self.nodes(TreeId::xattrs(place), rec.xattrs(), place, path);
-        if rec.kind() == Some(Kind::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64 {
+        if rec.kind() == Some(FileType::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64 {
             return;
         }
         self.nodes(TreeId::map(rec.owner()), rec.map(), rec.owner(), path);
@@ -149,7 +155,7 @@ impl Walk<'_, '_> {
             self.bases.push((Ino(rec.base), rec.ino(), path));
             self.borrowed(rec, path);
         }
-        if rec.kind() == Some(Kind::Dir) || rec.ino() == ORPHANS {
+        if rec.kind() == Some(FileType::Dir) || rec.ino() == ORPHANS {
             return;
         }
         let mut page = 0;
@@ -297,9 +303,8 @@ impl Walk<'_, '_> {
 
     fn owned_by(&self, frame: FrameNo, first: usize, count: usize, what: PageUse, owner: u64) -> Result<()> {
         let desc = self.alloc().descriptor(frame)?;
-        let wrong = |i: usize, who: String| {
-            Error::corrupt(format!("descriptor of {}", frame.page(i)), format!("it names {who} as owner"))
-        };
+        let wrong =
+            |i: usize, who: String| Error::corrupt(Place::Owner(frame.page(i)), format!("it names {who} as owner"));
         match desc.state() {
             FrameState::Whole if desc.owner == owner && what == PageUse::Data => Ok(()),
             FrameState::Whole => Err(wrong(first, format!("inode {:#x}", desc.owner))),
@@ -350,9 +355,9 @@ impl Walk<'_, '_> {
         let mut subdirs = 0;
         for entry in entries {
             let child = self.paths.below(path, &entry.name);
-            subdirs += u32::from(entry.kind == Kind::Dir);
+            subdirs += u32::from(entry.kind == FileType::Dir);
             if let Some(rec) = self.reach(entry.ino, Some(entry.kind), Some((dir, &entry.name)), child)
-                && rec.kind() == Some(Kind::Dir)
+                && rec.kind() == Some(FileType::Dir)
             {
                 self.todo.push((entry.ino, dir, child));
             }
@@ -386,10 +391,11 @@ impl Walk<'_, '_> {
 
     /// Visits the forwarding tables. Anything wrong there means that inodes may be missing.
     fn forwarding(&mut self) {
-        let mut tables: Vec<(PageNo, u32)> = Vec::new();
-        tables.extend(self.alloc().state().forward_root().map(|root| (root, FORWARD_LEVELS - 1)));
+        // Each table with its level, and the number of the first inode page below it.
+        let mut tables: Vec<(PageNo, u32, u64)> = Vec::new();
+        tables.extend(self.alloc().state().forward_root().map(|root| (root, FORWARD_LEVELS - 1, 0)));
         let (mut forwarded, mut seen) = (0, HashSet::new());
-        while let Some((table, level)) = tables.pop() {
+        while let Some((table, level, first_number)) = tables.pop() {
             // A hostile table that refers to itself is claimed twice, but visited once.
             let first = seen.insert(table);
             self.claim(Run { page: table, pages: 1 }, PageUse::Forward, 0, Paths::FORWARDING);
@@ -398,13 +404,21 @@ impl Walk<'_, '_> {
                 continue;
             };
             for index in 0..512 {
+                let number = first_number | (index as u64) << (9 * level);
                 match ForwardEntry(view.u64(index * 8)).parse(table, index) {
                     Ok(None) => {}
-                    Ok(Some(_)) if level == 0 => forwarded += 1,
-                    Ok(Some(next)) if self.alloc().owns(next.frame()) => tables.push((next, level - 1)),
+                    Ok(Some(next)) if level == 0 && self.holds_inodes_of(next, PageNo(number)) => forwarded += 1,
+                    Ok(Some(next)) if level > 0 && self.alloc().owns(next.frame()) => {
+                        tables.push((next, level - 1, number));
+                    }
                     Ok(Some(next)) => {
                         self.pass.inodes_missing = true;
-                        self.pass.find(table.to_string(), format!("a table of moved inodes leads to {next}"), LOST);
+                        let wanted = match level {
+                            0 => format!("which does not hold the inodes of {}", PageNo(number)),
+                            _ => "which lies outside the pool".to_owned(),
+                        };
+                        let what = format!("a table of moved inodes leads to {next}, {wanted}");
+                        self.pass.find(table.to_string(), what, LOST);
                     }
                     Err(e) => {
                         self.pass.inodes_missing = true;
@@ -420,6 +434,11 @@ impl Walk<'_, '_> {
             let consequence = "files may be unreachable though they are there; nothing else is repaired until this is";
             self.pass.find("forwarding table", what, consequence);
         }
+    }
+
+    /// Whether the page has the records of the inodes whose numbers name the page `number`.
+    fn holds_inodes_of(&self, page: PageNo, number: PageNo) -> bool {
+        self.alloc().owns(page.frame()) && self.alloc().number_of_inode_page(page).is_ok_and(|found| found == number)
     }
 
     fn links(&mut self) {

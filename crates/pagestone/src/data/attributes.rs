@@ -1,6 +1,6 @@
 //! Attributes: reading them with what is still pending, changing them in one record.
 
-use crate::attr::{Attr, Kind, Privileges, SetAttr, Time};
+use crate::attr::{Attr, FileType, Privileges, SetAttr, Time};
 use crate::data::xattr::CAPABILITY;
 use crate::engine::{Engine, InodeWrite, OpenInode};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ impl Engine {
     /// As [`Engine::attr`], of a record that was read already.
     pub(crate) fn attr_of(&self, rec: &InodeRec) -> Result<Attr> {
         let mut attr = rec.attr()?;
-        if attr.kind == Kind::File
+        if attr.kind == FileType::File
             && let Some(t) = self.opens.touched(rec.ino())
         {
             attr.mtime = t;

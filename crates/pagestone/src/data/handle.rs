@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use crate::attr::{Attr, Extent, Kind};
+use crate::attr::{Attr, Extent, FileType};
 use crate::data::bounce_buffer;
 use crate::data::read::Pieces;
 use crate::data::write::Target;
@@ -40,8 +40,8 @@ impl FileHandle {
     pub(crate) fn open(engine: &EngineRef, ino: Ino) -> Result<FileHandle> {
         let lock = engine.locks.read(ino);
         match engine.alloc.inode(ino)?.kind() {
-            Some(Kind::File) => {}
-            Some(Kind::Dir) => return Err(Error::IsDirectory),
+            Some(FileType::File) => {}
+            Some(FileType::Dir) => return Err(Error::IsDirectory),
             _ => return Err(Error::NotSupported("only regular files have bytes")),
         }
         let open = engine.opens.open(lock.held());

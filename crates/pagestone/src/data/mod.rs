@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   read.rs      bytes and pieces out            write.rs         bytes in: in place, or into fresh pages
+//!   write_plan.rs where a transaction's bytes go write_aside.rs   bytes of a caller's transaction
 //!   truncate.rs  the length                      preallocate.rs   storage ahead, zeros, holes
 //!   partial_pages.rs the ends of a changed range
 //!   seek.rs      data, holes, extents            shadow_commit.rs many pages at once, or none
@@ -31,6 +32,7 @@ mod sync;
 pub(crate) mod truncate;
 pub(crate) mod write;
 pub(crate) mod write_aside;
+pub(crate) mod write_plan;
 pub(crate) mod xattr;
 
 pub(crate) use handle::FileHandle;

@@ -80,12 +80,12 @@ impl Deref for Pieces<'_> {
 pub(crate) struct Stretch {
     pub(crate) offset: u64,
     pub(crate) len: u64,
-    pub(crate) place: Place,
+    pub(crate) source: Source,
 }
 
 /// Where a stretch lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Source {
     /// In storage of the file, from this pool byte on.
     Own(u64),
     /// In storage of a base, from this pool byte on.
@@ -97,9 +97,9 @@ pub(crate) enum Place {
 impl Stretch {
     /// Its first pool byte, if it lies in the pool.
     pub(crate) fn pool(&self) -> Option<u64> {
-        match self.place {
-            Place::Own(at) | Place::Shared(at) => Some(at),
-            Place::Absent(_) => None,
+        match self.source {
+            Source::Own(at) | Source::Shared(at) => Some(at),
+            Source::Absent(_) => None,
         }
     }
 
@@ -135,13 +135,13 @@ pub(crate) fn stretches(
             next => map.below(page, next.map_or(u64::MAX, |m| m.file_page) - page)?,
         };
         let within = offset % PAGE_SIZE;
-        let place = match span {
-            Span::Own(run) => Place::Own(run.page.byte() + within),
-            Span::Shared(run) => Place::Shared(run.page.byte() + within),
-            Span::Absent { answer, .. } => Place::Absent(answer),
+        let source = match span {
+            Span::Own(run) => Source::Own(run.page.byte() + within),
+            Span::Shared(run) => Source::Shared(run.page.byte() + within),
+            Span::Absent { answer, .. } => Source::Absent(answer),
         };
         let len = (span.pages().saturating_mul(PAGE_SIZE)).saturating_sub(within).min(end - offset);
-        each(Stretch { offset, len, place })?;
+        each(Stretch { offset, len, source })?;
         offset += len;
     }
     Ok(last)
@@ -162,9 +162,9 @@ pub(crate) fn read(
 
 fn copy_out(alloc: &Allocator, s: &Stretch, offset: u64, buf: &mut [u8]) -> Result<()> {
     let part = &mut buf[(s.offset - offset) as usize..][..s.len as usize];
-    match s.place {
-        Place::Own(at) | Place::Shared(at) => alloc.region.read_data(at, part).map_err(|e| s.lost(e.into())),
-        Place::Absent(answer) => answer_absent(answer, s.offset, part),
+    match s.source {
+        Source::Own(at) | Source::Shared(at) => alloc.region.read_data(at, part).map_err(|e| s.lost(e.into())),
+        Source::Absent(answer) => answer_absent(answer, s.offset, part),
     }
 }
 
@@ -182,7 +182,7 @@ impl Engine {
         if let Some(known) = open.hint.known(lock) {
             let end = wanted.min(known.size);
             if let Some(at) = known.at(offset, end) {
-                each(Stretch { offset, len: end - offset, place: Place::Own(at) })?;
+                each(Stretch { offset, len: end - offset, source: Source::Own(at) })?;
                 return Ok(end);
             }
         }
@@ -211,13 +211,13 @@ impl Engine {
         let mut answers: Vec<Box<[u8]>> = Vec::new();
         self.open_stretches(&lock, file.1, range, |s| {
             let len = s.len as usize;
-            pieces.push(match s.place {
-                Place::Own(at) | Place::Shared(at) => {
+            pieces.push(match s.source {
+                Source::Own(at) | Source::Shared(at) => {
                     let addr = self.alloc.region.data_addr(at, s.len).map_err(|e| s.lost(e.into()))?;
                     Piece::Storage { addr, len }
                 }
-                Place::Absent(answer) if answer.is_zeros() => Piece::Hole { len },
-                Place::Absent(answer) => {
+                Source::Absent(answer) if answer.is_zeros() => Piece::Hole { len },
+                Source::Absent(answer) => {
                     let mut bytes = vec![0; len].into_boxed_slice();
                     answer_absent(answer, s.offset, &mut bytes)?;
                     let addr = bytes.as_ptr();

@@ -14,7 +14,7 @@ use crate::alloc::{Allocator, Run, Stop, TxResult};
 use crate::data::relocate::move_into_one;
 use crate::data::truncate::regular;
 use crate::engine::{Engine, InodeWrite};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::extent::extent_map::Map;
 use crate::extent::resolve::{ChainRead, Span};
 use crate::units::{Ino, PAGES_PER_FRAME, PageNo};
@@ -117,6 +117,6 @@ fn page_of(map: &Map<'_, Allocator>, well: PageNo, (page, at): (u64, PageNo)) ->
     let there = (page + well.index_in_frame() as u64).checked_sub(at.index_in_frame() as u64);
     match there.map(|there| map.span(there)).transpose()? {
         Some(Span::Own(run)) if run.page == well => Ok(there.unwrap_or_default()),
-        _ => Err(Error::corrupt(well.to_string(), "a page of a whole frame that is not where its file has it")),
+        _ => Err(Error::corrupt(Place::Page(well), "a page of a whole frame that is not where its file has it")),
     }
 }

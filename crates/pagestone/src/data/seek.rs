@@ -1,7 +1,7 @@
 //! Where a file has data and holes, and where its extents lie.
 
 use crate::attr::Extent;
-use crate::data::read::{Place, stretches};
+use crate::data::read::{Source, stretches};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::extent::extent_map::Map;
@@ -37,7 +37,7 @@ impl Engine {
         let end = offset.saturating_add(len).min(rec.size);
         let mut out = Vec::new();
         stretches(&self.alloc, &chain, &rec, offset, end, |s| {
-            let shared = matches!(s.place, Place::Shared(_));
+            let shared = matches!(s.source, Source::Shared(_));
             out.extend(s.pool().map(|pool| Extent { offset: s.offset, pool, len: s.len, shared }));
             Ok(())
         })?;

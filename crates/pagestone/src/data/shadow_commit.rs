@@ -16,10 +16,11 @@ use pmem::Part;
 use smallvec::SmallVec;
 
 use crate::alloc::{Stop, TxResult};
-use crate::attr::{Kind, Time};
+use crate::attr::{FileType, Time};
 use crate::data::read;
 use crate::data::truncate::grow;
-use crate::data::write::{Parts, Take, check_end, write_in_tx};
+use crate::data::write::{Parts, check_end};
+use crate::data::write_plan::{Take, write_in_tx};
 use crate::engine::{Engine, InodeWrite, OrphansWrite};
 use crate::error::{Error, Result};
 use crate::extent::MAX_LEN;
@@ -215,7 +216,7 @@ impl Engine {
         }
         let _chain = self.chain(&rec);
         let orphan = self.alloc.transact(false, |tx| {
-            let mut rec = InodeRec::new(tx.new_ino()?, Kind::File, 0, Time::now());
+            let mut rec = InodeRec::new(tx.new_ino()?, FileType::File, 0, Time::now());
             rec.nlink = 0;
             tx.put_inode(&rec)?;
             add_orphan(tx, orphans, rec.ino())?;
@@ -352,7 +353,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::Reach;
-    use crate::attr::{Kind, NewNode};
+    use crate::attr::{FileType, NewNode};
     use crate::{CreateOptions, PAGE_SIZE, Pool};
     use pmem::Memory;
 
@@ -360,7 +361,7 @@ mod tests {
     #[test]
     fn what_lies_behind_the_end_under_the_lock_is_dropped() {
         let pool = Pool::create_on(Arc::new(Memory::new(16 << 20).unwrap()), &CreateOptions::default()).unwrap();
-        let ino = pool.root().create(b"f", &NewNode::new(Kind::File, 0o644)).unwrap().ino;
+        let ino = pool.root().create(b"f", &NewNode::new(FileType::File, 0o644)).unwrap().ino;
         let file = pool.node(ino).unwrap().open().unwrap();
         file.write_all_at(&[1; 5000], 0).unwrap();
         let page = [2; 3 * PAGE_SIZE as usize];

@@ -8,7 +8,7 @@
 use smallvec::SmallVec;
 
 use crate::alloc::{Allocator, TxResult};
-use crate::attr::{Kind, Time};
+use crate::attr::{FileType, Time};
 use crate::data::partial_pages::copy_up;
 use crate::data::write::{Parts, zero_owned};
 use crate::engine::{Engine, InodeWrite, OpenInode};
@@ -122,8 +122,8 @@ impl Engine {
 pub(crate) fn regular(tx: &Tx<'_>, ino: Ino) -> Result<InodeRec> {
     let rec = tx.inode(ino)?;
     match rec.kind() {
-        Some(Kind::File) => Ok(rec),
-        Some(Kind::Dir) => Err(Error::IsDirectory),
+        Some(FileType::File) => Ok(rec),
+        Some(FileType::Dir) => Err(Error::IsDirectory),
         _ => Err(Error::Invalid("not a regular file")),
     }
 }

@@ -12,7 +12,7 @@ use crate::alloc::TxResult;
 use crate::attr::{Time, XattrMode};
 use crate::btree::{self, Entry, Nodes, TreeId};
 use crate::engine::{Engine, InodeRead};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::InodeRec;
 use crate::layout::node::MAX_VALUE;
 use crate::txn::Tx;
@@ -38,7 +38,7 @@ fn parse_head(entry: &Entry<'_>) -> Result<Found> {
     let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
     let mut name = vec![0; usize::from(head[4])];
     if len > MAX_XATTR || entry.bytes(HEAD, &mut name)? < name.len() || name.is_empty() {
-        return Err(Error::corrupt(format!("extended attribute {:#x}", entry.key), "impossible length"));
+        return Err(Error::corrupt(Place::ExtendedAttribute(entry.key), "impossible length"));
     }
     Ok(Found { base: entry.key & !0xFFFF, len, name })
 }
@@ -84,7 +84,7 @@ impl Engine {
         let id = TreeId::xattrs(ino.place());
         let mut value = Vec::with_capacity(found.len);
         for chunk in 0..=chunks(found.len, name.len()) {
-            let missing = || Error::corrupt(format!("extended attribute of {ino}"), "a part of its value is missing");
+            let missing = || Error::corrupt(Place::ExtendedAttributeOf(ino), "a part of its value is missing");
             let entry = btree::get(&self.alloc, id, rec.xattrs(), found.base | chunk)?.ok_or_else(missing)?;
             let skip = if chunk == 0 { HEAD + name.len() } else { 0 };
             let from = value.len();
@@ -92,7 +92,7 @@ impl Engine {
             entry.bytes(skip, &mut value[from..])?;
         }
         if value.len() != found.len {
-            return Err(Error::corrupt(format!("extended attribute of {ino}"), "its value has another length"));
+            return Err(Error::corrupt(Place::ExtendedAttributeOf(ino), "its value has another length"));
         }
         Ok(value)
     }
@@ -143,6 +143,7 @@ impl Engine {
             }
             put(tx, &mut rec, hash, name, value)?;
             rec.set_ctime(Time::now());
+            tx.note_request(None)?;
             tx.put_inode(&rec)
         })
     }
@@ -160,6 +161,7 @@ impl Engine {
             let left = btree::drop_empty(tx, TreeId::xattrs(ino.place()), rec.xattrs())?;
             rec.set_xattrs(left);
             rec.set_ctime(Time::now());
+            tx.note_request(None)?;
             tx.put_inode(&rec)
         })
     }

@@ -3,8 +3,8 @@
 use super::live_directory;
 use super::names::{self, Name};
 use crate::alloc::TxResult;
-use crate::attr::{Attr, Kind, NewNode, Time};
-use crate::data::write::{Take, write_in_tx};
+use crate::attr::{Attr, FileType, NewNode, Time};
+use crate::data::write_plan::{Take, write_in_tx};
 use crate::engine::{Engine, InodeWrite};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
@@ -16,12 +16,11 @@ const MAX_LINKS: u32 = 1 << 30;
 
 impl Engine {
     pub(crate) fn create(&self, dir: Ino, name: &Name<'_>, node: &NewNode<'_>) -> Result<Attr> {
-        if node.kind == Kind::Symlink && !(1..=4095).contains(&node.target.len()) {
-            return Err(if node.target.is_empty() { Error::NotFound } else { Error::NameTooLong });
-        }
+        check_target(node)?;
         let _lock = self.locks.write(&[dir]);
         self.alloc.transact(false, |tx| {
             let made = self.create_in_tx(tx, dir, name, |tx, parent, now| new_inode(tx, parent, node, now))?;
+            tx.note_request(Some(made.ino()))?;
             Ok(made.attr()?)
         })
     }
@@ -40,7 +39,7 @@ impl Engine {
         let rec = make(tx, &parent, now)?;
         let kind = rec.kind().ok_or(Error::Stale(rec.ino().0))?;
         names::add(tx, &mut parent, key, name, rec.ino(), kind)?;
-        if kind == Kind::Dir {
+        if kind == FileType::Dir {
             parent.nlink = checked_links(parent.nlink)?;
         }
         parent.touch(now);
@@ -52,6 +51,7 @@ impl Engine {
         let locks = self.locks.write(&[dir, ino]);
         self.alloc.transact(false, |tx| {
             let rec = self.link_in_tx(tx, (locks.of(dir), name), locks.of(ino))?;
+            tx.note_request(None)?;
             Ok(self.attr_of(&rec)?)
         })
     }
@@ -69,7 +69,7 @@ impl Engine {
         let mut rec = tx.inode(ino)?;
         let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
         match kind {
-            Kind::Dir => return Err(Error::IsDirectory.into()),
+            FileType::Dir => return Err(Error::IsDirectory.into()),
             _ if rec.nlink == 0 => return Err(Error::NotFound.into()),
             _ => {}
         }
@@ -93,7 +93,7 @@ pub(crate) fn name_again(engine: &Engine, dir: Ino, name: &Name<'_>, ino: Ino) -
         let kind = rec.kind().ok_or(Error::Stale(ino.0))?;
         let free = names::free_key(engine, tx, &parent, name)?;
         names::add(tx, &mut parent, free, name, ino, kind)?;
-        if kind == Kind::Dir {
+        if kind == FileType::Dir {
             parent.nlink = checked_links(parent.nlink)?;
             rec.parent = dir.0;
         } else {
@@ -102,6 +102,16 @@ pub(crate) fn name_again(engine: &Engine, dir: Ino, name: &Name<'_>, ino: Ino) -
         tx.put_inode(&parent)?;
         tx.put_inode(&rec)
     })
+}
+
+/// Refuses a symbolic link whose target has no bytes or too many.
+pub(crate) fn check_target(node: &NewNode<'_>) -> Result<()> {
+    match node.target.len() {
+        _ if node.kind != FileType::Symlink => Ok(()),
+        0 => Err(Error::NotFound),
+        1..=4095 => Ok(()),
+        _ => Err(Error::NameTooLong),
+    }
 }
 
 /// One link more.
@@ -115,12 +125,12 @@ pub(crate) fn new_inode(tx: &mut Tx<'_>, parent: &InodeRec, node: &NewNode<'_>, 
     let mut rec = InodeRec::new(ino, node.kind, node.perm, now);
     (rec.uid, rec.gid, rec.rdev) = (node.uid, node.gid, node.rdev);
     match node.kind {
-        Kind::Dir => rec.parent = parent.ino().0,
-        Kind::Symlink if node.target.len() <= InodeRec::INLINE_TARGET => {
+        FileType::Dir => rec.parent = parent.ino().0,
+        FileType::Symlink if node.target.len() <= InodeRec::INLINE_TARGET => {
             rec.size = node.target.len() as u64;
             rec.set_inline_target(node.target);
         }
-        Kind::Symlink => {
+        FileType::Symlink => {
             write_in_tx(tx, &mut rec, 0, node.target, 0, Take::Exactly)?;
         }
         _ => {}

@@ -4,7 +4,8 @@
 //!   names.rs   name -> inode, in a tree keyed by hash      create.rs  new names
 //!   remove.rs  names that go                               rename.rs  names that move
 //!   clone_file.rs  a new name for a clone                  node.rs    any inode
-//!   entries.rs a listing, in batches                      walk.rs    from a path to a name
+//!   entries.rs a listing, in batches                      resolve.rs from a path to a name
+//!   tree.rs    a directory and everything beneath it     descent.rs  which directories that enters
 //! ```
 //!
 //! Every operation on names is one record. Its locks are taken at once, so what it needs to know
@@ -14,18 +15,20 @@
 
 mod clone_file;
 mod create;
+mod descent;
 mod entries;
 mod names;
 mod node;
 mod remove;
 mod rename;
-mod walk;
+mod resolve;
+mod tree;
 
 use std::ops::ControlFlow;
 
-use crate::attr::{Attr, DirEntry, Kind, NewNode, RenameMode};
+use crate::attr::{Attr, DirEntry, FileType, NewNode, RenameMode};
 use crate::btree::{self, TreeId};
-use crate::engine::EngineRef;
+use crate::engine::{EngineRef, Pause};
 use crate::error::{Error, Result};
 use crate::layout::InodeRec;
 use crate::txn::Tx;
@@ -34,13 +37,15 @@ use crate::units::Ino;
 pub(crate) use create::name_again;
 pub use entries::Entries;
 pub use node::Node;
+pub use tree::{Walk, WalkEntry};
 
-pub(crate) use create::new_inode;
+pub(crate) use create::{check_target, new_inode};
+pub(crate) use descent::{Child, Descent};
 pub(crate) use names::{Found, Name, parse as parse_entry};
 pub(crate) use node::link_target;
 pub(crate) use remove::{Removal, forget_name};
 pub(crate) use rename::RenameIn;
-pub(crate) use walk::{Lookup, Walked, gone, walk};
+pub(crate) use resolve::{Lookup, Resolved, gone, resolve};
 
 use rename::Leave;
 
@@ -77,8 +82,7 @@ impl Dir {
 
     /// The number of the directory that holds this one; the root's is its own.
     pub fn parent(&self) -> Result<Ino> {
-        let _lock = self.engine().locks.read(self.ino);
-        Ok(Ino(directory(self.engine().alloc.inode(self.ino)?)?.parent))
+        self.engine().parent(self.ino)
     }
 
     /// The attributes of what a name means; symbolic links are not followed.
@@ -144,6 +148,12 @@ impl Dir {
         self.engine().rename((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?), mode, Leave::Nothing)
     }
 
+    /// As [`Dir::rename`] without replacing anything, for whoever holds the lock of renames.
+    pub(crate) fn rename_in_pause(&self, pause: &Pause<'_>, name: &[u8], to: Ino, to_name: &[u8]) -> Result<()> {
+        let (from, to) = ((self.ino, &Name::new(name)?), (to, &Name::new(to_name)?));
+        self.engine().rename_beside(Some(pause.renames()), from, to, RenameMode::NoReplace, Leave::Nothing)
+    }
+
     /// As [`Dir::rename`] with [`RenameMode::Replace`], and lets the old name mean a new character device with the
     /// number 0, all in one record: a whiteout, with which an overlay filesystem hides a name of the layer below.
     ///
@@ -182,7 +192,7 @@ impl Dir {
 /// The record, if it is a directory's.
 fn directory(rec: InodeRec) -> Result<InodeRec> {
     match rec.kind() {
-        Some(Kind::Dir) => Ok(rec),
+        Some(FileType::Dir) => Ok(rec),
         _ => Err(Error::NotDirectory),
     }
 }

@@ -13,10 +13,10 @@ use smallvec::SmallVec;
 
 use super::directory;
 use crate::alloc::TxResult;
-use crate::attr::{DirEntry, Kind};
+use crate::attr::{DirEntry, FileType};
 use crate::btree::{self, Entry, Nodes, Spot, TreeId};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::InodeRec;
 use crate::txn::Tx;
 use crate::units::Ino;
@@ -41,21 +41,21 @@ impl<'a> Name<'a> {
 pub(crate) struct Found {
     pub(super) key: u64,
     pub(crate) ino: Ino,
-    pub(crate) kind: Kind,
+    pub(crate) kind: FileType,
 }
 
 /// Reads an entry.
 pub(crate) fn parse(entry: &Entry<'_>) -> Result<DirEntry> {
     let mut head = [0; 9];
     let whole = entry.bytes(0, &mut head)? == 9;
-    let kind = Kind::from_u8(head[8]).filter(|_| whole && (10..=9 + 255).contains(&entry.len));
+    let kind = FileType::from_u8(head[8]).filter(|_| whole && (10..=9 + 255).contains(&entry.len));
     let Some(kind) = kind else {
-        return Err(Error::corrupt(format!("directory entry {:#x}", entry.key), "not an entry"));
+        return Err(Error::corrupt(Place::DirectoryEntry(entry.key), "not an entry"));
     };
     let mut name = vec![0; entry.len - 9];
     entry.bytes(9, &mut name)?;
     if Name::new(&name).is_err() {
-        return Err(Error::corrupt(format!("directory entry {:#x}", entry.key), "an impossible name"));
+        return Err(Error::corrupt(Place::DirectoryEntry(entry.key), "an impossible name"));
     }
     Ok(DirEntry { ino: Ino(entry.u64(0)?), kind, name, cookie: entry.key })
 }
@@ -89,8 +89,8 @@ fn is_named(entry: &Entry<'_>, name: &Name<'_>) -> Result<Option<Found>> {
     }
     let mut kind = [0];
     entry.bytes(8, &mut kind)?;
-    let wrong = || Error::corrupt(format!("directory entry {:#x}", entry.key), "unknown kind");
-    let kind = Kind::from_u8(kind[0]).ok_or_else(wrong)?;
+    let wrong = || Error::corrupt(Place::DirectoryEntry(entry.key), "unknown kind");
+    let kind = FileType::from_u8(kind[0]).ok_or_else(wrong)?;
     Ok(Some(Found { key: entry.key, ino: Ino(entry.u64(0)?), kind }))
 }
 
@@ -166,7 +166,7 @@ pub(super) fn free_key(engine: &Engine, nodes: &impl Nodes, rec: &InodeRec, name
     }
 }
 
-fn value(name: &Name<'_>, ino: Ino, kind: Kind) -> SmallVec<[u8; 128]> {
+fn value(name: &Name<'_>, ino: Ino, kind: FileType) -> SmallVec<[u8; 128]> {
     let mut value = SmallVec::new();
     value.extend_from_slice(&ino.0.to_le_bytes());
     value.push(kind as u8);
@@ -181,7 +181,7 @@ pub(super) fn add(
     free: Free,
     name: &Name<'_>,
     ino: Ino,
-    kind: Kind,
+    kind: FileType,
 ) -> TxResult<()> {
     let (id, value) = (TreeId::map(rec.ino().place()), value(name, ino, kind));
     rec.set_map(match free.spot {
@@ -210,7 +210,7 @@ pub(super) fn redirect(
     found: &Found,
     name: &Name<'_>,
     ino: Ino,
-    kind: Kind,
+    kind: FileType,
 ) -> TxResult<()> {
     let tree = btree::insert(tx, TreeId::map(rec.ino().place()), rec.map(), found.key, &value(name, ino, kind))?;
     rec.set_map(tree);

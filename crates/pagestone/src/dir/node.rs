@@ -2,10 +2,10 @@
 
 use super::Dir;
 use crate::alloc::Allocator;
-use crate::attr::{Attr, Kind, SetAttr, XattrMode};
+use crate::attr::{Attr, FileType, SetAttr, XattrMode};
 use crate::data::FileHandle;
 use crate::engine::EngineRef;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::extent::extent_map::Map;
 use crate::extent::resolve::Records;
 use crate::layout::{InodeRec, ORPHANS, ROOT};
@@ -22,6 +22,10 @@ pub struct Node {
 impl Node {
     pub(crate) fn new(engine: EngineRef, ino: Ino) -> Node {
         Node { engine, ino }
+    }
+
+    pub(super) fn engine(&self) -> &EngineRef {
+        &self.engine
     }
 
     /// Its number.
@@ -86,7 +90,7 @@ impl Node {
     /// As a directory; [`Error::NotDirectory`] otherwise.
     pub fn dir(&self) -> Result<Dir> {
         match self.engine.kind(self.ino)? {
-            Kind::Dir => Ok(Dir::new(self.engine.clone(), self.ino)),
+            FileType::Dir => Ok(Dir::new(self.engine.clone(), self.ino)),
             _ => Err(Error::NotDirectory),
         }
     }
@@ -103,14 +107,14 @@ impl Node {
 
 /// The target of the symbolic link `rec`, whose map `nodes` read.
 pub(crate) fn link_target(nodes: &impl Records, alloc: &Allocator, rec: &InodeRec) -> Result<Vec<u8>> {
-    if rec.kind() != Some(Kind::Symlink) {
+    if rec.kind() != Some(FileType::Symlink) {
         return Err(Error::Invalid("not a symbolic link"));
     }
     if rec.size <= InodeRec::INLINE_TARGET as u64 {
         return Ok(rec.inline_target().to_vec());
     }
     if rec.size >= PAGE_SIZE {
-        return Err(Error::corrupt(rec.ino().to_string(), "a symbolic link of impossible length"));
+        return Err(Error::corrupt(Place::Inode(rec.ino()), "a symbolic link of impossible length"));
     }
     let mut target = vec![0; rec.size as usize];
     Map { nodes, alloc, rec }.span(0)?.read(alloc, 0, &mut target).map_err(|e| match e {

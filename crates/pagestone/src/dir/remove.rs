@@ -8,10 +8,11 @@
 
 use smallvec::SmallVec;
 
+use super::descent::check_parent;
 use super::live_directory;
 use super::names::{self, Name};
 use crate::alloc::TxResult;
-use crate::attr::{Kind, Time};
+use crate::attr::{FileType, Time};
 use crate::btree::{self, TreeId};
 use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
@@ -44,7 +45,13 @@ impl Engine {
         let mut inos = Inos::from_slice(&[dir]);
         loop {
             let mut locks = self.locks.write(&inos);
-            let removal = self.alloc.transact(true, |tx| self.remove_in_tx(tx, &mut locks, dir, name, is_dir))?;
+            let removal = self.alloc.transact(true, |tx| {
+                let removal = self.remove_in_tx(tx, &mut locks, dir, name, is_dir)?;
+                if !matches!(removal, Removal::Wants(_)) {
+                    tx.note_request(None)?;
+                }
+                Ok(removal)
+            })?;
             drop(locks);
             match removal {
                 Removal::Done => return Ok(()),
@@ -69,14 +76,18 @@ impl Engine {
         let mut parent = live_directory(tx, locks.of(dir).ino())?;
         let (found, spot) = names::find_spot(self, tx, &parent, name)?.ok_or(Error::NotFound)?;
         match (found.kind, is_dir) {
-            (Kind::Dir, false) => return Err(Error::IsDirectory.into()),
-            (Kind::Dir, true) | (_, false) => {}
+            (FileType::Dir, false) => return Err(Error::IsDirectory.into()),
+            (FileType::Dir, true) | (_, false) => {}
             (_, true) => return Err(Error::NotDirectory.into()),
         }
         if !locks.try_also(found.ino) {
             return Ok(Removal::Wants(Inos::from_slice(&[dir, found.ino])));
         }
         let rec = tx.inode(found.ino)?;
+        if rec.kind() == Some(FileType::Dir) {
+            // By a damaged name, a directory would go that has its own name elsewhere.
+            check_parent(&rec, dir)?;
+        }
         // Nobody opens it while it is locked.
         let open = self.opens.is_open(found.ino);
         if (open || !extent::is_small(&rec)) && !locks.try_also(ORPHANS) {
@@ -103,7 +114,7 @@ impl Engine {
         now: Time,
     ) -> TxResult<bool> {
         let ino = locks.of(rec.ino()).ino();
-        if rec.kind() == Some(Kind::Dir) {
+        if rec.kind() == Some(FileType::Dir) {
             if rec.size > 0 {
                 return Err(Error::NotEmpty.into());
             }

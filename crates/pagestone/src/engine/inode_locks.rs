@@ -16,6 +16,7 @@ use pmem::OwnerProcess;
 use smallvec::SmallVec;
 
 use super::lock_witness::{InodeRead, InodeWrite, OrphansWrite};
+use super::pause::Gate;
 use crate::layout::ORPHANS;
 use crate::lock::{self, RwLock, rank};
 use crate::units::Ino;
@@ -30,6 +31,7 @@ pub(crate) struct Locks {
     /// The stripe that a child of the process uses. Its operations are rejected, but must not wait for a thread
     /// that does not exist in it.
     in_child: Stripe,
+    gate: Gate,
 }
 
 /// On a cache line of its own, so that neighbours do not share one.
@@ -141,6 +143,31 @@ impl Locks {
             stripes: (0..STRIPES).map(Stripe::new).collect(),
             owner: OwnerProcess::current(),
             in_child: Stripe::new(0),
+            gate: Gate::default(),
+        }
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Takes and releases each stripe: who has locked one before this was called has unlocked it on return.
+    pub(super) fn wait_for_all(&self) {
+        self.stripes.iter().for_each(|stripe| drop(stripe.0.write()));
+    }
+
+    /// Locks by `lock`, outside of a pause of another thread.
+    #[inline]
+    #[track_caller]
+    fn outside_pauses<G>(&self, lock: impl Fn() -> G) -> G {
+        self.gate.check_order();
+        loop {
+            let guard = lock();
+            if !self.gate.is_closed(&self.owner) {
+                return guard;
+            }
+            drop(guard);
+            self.gate.wait();
         }
     }
 
@@ -161,43 +188,41 @@ impl Locks {
         }
     }
 
-    /// An exclusive lock of one inode, or `None` if another thread holds it.
+    /// An exclusive lock of one inode, or `None` if another thread holds it or pauses.
     pub(crate) fn try_write(&self, ino: Ino) -> Option<WriteGuards<'_>> {
         let mut guards = WriteGuards { locks: self, held: SmallVec::new() };
-        guards.try_also(ino).then_some(guards)
+        (guards.try_also(ino) && !self.gate.is_closed(&self.owner)).then_some(guards)
     }
 
     /// Shared lock of one inode.
     pub(crate) fn read(&self, ino: Ino) -> ReadGuard<'_> {
-        ReadGuard { ino, guard: self.at(Self::stripe(ino)).read() }
+        ReadGuard { ino, guard: self.outside_pauses(|| self.at(Self::stripe(ino)).read()) }
     }
 
     /// Shared locks of two inodes.
     pub(crate) fn read_two(&self, a: Ino, b: Ino) -> ReadGuards<'_> {
         let mut order: SmallVec<[usize; 2]> = [a, b].map(Self::stripe).into_iter().collect();
         self.distinct(&mut order);
-        ReadGuards(order.into_iter().map(|i| self.at(i).read()).collect())
+        self.outside_pauses(|| ReadGuards(order.iter().map(|&i| self.at(i).read()).collect()))
     }
 
     /// Exclusive locks of all inodes.
     pub(crate) fn write_all(&self) -> WriteGuards<'_> {
-        let mut order: SmallVec<[usize; 6]> = (0..STRIPES).collect();
-        self.distinct(&mut order);
-        WriteGuards { locks: self, held: order.into_iter().map(|i| (i, self.at(i).write())).collect() }
+        self.write_stripes((0..STRIPES).collect())
     }
 
     /// Exclusive locks of all of `inos`.
     pub(crate) fn write(&self, inos: &[Ino]) -> WriteGuards<'_> {
-        let mut guards = WriteGuards { locks: self, held: SmallVec::new() };
-        if let &[ino] = inos {
-            let stripe = Self::stripe(ino);
-            guards.held.push((stripe, self.at(stripe).write()));
-            return guards;
+        self.write_stripes(inos.iter().map(|&ino| Self::stripe(ino)).collect())
+    }
+
+    fn write_stripes(&self, mut order: SmallVec<[usize; 6]>) -> WriteGuards<'_> {
+        if order.len() > 1 {
+            self.distinct(&mut order);
         }
-        let mut order: SmallVec<[usize; 6]> = inos.iter().map(|&ino| Self::stripe(ino)).collect();
-        self.distinct(&mut order);
-        guards.held.extend(order.into_iter().map(|i| (i, self.at(i).write())));
-        guards
+        self.gate.delay_change();
+        let lock = || order.iter().map(|&i| (i, self.at(i).write())).collect();
+        WriteGuards { locks: self, held: self.outside_pauses(lock) }
     }
 }
 

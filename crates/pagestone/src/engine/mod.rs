@@ -7,6 +7,7 @@
 //!        locks of inodes |  handles, observers    the extent used last
 //!        lock_witness.rs                          background_errors.rs
 //!        the proof of a lock, as a parameter      errors of work that no caller waits for
+//!        pause.rs   one thread works alone
 //! ```
 //!
 //! `lock/rank.rs` has the order of the locks; debug builds check it. This module does not depend on the structure
@@ -17,11 +18,13 @@ mod inode_locks;
 mod last_extent;
 mod lock_witness;
 mod open_inodes;
+mod pause;
 
 pub(crate) use inode_locks::{ReadGuard, WriteGuards};
 pub(crate) use last_extent::LastExtent;
 pub(crate) use lock_witness::{InodeRead, InodeWrite, OrphansWrite};
 pub(crate) use open_inodes::{MappingObserver, MappingObservers, OpenInode};
+pub(crate) use pause::Pause;
 
 use std::any::Any;
 use std::ops::Deref;
@@ -29,7 +32,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use crate::alloc::Allocator;
-use crate::attr::Kind;
+use crate::attr::FileType;
 use crate::error::{Error, Result};
 use crate::layout::Superblock;
 use crate::lock::{Mutex, RwLock, rank};
@@ -155,7 +158,7 @@ impl Engine {
     }
 
     /// The kind of a live inode.
-    pub(crate) fn kind(&self, ino: Ino) -> Result<Kind> {
+    pub(crate) fn kind(&self, ino: Ino) -> Result<FileType> {
         let _lock = self.locks.read(ino);
         self.alloc.inode(ino)?.kind().ok_or(Error::Stale(ino.0))
     }

@@ -13,7 +13,7 @@
 use smallvec::SmallVec;
 
 use crate::alloc::TxResult;
-use crate::attr::{Kind, Time};
+use crate::attr::{FileType, Time};
 use crate::backing::has_below;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -48,6 +48,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether `dst` shares all its contents with `src`, and neither has anything else.
+    pub(crate) fn has_same_contents(&self, src: Ino, dst: Ino) -> Result<bool> {
+        let _locks = self.locks.read_two(src, dst);
+        let [a, b] = [self.alloc.inode(src)?, self.alloc.inode(dst)?];
+        let own = |rec: &InodeRec| -> Result<bool> {
+            let first = extent_map::Map { nodes: &self.alloc, alloc: &self.alloc, rec }.first_after(0)?;
+            Ok(first.is_some_and(|m| m.file_page < rec.size.div_ceil(PAGE_SIZE)))
+        };
+        let base = |rec: &InodeRec| (rec.size, rec.base, rec.base_pages);
+        Ok(base(&a) == base(&b) && a.backing == 0 && b.backing == 0 && !own(&a)? && !own(&b)?)
+    }
+
     /// Appends a part of `src` to `dst` by sharing. Returns how many bytes were shared.
     pub(crate) fn share_range(&self, src: Ino, dst: Ino, offset: u64, len: u64) -> Result<u64> {
         if src == dst {
@@ -61,7 +73,7 @@ impl Engine {
             let end = src.size.min(offset.saturating_add(len));
             // A part must end at a page boundary, so that the next part can continue there, or at the end of `src`.
             let whole = end == src.size || end.is_multiple_of(PAGE_SIZE);
-            if dst.kind() != Some(Kind::File) || dst.size != offset || end <= offset || !whole {
+            if dst.kind() != Some(FileType::File) || dst.size != offset || end <= offset || !whole {
                 return Ok(0);
             }
             if offset == 0 && is_blank(tx, &dst)? {
@@ -109,8 +121,8 @@ impl Engine {
             }
             let rec = self.alloc.inode(src)?;
             match rec.kind() {
-                Some(Kind::File) => {}
-                Some(Kind::Dir) => return Err(Error::IsDirectory),
+                Some(FileType::File) => {}
+                Some(FileType::Dir) => return Err(Error::IsDirectory),
                 _ => return Err(Error::Invalid("not a regular file")),
             }
             // The file's own pages become shared pages, so no mapping may store to them any more. The next access
@@ -145,7 +157,7 @@ impl Engine {
 
 /// Whether a file has neither contents nor storage.
 fn is_blank(tx: &Tx<'_>, rec: &InodeRec) -> Result<bool> {
-    let file = rec.kind() == Some(Kind::File) && rec.size == 0 && rec.base == 0;
+    let file = rec.kind() == Some(FileType::File) && rec.size == 0 && rec.base == 0;
     Ok(file && in_tx(tx, rec).at_or_after(0)?.is_none())
 }
 

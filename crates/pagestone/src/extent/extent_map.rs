@@ -12,7 +12,7 @@
 use crate::alloc::{Allocator, Run, TxResult};
 use crate::backing::has_below;
 use crate::btree::{self, Entry, Nodes, TreeId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{INLINE_EXTENTS, InlineExtent, InodeRec, PageUse, TreeRef};
 use crate::txn::{Durable, Tx};
 use crate::units::{PAGE_SIZE, PAGES_PER_FRAME, PageNo};
@@ -90,13 +90,12 @@ impl<'a, N: Nodes> Map<'a, N> {
     fn checked(&self, file_page: u64, page: u64, pages: u64) -> Result<Mapped> {
         let behind = file_page.checked_add(pages).is_none_or(|end| end > MAX_FILE_PAGES);
         let void = page == 0 && pages > 0 && has_below(self.rec);
-        let place = || format!("map of {}, file page {file_page:#x}", self.rec.ino());
+        let place = Place::Extent { ino: self.rec.ino(), file_page };
         if page >> STATE_SHIFT != 0 {
             let what = format!("a run in state {:#x}, which is of a later version", page >> STATE_SHIFT);
-            return Err(Error::corrupt(place(), what));
+            return Err(Error::corrupt(place, what));
         }
         if behind || (!void && !self.alloc.owns_run(PageNo(page), pages)) {
-            let place = place();
             return Err(Error::corrupt(
                 place,
                 format!("the run of {pages} pages at page {page:#x} lies outside the pool"),
@@ -181,7 +180,7 @@ pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxRe
     let right = in_tx(tx, rec).at_or_after(new.file_page)?;
     if let Some(left) = left {
         if left.end() > new.file_page {
-            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
+            return Err(Error::corrupt(Place::Map(rec.ino()), "its runs overlap").into());
         }
         if left.is_adjacent_to(&new) {
             new = Mapped {
@@ -203,7 +202,7 @@ pub(crate) fn join(tx: &mut Tx<'_>, rec: &mut InodeRec, mut new: Mapped) -> TxRe
 fn clear(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, to: u64) -> TxResult<()> {
     while let Some(m) = in_tx(tx, rec).at_or_before(to - 1)?.filter(|m| m.end() > from) {
         if !m.is_void() {
-            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs overlap").into());
+            return Err(Error::corrupt(Place::Map(rec.ino()), "its runs overlap").into());
         }
         cut(tx, rec, m, m.file_page.max(from), m.end().min(to))?;
     }
@@ -236,7 +235,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, rec: &mut InodeRec, from: u64, mut to: u64
         let step = if m.is_void() { u64::MAX } else { STEP };
         let start = m.file_page.max(from).max(end.saturating_sub(step));
         if start >= end {
-            return Err(Error::corrupt(format!("map of {}", rec.ino()), "its runs are not in order").into());
+            return Err(Error::corrupt(Place::Map(rec.ino()), "its runs are not in order").into());
         }
         cut(tx, rec, m, start, end)?;
         free(tx, rec, m.part(start, end));

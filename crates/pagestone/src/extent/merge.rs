@@ -20,7 +20,7 @@ use pmem::Durability;
 
 use crate::alloc::{Stop, TxResult};
 use crate::engine::{Engine, OrphansWrite, WriteGuards};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::extent::clone::{put_extents_back, take_extents_behind};
 use crate::extent::extent_map::{self, Mapped, in_tx, join};
 use crate::extent::orphans::{add_orphan, remove_orphan};
@@ -43,7 +43,7 @@ enum Step {
 pub(crate) fn detach(tx: &mut Tx<'_>, locks: &WriteGuards<'_>, base: Ino, dependent: Ino) -> TxResult<Option<Ino>> {
     let mut rec = tx.inode(locks.of(base).ino())?;
     if !rec.is_base() {
-        return Err(Error::corrupt(base.to_string(), "it is no base, but a file stands on it").into());
+        return Err(Error::corrupt(Place::Inode(base), "it is no base, but a file stands on it").into());
     }
     rec.nlink = rec.nlink.saturating_sub(1);
     rec.parent ^= dependent.0;
@@ -204,7 +204,7 @@ fn step(
     let mut d = match tx.inode(dependent) {
         Ok(d) if d.base == base.0 => d,
         Ok(_) | Err(Error::Stale(_)) => {
-            return Err(Error::corrupt(base.to_string(), "its only dependent does not stand on it").into());
+            return Err(Error::corrupt(Place::Inode(base), "its only dependent does not stand on it").into());
         }
         Err(e) => return Err(e.into()),
     };
@@ -317,7 +317,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::attr::{Kind, NewNode};
+    use crate::attr::{FileType, NewNode};
     use crate::mmap::MapOptions;
     use crate::pool::{CreateOptions, Pool};
     use pmem::Memory;
@@ -326,7 +326,7 @@ mod tests {
     fn a_base_that_stays_pinned_is_left_alone_until_a_pin_is_dropped() -> Result<()> {
         let pool = Pool::create_on(Arc::new(Memory::new(64 << 20).map_err(Error::Media)?), &CreateOptions::default())?;
         let root = pool.root();
-        let a = pool.node(root.create(b"a", &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+        let a = pool.node(root.create(b"a", &NewNode::new(FileType::File, 0o600))?.ino)?.open()?;
         a.write_all_at(&[1; 8 << 20], 0)?;
         let b = pool.node(root.clone_file(b"b", a.ino())?.ino)?.open()?;
         drop(a);
@@ -341,7 +341,7 @@ mod tests {
         let before = locked();
         for name in [b"c", b"d", b"e"] {
             // Each of these merges another base.
-            let c = pool.node(root.create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+            let c = pool.node(root.create(name, &NewNode::new(FileType::File, 0o600))?.ino)?.open()?;
             c.write_all_at(&[3; 4096], 0)?;
             root.clone_file(b"copy", c.ino())?;
             root.unlink(b"copy")?;

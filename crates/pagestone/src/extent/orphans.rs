@@ -10,7 +10,7 @@
 //! merged (`merge.rs`).
 
 use crate::alloc::TxResult;
-use crate::attr::Kind;
+use crate::attr::FileType;
 use crate::btree::{self, TreeId};
 use crate::engine::{Engine, OrphansWrite};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ fn free_small(tx: &mut Tx<'_>, rec: &mut InodeRec) -> TxResult<()> {
 
 /// Whether the record has a map. A short symlink has its target in place of it.
 fn has_map(rec: &InodeRec) -> bool {
-    rec.kind() == Some(Kind::File) || rec.is_base() || rec.size > InodeRec::INLINE_TARGET as u64
+    rec.kind() == Some(FileType::File) || rec.is_base() || rec.size > InodeRec::INLINE_TARGET as u64
 }
 
 /// Frees as much of the file as one record allows. Returns true if there is more.

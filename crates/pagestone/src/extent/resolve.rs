@@ -20,7 +20,7 @@ use crate::alloc::{Allocator, Run, TxResult};
 use crate::backing::{Answer, Contents, answer_absent, answer_of, has_below};
 use crate::btree::Nodes;
 use crate::engine::{Engine, InodeWrite};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::extent::extent_map::{LocalAnswer, Map, Mapped, in_tx, join};
 use crate::layout::InodeRec;
 use crate::lock::{ReadGuard, WriteGuard};
@@ -179,7 +179,7 @@ fn hole(pages: u64) -> Span {
 
 /// The base of `rec`, which must have one.
 fn base(records: &impl Records, rec: &InodeRec) -> Result<InodeRec> {
-    let wrong = |what: &str| Err(Error::corrupt(rec.ino().to_string(), format!("{what}: {}", Ino(rec.base))));
+    let wrong = |what: &str| Err(Error::corrupt(Place::Inode(rec.ino()), format!("{what}: {}", Ino(rec.base))));
     match records.record(Ino(rec.base)) {
         Ok(base) if base.is_base() && base.height < rec.height => Ok(base),
         Ok(_) => wrong("its base is none"),

@@ -11,7 +11,7 @@ use pmem::{PageBuf, PageRef, Region};
 use zerocopy::IntoBytes;
 
 use crate::address_hash::AddressMap;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{RECORD_MAGIC, RecordHeader, entry_word};
 use crate::units::LINE;
 
@@ -155,10 +155,7 @@ impl Batch {
         if let Some(i) = self.find(at) {
             let staged = self.objects[i].len;
             if staged != len {
-                return Err(Error::corrupt(
-                    format!("pool byte {at:#x}"),
-                    "one place is used as two kinds of structure",
-                ));
+                return Err(Error::corrupt(Place::PoolByte(at), "one place is used as two kinds of structure"));
             }
             return Ok((i, false));
         }

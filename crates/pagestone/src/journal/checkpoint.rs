@@ -24,7 +24,7 @@ use pmem::Part;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{Journal, Lane, Marks, Replayed};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{CheckpointMark, JOURNAL_HEADER, RecordHeader, SyncMark, entry_word};
 use crate::lock::{MutexGuard, rank};
 use crate::units::LINE;
@@ -82,7 +82,7 @@ impl Journal {
             let whole = len >= 64 && at + len <= end;
             if !whole || !self.flush_record(at + RecordHeader::SIZE as u64, at + len)? {
                 return Err(Error::corrupt(
-                    format!("journal lane {} at {at:#x}", lane.index),
+                    Place::JournalLane { lane: lane.index, at: at - self.geometry.lane_at(lane.index) },
                     "a record was overwritten",
                 ));
             }

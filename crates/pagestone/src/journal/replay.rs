@@ -13,10 +13,10 @@ use zerocopy::FromBytes;
 
 use super::checkpoint::{CHECKPOINT_SLOTS, SYNC_SLOTS};
 use super::{MAX_RECORD, for_each_run};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{
-    COUNTERS, CheckpointMark, Geometry, PoolState, RECORD_MAGIC, RECORD_PUBLISHES, REQUESTS, ROOT_INODES, RecordHeader,
-    SyncMark,
+    COUNTERS, CheckpointMark, Geometry, PoolState, RECORD_MAGIC, RECORD_PUBLISHES, REQUEST_PAGES, REQUESTS,
+    ROOT_INODES, RecordHeader, SyncMark,
 };
 use crate::units::{LINE, PAGE_SIZE};
 
@@ -109,7 +109,7 @@ fn read_marks(region: &Region) -> Result<(CheckpointMark, SyncMark)> {
     let checkpoint = checkpoints.into_iter().flatten().filter(|m| m.turn.max(m.sequence) < MAX_NUMBER);
     let checkpoint = checkpoint.max_by_key(|m| m.turn);
     let sync = syncs.into_iter().flatten().filter(|m| m.turn.max(m.sequence) < MAX_NUMBER).max_by_key(|m| m.turn);
-    let missing = || Error::corrupt("journal header", "neither checkpoint mark is whole");
+    let missing = || Error::corrupt(Place::JournalHeader, "neither checkpoint mark is whole");
     Ok((checkpoint.ok_or_else(missing)?, sync.unwrap_or(SyncMark::new(0, 0))))
 }
 
@@ -130,7 +130,7 @@ fn scan_lane(region: &Region, geometry: &Geometry, lane: u32, mark: &Mark, found
     while behind < bytes.len() {
         if let Some((header, _)) = whole_record(&bytes[behind..], mark.salt, last) {
             if mark.strict {
-                let place = format!("journal lane {lane}, byte {at:#x}");
+                let place = Place::JournalLane { lane, at: at as u64 };
                 return Err(Error::corrupt(
                     place,
                     format!("a record is damaged; a newer whole one follows at {behind:#x}"),
@@ -166,7 +166,7 @@ fn apply(region: &Region, geometry: &Geometry, record: &Found, out: &mut Replaye
     });
     result?;
     if !whole {
-        return Err(Error::corrupt(format!("journal record {}", record.sequence), "malformed payload"));
+        return Err(Error::corrupt(Place::JournalRecord(record.sequence), "malformed payload"));
     }
     out.records += 1;
     out.applied = record.sequence;
@@ -179,11 +179,11 @@ fn allowed(geometry: &Geometry, place: u64, len: u64) -> Result<()> {
     let inside = |from: u64, to: u64| place >= from && place.checked_add(len).is_some_and(|end| end <= to);
     let fixed = inside(COUNTERS.byte(), COUNTERS.byte() + PAGE_SIZE)
         || inside(ROOT_INODES.byte(), ROOT_INODES.byte() + PAGE_SIZE)
-        || inside(REQUESTS.byte(), REQUESTS.byte() + PAGE_SIZE);
+        || inside(REQUESTS.byte(), REQUESTS.byte() + REQUEST_PAGES * PAGE_SIZE);
     let fixed = fixed || PoolState::PAGES.iter().any(|page| inside(page.byte(), page.byte() + LINE));
     // The records may change the size that the media must have, so the limit here is the end of the media.
     if fixed || inside(geometry.descriptors.byte(), u64::MAX) {
         return Ok(());
     }
-    Err(Error::corrupt(format!("journal record for pool byte {place:#x}"), "it would change what never changes"))
+    Err(Error::corrupt(Place::JournalRecordFor(place), "it would change what never changes"))
 }

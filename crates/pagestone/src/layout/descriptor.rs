@@ -17,8 +17,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::crc32c;
-use crate::error::{Error, Result};
-use crate::units::{FrameNo, PageNo};
+use crate::error::{Error, Place, Result};
+use crate::units::{FrameNo, PAGES_PER_FRAME, PageNo};
 
 /// The use of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,7 +113,7 @@ impl FrameDesc {
         if desc == Self::FREE {
             return Ok(desc);
         }
-        let wrong = |what: &str| Err(Error::corrupt(format!("descriptor of {frame}"), what));
+        let wrong = |what: &str| Err(Error::corrupt(Place::Descriptor(frame), what));
         if desc.crc != desc.sum(frame) {
             return wrong("checksum does not match");
         }
@@ -134,6 +134,16 @@ impl FrameDesc {
             2 => FrameState::Split,
             4 => FrameState::Lent,
             _ => FrameState::Retired,
+        }
+    }
+
+    /// Pages of the frame that the counters of the pool have as used. A lent frame has none: no transaction takes or frees
+    /// it, and the next open finds it free. (Until then it is in use all the same, and cannot be cut off.)
+    pub(crate) fn counted_pages(&self) -> u64 {
+        match self.state() {
+            FrameState::Free | FrameState::Lent => 0,
+            FrameState::Split => u64::from(self.used),
+            FrameState::Whole | FrameState::Retired => PAGES_PER_FRAME,
         }
     }
 
@@ -194,10 +204,10 @@ impl PageEntry {
             4 => PageUse::Table,
             5 => PageUse::Retired,
             6 => PageUse::Forward,
-            _ => return Err(Error::corrupt(format!("split entry of {page}"), "unknown use")),
+            _ => return Err(Error::corrupt(Place::SplitEntry(page), "unknown use")),
         };
         if word >> 44 != 0 || Self::check(word, page) != self.0 >> 56 {
-            return Err(Error::corrupt(format!("split entry of {page}"), "check does not match"));
+            return Err(Error::corrupt(Place::SplitEntry(page), "check does not match"));
         }
         Ok(Some((what, word >> 4)))
     }
@@ -214,6 +224,7 @@ mod tests {
         let desc = FrameDesc::parse(&bytes, frame).expect("is whole");
         assert_eq!(desc.in_session(3).state(), FrameState::Lent);
         assert_eq!(desc.in_session(4), FrameDesc::FREE);
+        assert_eq!((desc.counted_pages(), FrameDesc::whole(frame, 1, 0).counted_pages()), (0, PAGES_PER_FRAME));
         let split = FrameDesc::split(frame, frame.first_page(), 1);
         assert_eq!(split.in_session(4), split);
     }

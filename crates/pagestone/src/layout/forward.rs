@@ -9,7 +9,7 @@
 //!
 //! A zero word means: not relocated.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::units::PageNo;
 
 /// Number of levels.
@@ -42,10 +42,7 @@ impl ForwardEntry {
         }
         let word = self.0 & ((1 << 56) - 1);
         if word >> 40 != 0 || Self::check(word, table, index) != self.0 >> 56 {
-            return Err(Error::corrupt(
-                format!("word {index} of the forwarding table at {table}"),
-                "check does not match",
-            ));
+            return Err(Error::corrupt(Place::ForwardingWord { table, index }, "check does not match"));
         }
         Ok(Some(PageNo(word)))
     }

@@ -26,8 +26,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::crc32c;
-use crate::attr::{Attr, Kind, Time};
-use crate::error::{Error, Result};
+use crate::attr::{Attr, FileType, Time};
+use crate::error::{Error, Place, Result};
 use crate::units::{Ino, PageNo};
 
 /// Runs that fit in the record.
@@ -110,13 +110,13 @@ impl InodeRec {
     pub(crate) const INLINE_TARGET: usize = INLINE_EXTENTS * 24;
 
     /// A new inode of `kind`; all times are `now`.
-    pub(crate) fn new(ino: Ino, kind: Kind, perm: u32, now: Time) -> InodeRec {
+    pub(crate) fn new(ino: Ino, kind: FileType, perm: u32, now: Time) -> InodeRec {
         let mut rec: InodeRec = zerocopy::transmute!([0u8; 256]);
         rec.kind = kind as u8;
         rec.place = ino.place();
         rec.generation = ino.generation();
         rec.perm = perm & 0o7777;
-        rec.nlink = if kind == Kind::Dir { 2 } else { 1 };
+        rec.nlink = if kind == FileType::Dir { 2 } else { 1 };
         rec.seconds = [now.sec; 4];
         rec.nanos = [now.nsec; 4];
         rec
@@ -143,14 +143,14 @@ impl InodeRec {
         if self.place == 0 && *bytes == [0; 256] {
             return Ok(());
         }
-        let wrong = |what: &str| Err(Error::corrupt(format!("inode record {place:#x}"), what));
+        let wrong = |what: &str| Err(Error::corrupt(Place::InodeRecord(place), what));
         if !known && self.crc != crc32c(&bytes[4..]) {
             return wrong("checksum does not match");
         }
         if self.place != place {
             return wrong("it belongs to another place");
         }
-        if self.kind != 0 && !self.is_base() && Kind::from_u8(self.kind).is_none() {
+        if self.kind != 0 && !self.is_base() && FileType::from_u8(self.kind).is_none() {
             return wrong("unknown kind");
         }
         if self.base != 0 && !self.may_have_base() {
@@ -178,8 +178,8 @@ impl InodeRec {
     }
 
     /// The kind; a free slot has none.
-    pub(crate) fn kind(&self) -> Option<Kind> {
-        Kind::from_u8(self.kind)
+    pub(crate) fn kind(&self) -> Option<FileType> {
+        FileType::from_u8(self.kind)
     }
 
     /// Whether this is a base.
@@ -188,7 +188,7 @@ impl InodeRec {
     }
 
     fn may_have_base(&self) -> bool {
-        self.is_base() || self.kind == Kind::File as u8
+        self.is_base() || self.kind == FileType::File as u8
     }
 
     /// The contribution of a base to the counters, `(1, pages)`; `(0, 0)` for other inodes.
@@ -233,11 +233,11 @@ impl InodeRec {
 
     /// Number of pages of the file that its bases have storage for.
     pub(crate) fn borrowed(&self) -> u64 {
-        if self.kind == Kind::File as u8 { self.rdev } else { 0 }
+        if self.kind == FileType::File as u8 { self.rdev } else { 0 }
     }
     /// See [`Self::borrowed`]. A base does not count them.
     pub(crate) fn set_borrowed(&mut self, pages: u64) {
-        if self.kind == Kind::File as u8 {
+        if self.kind == FileType::File as u8 {
             self.rdev = pages;
         }
     }
@@ -301,10 +301,10 @@ impl InodeRec {
             nlink: self.nlink,
             uid: self.uid,
             gid: self.gid,
-            size: if kind == Kind::Dir { self.size.saturating_mul(32) } else { self.size },
+            size: if kind == FileType::Dir { self.size.saturating_mul(32) } else { self.size },
             pages: self.pages.saturating_add(self.borrowed()),
             shared: self.borrowed(),
-            rdev: if kind == Kind::File { 0 } else { self.rdev },
+            rdev: if kind == FileType::File { 0 } else { self.rdev },
             atime: self.time(0),
             mtime: self.time(1),
             ctime: self.time(2),

@@ -6,7 +6,7 @@
 //!   page 2      lane counters, one line per lane
 //!   page 3      root inode page: inode 1 is the root directory, 2 the orphan index
 //!   page 4      pool state (frames of the pool, forwarding table): first copy
-//!   page 5      last requests of server threads     (reserved)
+//!   page 5..8   last requests of server threads
 //!   page 254    as page 4, second copy
 //!   page 255    superblock, second copy
 //!   page 256    journal lanes, one after the other
@@ -37,7 +37,8 @@ pub(crate) use geometry::{Geometry, frames_of};
 pub(crate) use inode::{INLINE_EXTENTS, InlineExtent, InodeRec, TreeRef};
 pub(crate) use pool_state::PoolState;
 pub(crate) use record::{
-    CheckpointMark, Counts, LaneCounters, RECORD_MAGIC, RECORD_PUBLISHES, RecordHeader, SyncMark, entry_word,
+    CheckpointMark, Counts, LaneCounters, LastRequest, RECORD_MAGIC, RECORD_PUBLISHES, RecordHeader, SyncMark,
+    entry_word,
 };
 pub(crate) use superblock::Superblock;
 
@@ -56,8 +57,10 @@ pub(crate) const MAX_POOL: u64 = 1 << 48;
 pub(crate) const JOURNAL_HEADER: PageNo = PageNo(1);
 pub(crate) const COUNTERS: PageNo = PageNo(2);
 pub(crate) const ROOT_INODES: PageNo = PageNo(3);
-/// One line for each server thread: its last request. All zeros at present.
+/// One line for each server thread: its last request.
 pub(crate) const REQUESTS: PageNo = PageNo(5);
+/// Pages of these lines.
+pub(crate) const REQUEST_PAGES: u64 = 4;
 pub(crate) const SUPERBLOCKS: [PageNo; 2] = [PageNo(0), PageNo(255)];
 pub(crate) const FIRST_LANE: PageNo = PageNo(256);
 

@@ -41,6 +41,12 @@ impl PoolState {
     pub(crate) fn forward_root(&self) -> Option<PageNo> {
         Some(PageNo(self.forward_root)).filter(|page| page.0 != 0)
     }
+
+    /// The root of the forwarding table, if a page is forwarded.
+    pub(crate) fn active_root(&self) -> Option<PageNo> {
+        self.forward_root().filter(|_| self.forwarded > 0)
+    }
+
     /// See [`Self::forward_root`].
     pub(crate) fn set_forward_root(&mut self, page: PageNo) {
         self.forward_root = page.0;

@@ -128,6 +128,20 @@ pub(crate) struct LaneCounters {
     lent_in: u64,
 }
 
+/// The last request that a server thread has done. It is in the record of the change.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct LastRequest {
+    crc: u32,
+    zero: u32,
+    /// Whose request it was; 0: nobody's.
+    pub(crate) client: u64,
+    pub(crate) number: u64,
+    /// The inode that it made; 0: none.
+    pub(crate) made: u64,
+    zero2: [u64; 4],
+}
+
 macro_rules! one_line {
     ($name:ident) => {
         const _: () = assert!(size_of::<$name>() == 64);
@@ -149,6 +163,7 @@ pub(super) use one_line;
 one_line!(CheckpointMark);
 one_line!(SyncMark);
 one_line!(LaneCounters);
+one_line!(LastRequest);
 
 impl CheckpointMark {
     /// A mark without its checksum.
@@ -161,6 +176,13 @@ impl SyncMark {
     /// A mark without its checksum.
     pub(crate) fn new(turn: u64, sequence: u64) -> SyncMark {
         SyncMark { crc: 0, zero: 0, turn, sequence, zero2: [0; 5] }
+    }
+}
+
+impl LastRequest {
+    /// A line without its checksum.
+    pub(crate) fn new(client: u64, number: u64, made: u64) -> LastRequest {
+        LastRequest { crc: 0, zero: 0, client, number, made, zero2: [0; 4] }
     }
 }
 

@@ -17,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::geometry::frames_of;
 use super::{Geometry, VERSION, crc32c};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::units::FRAME_SIZE;
 
 const MAGIC: [u8; 8] = *b"PAGESTON";
@@ -107,13 +107,13 @@ impl Superblock {
             1 | 2 if sb.old_sum_is_right() || sb.crc == sb.sum() => {
                 return Err(Error::TooOld(OLDER.replace("VERSION", &sb.version.to_string())));
             }
-            _ if sb.crc != sb.sum() => return Err(Error::corrupt("superblock", "checksum does not match")),
+            _ if sb.crc != sb.sum() => return Err(Error::corrupt(Place::Superblock, "checksum does not match")),
             newer => {
                 return Err(Error::TooNew(format!("its format is version {newer}, this program reads {VERSION}")));
             }
         }
         if sb.crc != sb.sum() {
-            return Err(Error::corrupt("superblock", "checksum does not match"));
+            return Err(Error::corrupt(Place::Superblock, "checksum does not match"));
         }
         if sb.features_refuse != 0 {
             return Err(Error::TooNew(format!("it uses features {:#x}, unknown here", sb.features_refuse)));
@@ -122,7 +122,7 @@ impl Superblock {
         let g = Geometry::for_new_pool(frames);
         let stated = (sb.descriptors, sb.first_frame, sb.first_segment, sb.lanes, sb.lane_pages);
         if stated != (g.descriptors.0, g.first_frame.0, g.first_segment, g.lanes, g.lane_pages) {
-            return Err(Error::corrupt("superblock", "its layout does not follow from its size"));
+            return Err(Error::corrupt(Place::Superblock, "its layout does not follow from its size"));
         }
         Ok((sb, g))
     }

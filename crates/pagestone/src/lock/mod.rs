@@ -16,6 +16,12 @@ use std::sync::{PoisonError, TryLockError};
 
 use rank::{Held, Rank};
 
+/// A number of the calling thread that no other one has while it lives. Never 0.
+pub(crate) fn this_thread() -> usize {
+    thread_local!(static PLACE: u8 = const { 0 });
+    PLACE.with(|place| std::ptr::from_ref(place) as usize)
+}
+
 /// The locked value. Dropping it releases the lock.
 #[must_use = "dropping it releases the lock"]
 pub(crate) struct Guard<G> {

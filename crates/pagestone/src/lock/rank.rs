@@ -5,6 +5,7 @@
 //!   Trees        one tree is copied, removed or restored at a time
 //!   Renames      renames that could make a directory its own ancestor
 //!   Mappings     the list of mappings of the process
+//!   Pause        read: wait until another thread does not work alone; write: work alone
 //!   Inode        stripes of inode locks, in the order of their numbers
 //!   ------------ the fault reader waits for MapState and for ranks from Chain on; all earlier locks it only tries
 //!   MapState     the page states of one mapping
@@ -56,32 +57,34 @@ ranks! {
     Renames = 2,
     /// The list of mappings of the process.
     Mappings = 3,
+    /// Operations wait for the end of a pause.
+    Pause = 4,
     /// Stripes of inode locks.
-    Inode = 4,
+    Inode = 5,
     /// The page states of one mapping.
-    MapState = 5,
+    MapState = 6,
     /// Bases: shared to read through them, exclusive to merge one.
-    Chain = 6,
+    Chain = 7,
     /// The state of the layout and the forwarding table are changed.
-    Layout = 7,
+    Layout = 8,
     /// The journal's marks.
-    Marks = 8,
+    Marks = 9,
     /// Journal lanes.
-    Lane = 9,
+    Lane = 10,
     /// The frame that a lane allocates from.
-    Cursor = 10,
+    Cursor = 11,
     /// Stripes of frame descriptors.
-    Frame = 11,
+    Frame = 12,
     /// The search for free frames.
-    Search = 12,
+    Search = 13,
     /// Pages that were freed since the last checkpoint.
-    Quarantine = 13,
+    Quarantine = 14,
     /// Shards of the table of open files.
-    OpenFiles = 14,
+    OpenFiles = 15,
     /// The mappings of one open file.
-    Observers = 15,
+    Observers = 16,
     /// No other lock is taken while one of these is held.
-    Leaf = 16,
+    Leaf = 17,
 }
 
 #[cfg(debug_assertions)]

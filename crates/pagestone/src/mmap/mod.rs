@@ -21,5 +21,5 @@ mod kernel;
 pub use api::atomic_mapping::AtomicMapping;
 pub use api::mapping::{MapOptions, Mapping, Pin};
 pub use api::report::MapReport;
-pub use api::view::{Slice, Word};
+pub use api::view::{VolatileSlice, Word};
 pub use fault::service::MapMechanism;

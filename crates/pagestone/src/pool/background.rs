@@ -31,10 +31,10 @@ pub(super) struct Background {
 
 impl Background {
     /// Starts what `engine` needs, if it needs anything.
-    pub(super) fn start(engine: &Arc<Engine>) -> Result<Option<Background>> {
+    pub(super) fn start(engine: &Arc<Engine>, reclaims: bool) -> Result<Option<Background>> {
         let describe = engine.alloc.region.describe();
         let syncs = describe.durability == Durability::AtSync;
-        if describe.read_only || !syncs && !engine.has_orphans()? {
+        if describe.read_only || !(syncs || reclaims && engine.has_orphans()?) {
             return Ok(None);
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -42,7 +42,9 @@ impl Background {
         let work = move || {
             let go_on = || !stopped.load(Ordering::Acquire);
             // What fails here is tried again at the next open.
-            engine.failures.note("reading the index of orphans", engine.reclaim_orphans(go_on));
+            if reclaims {
+                engine.failures.note("reading the index of orphans", engine.reclaim_orphans(go_on));
+            }
             if syncs {
                 tick(&engine, go_on);
             }

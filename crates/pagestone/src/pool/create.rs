@@ -12,7 +12,6 @@
 //! The steps are those of *Create* in `docs/format.md`. A crash after step 1 and before step 4 leaves no pool.
 
 use std::io;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,13 +19,14 @@ use pmem::{Durability, Media, MediaKind, Part, Region};
 use zerocopy::IntoBytes;
 
 use super::{OpenOptions, Pool};
-use crate::attr::{Kind, Time};
+use crate::alloc::zero_segments;
+use crate::attr::{FileType, Time};
 use crate::error::{Error, Result};
 use crate::layout::{
     CheckpointMark, Geometry, InodeRec, JOURNAL_HEADER, ORPHANS, PoolState, ROOT, SUPERBLOCKS, Superblock, frames_of,
     inode_at,
 };
-use crate::units::{FRAME_SIZE, FrameNo, PAGE_SIZE};
+use crate::units::PAGE_SIZE;
 
 /// How to make a pool.
 ///
@@ -75,7 +75,7 @@ pub(super) fn create(path: &Path, options: &CreateOptions) -> Result<Pool> {
     if !options.force && holds_something(path) {
         return Err(Error::Exists);
     }
-    let how = pmem::Open { read_only: false, kind: options.media, size: options.size, room: 0 };
+    let how = pmem::Open { read_only: false, kind: options.media, size: options.size, room: 0, lock: None };
     let opened = pmem::open(path, &how).map_err(|e| match Error::from(e) {
         // Somebody has made the file since it was looked for.
         Error::Path { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => Error::Exists,
@@ -144,11 +144,11 @@ fn format(region: &Region, size: u64, used: bool) -> Result<()> {
         region.persist(&[zero(SUPERBLOCKS[0].byte(), PAGE_SIZE), zero(SUPERBLOCKS[1].byte(), PAGE_SIZE)])?;
         fence()?;
         region.persist(&[zero(PAGE_SIZE, geometry.first_frame.byte() - PAGE_SIZE)])?;
-        zero_descriptors(region, &geometry, 0..frames)?;
+        zero_segments(region, &geometry, 0..frames)?;
     }
-    let mut root = InodeRec::new(ROOT, Kind::Dir, 0o755, now);
+    let mut root = InodeRec::new(ROOT, FileType::Dir, 0o755, now);
     root.parent = ROOT.0;
-    let mut orphans = InodeRec::new(ORPHANS, Kind::File, 0, now);
+    let mut orphans = InodeRec::new(ORPHANS, FileType::File, 0, now);
     orphans.nlink = 1;
     let mark =
         CheckpointMark::new(1, 0, region.describe().durability == Durability::AtSync, region.describe().cache_id, 0);
@@ -164,16 +164,6 @@ fn format(region: &Region, size: u64, used: bool) -> Result<()> {
     for page in SUPERBLOCKS.into_iter().rev() {
         region.persist(&[Part::Bytes { at: page.byte(), bytes: sb.as_bytes() }])?;
         fence()?;
-    }
-    Ok(())
-}
-
-/// Zeros the frames of descriptors that segments among these frames begin with: their range may hold old bytes.
-pub(super) fn zero_descriptors(region: &Region, geometry: &Geometry, frames: Range<u64>) -> Result<()> {
-    let mut head = geometry.next_descriptors(FrameNo(frames.start));
-    while head.0 < frames.end {
-        region.persist(&[Part::Zero { at: head.byte(), len: FRAME_SIZE }])?;
-        head = geometry.next_descriptors(FrameNo(head.0 + 1));
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ impl<'p> FileOptions<'p> {
 
     fn try_open(&self, path: &Path) -> Result<File> {
         let engine = self.pool.engine();
-        let place = path::walk(engine, path, !self.create_new)?;
+        let place = path::resolve(engine, path, !self.create_new)?;
         let (ino, made) = match place.attr {
             Some(_) if self.create_new => return Err(Error::Exists),
             Some(attr) => (attr.ino, false),

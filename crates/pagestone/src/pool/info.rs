@@ -1,7 +1,7 @@
 //! What a pool can say of itself.
 
 use pmem::Description;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use crate::attr::StatFs;
@@ -10,7 +10,8 @@ use crate::layout::FrameDesc;
 use crate::mmap::MapMechanism;
 
 /// What `pagestone info` prints.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Info {
     /// What the pool lies on and what that promises.
@@ -43,6 +44,8 @@ pub struct Info {
     pub mappings: MapMechanism,
     /// Records replayed when the pool was opened.
     pub replayed: u64,
+    /// Journal records written since the pool was made: one for each change, and some for work in the background.
+    pub records: u64,
     /// Errors since the pool was opened of work that no caller waits for: giving back the space of what was
     /// deleted, merging what clones shared, the sync at an interval. A step that is tried again counts again.
     pub background_errors: u64,
@@ -69,6 +72,7 @@ pub(super) fn info(engine: &Engine) -> Result<Info> {
         lane_bytes: geometry.lane_len(),
         mappings: MapMechanism::here(),
         replayed: engine.replayed,
+        records: engine.alloc.journal.last_sequence(),
         background_errors: engine.failures.count(),
         last_background_error: engine.failures.last(),
     })

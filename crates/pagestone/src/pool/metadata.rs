@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::SystemTime;
 
+use super::{WalkEntry, path};
 use crate::attr::{Attr, FileType};
+use crate::error::Result;
 use crate::units::{Ino, PAGE_SIZE};
 
 /// Length, times, owner, mode and space of a file, directory or anything else with a name, as they were when it was
@@ -127,5 +129,16 @@ impl fmt::Debug for Metadata {
             .field("len", &self.len())
             .field("modified", &self.0.mtime)
             .finish_non_exhaustive()
+    }
+}
+
+impl WalkEntry {
+    /// Of the entry itself: symbolic links are not followed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](crate::Error::NotFound) if it was removed since, [`Error::Corrupt`](crate::Error::Corrupt),
+    /// [`Error::Lost`](crate::Error::Lost).
+    pub fn metadata(&self) -> Result<Metadata> {
+        path::gone(self.attr()).map(Metadata::new)
     }
 }

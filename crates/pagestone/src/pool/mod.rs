@@ -5,7 +5,7 @@
 //!    |
 //!    | by path (names.rs, path.rs, file_options.rs)     by number and bytes (root, node, resolve)
 //!    v                                                  v
-//!   File, Metadata, ReadDir, DirEntry                   inode::Dir, inode::Node
+//!   File, Metadata, ReadDir, DirEntry, Walk             inode::Dir, inode::Node
 //!
 //!   create.rs  open.rs  info.rs  background.rs          file.rs  file_io.rs  metadata.rs  read_dir.rs
 //! ```
@@ -24,6 +24,7 @@ mod open;
 mod path;
 mod read_dir;
 
+pub use crate::dir::{Walk, WalkEntry};
 pub use create::CreateOptions;
 pub use file::File;
 pub use file_options::FileOptions;
@@ -43,6 +44,7 @@ use crate::engine::{Engine, EngineRef};
 use crate::error::{Error, Result};
 use crate::snapshot::Snapshots;
 use crate::transaction::Transaction;
+use crate::txn::DoneRequest;
 use crate::units::Ino;
 use background::Background;
 use pmem::Media;
@@ -67,9 +69,9 @@ use pmem::Media;
 pub struct Pool(EngineRef);
 
 impl Pool {
-    fn new(engine: Engine, in_background: bool) -> Result<Pool> {
+    fn new(engine: Engine, in_background: bool, leave_orphans: bool) -> Result<Pool> {
         let engine = Arc::new(engine);
-        let background = if in_background { Background::start(&engine)? } else { None };
+        let background = if in_background { Background::start(&engine, !leave_orphans)? } else { None };
         Ok(Pool(EngineRef::new(engine, background)))
     }
 
@@ -134,6 +136,24 @@ impl Pool {
         checkpoint(self.engine())
     }
 
+    /// Frees the files that had lost their last name when the pool was opened, except those that are open by now. For
+    /// [`OpenOptions::leave_orphans`]; without it this has been done, or is being done in the background. Blocks for as
+    /// long as freeing takes. What cannot be freed stays for the next open.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] or [`Error::Lost`] where their index cannot be read.
+    pub fn reclaim_orphans(&self) -> Result<()> {
+        self.engine().reclaim_orphans(|| true)
+    }
+
+    /// The requests of a client that the pool has a note of (see [`inode::Request`](crate::inode::Request)).
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn done_requests(&self, client: u64) -> Result<Vec<DoneRequest>> {
+        self.engine().alloc.done_requests(client)
+    }
+
     /// Closes the pool: syncs it, empties the journal and releases the lock that keeps other processes out. Everything
     /// is durable on return.
     ///
@@ -152,7 +172,9 @@ impl Pool {
     /// # Errors
     /// [`Error::Size`] for fewer bytes than it has, or more than the media or a pool can have; [`Error::Media`] if the
     /// media cannot be lengthened while they are open; [`Error::NoSpace`] if the filesystem below is full;
-    /// [`Error::Busy`] while the pool is grown or shrunk already. The pool is as it was then.
+    /// [`Error::Busy`] while the pool is grown or shrunk already. The pool is as it was then. Only after an error of the
+    /// journal it may have either size, and a file stays longer: the pool takes no change any more ([`Error::Latched`]),
+    /// and the next open tells the size.
     pub fn grow(&self, size: u64) -> Result<()> {
         self.engine().grow(size)
     }
@@ -171,7 +193,15 @@ impl Pool {
         self.engine().shrink(size, progress)
     }
 
-    /// Begins a list of changes of several files and names that are committed together: all of them, or none.
+    /// Metadata that were verified since the pool was opened are verified again when they are read next. For whoever looks
+    /// for what has been damaged meanwhile.
+    pub fn verify_again(&self) {
+        self.engine().alloc.verify_again();
+    }
+
+    /// Begins a list of changes of several files and names that are committed together: all of them, or none. It may
+    /// write, append to and set the length of files, make files, directories, symbolic and hard links, rename and exchange
+    /// names, and remove them.
     pub fn transaction<'a>(&self) -> Transaction<'a> {
         Transaction::new(self.0.clone())
     }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::file::Access;
-use super::{File, FileOptions, Metadata, Pool, ReadDir, path};
+use super::{File, FileOptions, Metadata, Pool, ReadDir, Walk, path};
 use crate::attr::{FileType, NewNode, RenameMode, SetAttr};
 use crate::data::FileHandle;
 use crate::error::{Error, Result};
@@ -30,7 +30,7 @@ impl Pool {
     /// [`Error::IsDirectory`]; [`Error::NotSupported`] for a device, pipe or socket. In a pool that is open read-only, the
     /// first write is an error, and not this.
     pub fn open_file(&self, path: impl AsRef<Path>) -> Result<File> {
-        let place = path::walk(self.engine(), path.as_ref(), true)?;
+        let place = path::resolve(self.engine(), path.as_ref(), true)?;
         let handle = path::gone(FileHandle::open(self.engine(), place.found()?.ino))?;
         Ok(File::new(handle, Access::ALL))
     }
@@ -74,7 +74,7 @@ impl Pool {
 
     /// What is known about the file at `path`; symbolic links are followed.
     pub fn metadata(&self, path: impl AsRef<Path>) -> Result<Metadata> {
-        path::walk(self.engine(), path.as_ref(), true)?.found().copied().map(Metadata::new)
+        path::resolve(self.engine(), path.as_ref(), true)?.found().copied().map(Metadata::new)
     }
 
     /// As [`Pool::metadata`], of the symbolic link itself if the path ends with one.
@@ -82,7 +82,7 @@ impl Pool {
         let path = path.as_ref();
         // With a slash behind it, the directory is meant that it leads to.
         let follow = path.as_os_str().as_bytes().ends_with(b"/");
-        path::walk(self.engine(), path, follow)?.found().copied().map(Metadata::new)
+        path::resolve(self.engine(), path, follow)?.found().copied().map(Metadata::new)
     }
 
     /// Whether the path leads to something; symbolic links are followed.
@@ -115,12 +115,24 @@ impl Pool {
         Ok(ReadDir::new(dir.entries(), self.engine().clone(), path))
     }
 
+    /// The directory at `path` and everything beneath it, or the one file that is there. Symbolic links are followed on
+    /// the way to the start, and not beneath it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and the like if the path leads nowhere. What cannot be read beneath the start is an item of
+    /// the walk.
+    pub fn walk(&self, path: impl AsRef<Path>) -> Result<Walk> {
+        let path = path.as_ref();
+        let start = path::node(self.engine(), path)?;
+        path::gone(Walk::of_node(&start, path.as_os_str().as_bytes().to_vec()))
+    }
+
     /// Makes a directory, with mode `0o755`, owned by root.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::TooManyLinks`].
     pub fn create_dir(&self, path: impl AsRef<Path>) -> Result<()> {
-        let place = path::walk(self.engine(), path.as_ref(), false)?;
+        let place = path::resolve(self.engine(), path.as_ref(), false)?;
         place.dir.create(place.free()?, &NewNode::new(FileType::Dir, 0o755)).map(drop)
     }
 
@@ -155,7 +167,7 @@ impl Pool {
     /// # Errors
     /// [`Error::IsDirectory`].
     pub fn remove_file(&self, path: impl AsRef<Path>) -> Result<()> {
-        let place = path::walk(self.engine(), path.as_ref(), false)?;
+        let place = path::resolve(self.engine(), path.as_ref(), false)?;
         if place.found()?.kind.is_dir() {
             return Err(Error::IsDirectory);
         }
@@ -167,7 +179,7 @@ impl Pool {
     /// # Errors
     /// [`Error::NotEmpty`]; [`Error::Invalid`] for the root.
     pub fn remove_dir(&self, path: impl AsRef<Path>) -> Result<()> {
-        let place = path::walk(self.engine(), path.as_ref(), false)?;
+        let place = path::resolve(self.engine(), path.as_ref(), false)?;
         place.dir.rmdir(place.entry()?)
     }
 
@@ -175,9 +187,10 @@ impl Pool {
     /// record for each name: after a crash or an error a part may be left.
     ///
     /// # Errors
-    /// [`Error::NotDirectory`], unless it is a symbolic link, which goes; [`Error::Invalid`] for the root.
+    /// [`Error::NotDirectory`], unless it is a symbolic link, which goes; [`Error::Invalid`] for the root;
+    /// [`Error::NotEmpty`] if others make names in it meanwhile.
     pub fn remove_dir_all(&self, path: impl AsRef<Path>) -> Result<()> {
-        let place = path::walk(self.engine(), path.as_ref(), false)?;
+        let place = path::resolve(self.engine(), path.as_ref(), false)?;
         let kind = place.found()?.kind;
         if !kind.is_dir() && !kind.is_symlink() {
             return Err(Error::NotDirectory);
@@ -191,8 +204,8 @@ impl Pool {
     /// [`Error::IsDirectory`], [`Error::NotDirectory`] or [`Error::NotEmpty`] for what cannot be replaced;
     /// [`Error::Invalid`] for a directory into itself.
     pub fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-        let from = path::walk(self.engine(), from.as_ref(), false)?;
-        let to = path::walk(self.engine(), to.as_ref(), false)?;
+        let from = path::resolve(self.engine(), from.as_ref(), false)?;
+        let to = path::resolve(self.engine(), to.as_ref(), false)?;
         if to.attr.is_none() && to.must_be_dir && !from.found()?.kind.is_dir() {
             return Err(Error::NotDirectory);
         }
@@ -204,8 +217,8 @@ impl Pool {
     /// # Errors
     /// [`Error::Exists`], [`Error::IsDirectory`], [`Error::TooManyLinks`].
     pub fn hard_link(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
-        let original = path::walk(self.engine(), original.as_ref(), false)?;
-        let link = path::walk(self.engine(), link.as_ref(), false)?;
+        let original = path::resolve(self.engine(), original.as_ref(), false)?;
+        let link = path::resolve(self.engine(), link.as_ref(), false)?;
         // As on the system, a missing original counts before a name that is taken.
         let ino = original.found()?.ino;
         link.dir.link(link.free()?, ino).map(drop)
@@ -215,12 +228,17 @@ impl Pool {
     /// the directory of the link.
     ///
     /// # Errors
-    /// [`Error::Exists`]; [`Error::NameTooLong`] for a target of more than 4,095 bytes.
+    /// [`Error::Exists`]; [`Error::NameTooLong`] for a target of more than 4,095 bytes; [`Error::NotFound`] for a name
+    /// that is free and has a slash behind it, which means a directory.
     pub fn symlink(&self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> Result<()> {
-        let place = path::walk(self.engine(), link.as_ref(), false)?;
+        let place = path::resolve(self.engine(), link.as_ref(), false)?;
         let target = original.as_ref().as_os_str().as_bytes();
         let node = NewNode::new(FileType::Symlink, 0o777).target(target);
-        place.dir.create(place.free()?, &node).map(drop)
+        let name = place.free()?;
+        if place.must_be_dir {
+            return Err(Error::NotFound);
+        }
+        place.dir.create(name, &node).map(drop)
     }
 
     /// The target of the symbolic link at `path`.
@@ -228,7 +246,7 @@ impl Pool {
     /// # Errors
     /// [`Error::Invalid`] if it is none.
     pub fn read_link(&self, path: impl AsRef<Path>) -> Result<PathBuf> {
-        let place = path::walk(self.engine(), path.as_ref(), false)?;
+        let place = path::resolve(self.engine(), path.as_ref(), false)?;
         let target = path::gone(self.engine().any(place.found()?.ino).read_link())?;
         Ok(PathBuf::from(OsString::from_vec(target)))
     }
@@ -246,8 +264,8 @@ impl Pool {
     /// [`Error::Exists`]; [`Error::IsDirectory`] or [`Error::Invalid`] if `from` is no regular file;
     /// [`Error::TooManyLinks`] beyond 2^30 clones of one state.
     pub fn clone_file(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
-        let from = path::walk(self.engine(), from.as_ref(), true)?;
-        let to = path::walk(self.engine(), to.as_ref(), false)?;
+        let from = path::resolve(self.engine(), from.as_ref(), true)?;
+        let to = path::resolve(self.engine(), to.as_ref(), false)?;
         to.dir.clone_file(to.free()?, from.found()?.ino).map(drop)
     }
 
@@ -258,8 +276,8 @@ impl Pool {
     /// # Errors
     /// [`Error::Exists`]; [`Error::Invalid`] for a tree into itself.
     pub fn clone_tree(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Copied> {
-        let from = path::walk(self.engine(), from.as_ref(), true)?;
-        let to = path::walk(self.engine(), to.as_ref(), false)?;
+        let from = path::resolve(self.engine(), from.as_ref(), true)?;
+        let to = path::resolve(self.engine(), to.as_ref(), false)?;
         self.snapshots().clone_tree(from.found()?.ino, to.dir.ino(), to.free()?)
     }
 }

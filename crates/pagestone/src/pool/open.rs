@@ -8,11 +8,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use pmem::{Media, MediaKind, Region};
+use pmem::{Media, MediaKind, PoolLock, Region};
 
 use super::{Engine, Pool};
 use crate::alloc::Allocator;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::journal::{self, Journal};
 use crate::layout::{Geometry, ORPHANS, PoolState, ROOT, SUPERBLOCKS, Superblock};
 use crate::units::{FRAME_SIZE, LINE, PageNo};
@@ -24,6 +24,8 @@ pub struct OpenOptions {
     read_only: bool,
     media: Option<MediaKind>,
     room: u64,
+    leave_orphans: bool,
+    lock: Option<PoolLock>,
 }
 
 impl OpenOptions {
@@ -50,10 +52,25 @@ impl OpenOptions {
         self.room = bytes;
         self
     }
+
+    /// Whether files that lost their last name while they were open stay until [`Pool::reclaim_orphans`]. For a server
+    /// that takes over from one that has died: it opens them by their numbers first.
+    pub fn leave_orphans(mut self, leave: bool) -> OpenOptions {
+        self.leave_orphans = leave;
+        self
+    }
+
+    /// The lock of the pool, which the caller has, or a process that gave it to the caller. It has to be exclusive, or
+    /// shared to read only. `None`: opening takes it.
+    pub fn lock(mut self, lock: impl Into<Option<PoolLock>>) -> OpenOptions {
+        self.lock = lock.into();
+        self
+    }
 }
 
 pub(super) fn open(path: &Path, options: &OpenOptions) -> Result<Pool> {
-    let how = pmem::Open { read_only: options.read_only, kind: options.media, size: None, room: options.room };
+    let OpenOptions { read_only, media: kind, room, lock, .. } = options.clone();
+    let how = pmem::Open { read_only, kind, size: None, room, lock };
     open_media(open_existing(path, &how)?.media, options, true)
 }
 
@@ -95,12 +112,12 @@ pub(super) fn open_media(media: Arc<dyn Media>, options: &OpenOptions, in_backgr
     for ino in [ROOT, ORPHANS] {
         engine.alloc.inode(ino)?;
     }
-    if !read_only && !in_background {
+    if !read_only && !in_background && !options.leave_orphans {
         engine.reclaim_orphans(|| true)?;
         // What is on the media now is durable, and nobody else is here yet.
         engine.merge_pending();
     }
-    Pool::new(engine, in_background)
+    Pool::new(engine, in_background, options.leave_orphans)
 }
 
 /// The superblock, the journal and the layers up to `alloc`, on a pool whose records have been replayed.
@@ -122,7 +139,7 @@ fn mount_region(region: Region) -> Result<(Superblock, Allocator, u64)> {
         && state.forwarded <= geometry.usable_pages(state.frames)
         && state.forward_root().is_none_or(|root| geometry.owns(root.frame(), state.frames));
     if !possible {
-        return Err(Error::corrupt(format!("state of the pool at {}", PoolState::PAGES[0]), "impossible numbers"));
+        return Err(Error::corrupt(Place::PoolState(PoolState::PAGES[0]), "impossible numbers"));
     }
     let journal = Journal::new(region.clone(), geometry, salt, &replayed);
     if !read_only {
@@ -143,8 +160,8 @@ pub(crate) fn read_state(region: &Region) -> Result<PoolState> {
         return Err(Error::Size(format!("the pool has only {} bytes left (truncated?)", region.len())));
     }
     let Some(state) = PoolState::PAGES.into_iter().find_map(copy) else {
-        let place = format!("{} and {}", PoolState::PAGES[0], PoolState::PAGES[1]);
-        return Err(Error::corrupt(place, "both copies of the pool's state are damaged"));
+        let [first, second] = PoolState::PAGES;
+        return Err(Error::corrupt(Place::PoolState(first), format!("it and its copy at {second} are damaged")));
     };
     let bytes = state.frames * FRAME_SIZE;
     if region.len() < bytes {

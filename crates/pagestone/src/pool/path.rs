@@ -1,14 +1,14 @@
 //! From a path to what it names in the pool as it is now.
 //!
 //! ```text
-//!   path --dir::walk--> directory, last name, what it means --> Place: with handles and attributes
+//!   path --dir::resolve--> directory, last name, what it means --> Located: with handles and attributes
 //! ```
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::attr::Attr;
-use crate::dir::{self, Dir, Found, Lookup, Name, Node, Walked};
+use crate::dir::{self, Dir, Found, Lookup, Name, Node, Resolved};
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
 use crate::units::Ino;
@@ -16,7 +16,7 @@ use crate::units::Ino;
 pub(super) use crate::dir::gone;
 
 /// Where a path leads.
-pub(super) struct Place {
+pub(super) struct Located {
     /// The directory that has the last name; or the one that the path means, if it ends with none.
     pub(super) dir: Dir,
     /// The last name, unless the path ends with the root, `.` or `..`.
@@ -27,7 +27,7 @@ pub(super) struct Place {
     pub(super) must_be_dir: bool,
 }
 
-impl Place {
+impl Located {
     /// The last name, for what changes names.
     pub(super) fn name(&self) -> Result<&[u8]> {
         self.name.as_deref().ok_or(Error::Invalid("the path ends with no name"))
@@ -65,9 +65,10 @@ impl Lookup for Now<'_> {
     }
 }
 
-/// Walks a path from the root. `follow`: a symbolic link at its end is followed, too.
-pub(super) fn walk(engine: &EngineRef, path: &Path, follow: bool) -> Result<Place> {
-    let Walked { dir, name, found, must_be_dir } = dir::walk(&mut Now(engine), path.as_os_str().as_bytes(), follow)?;
+/// Resolves a path from the root. `follow`: a symbolic link at its end is followed, too.
+pub(super) fn resolve(engine: &EngineRef, path: &Path, follow: bool) -> Result<Located> {
+    let Resolved { dir, name, found, must_be_dir } =
+        dir::resolve(&mut Now(engine), path.as_os_str().as_bytes(), follow)?;
     let dir = Dir::new(engine.clone(), dir);
     let attr = match (&name, found) {
         (None, _) => Some(gone(dir.node().attr())?),
@@ -77,10 +78,10 @@ pub(super) fn walk(engine: &EngineRef, path: &Path, follow: bool) -> Result<Plac
             attr => Some(attr?),
         },
     };
-    Ok(Place { dir, name, attr, must_be_dir })
+    Ok(Located { dir, name, attr, must_be_dir })
 }
 
 /// What a path names, with symbolic links followed.
 pub(super) fn node(engine: &EngineRef, path: &Path) -> Result<Node> {
-    Ok(engine.any(walk(engine, path, true)?.found()?.ino))
+    Ok(engine.any(resolve(engine, path, true)?.found()?.ino))
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::shrink::Shrink;
 use crate::alloc::{Run, Stop, TxResult};
-use crate::attr::Kind;
+use crate::attr::FileType;
 use crate::btree::{TreeId, relocate_path};
 use crate::data::relocate::move_into_one;
 use crate::engine::{Engine, WriteGuards};
@@ -108,8 +108,9 @@ impl Shrink<'_, '_> {
     /// Moves the first run from `page` on that lies behind the end, or a part of it.
     fn evacuate_run(&self, locks: &WriteGuards<'_>, rec: &InodeRec, page: u64) -> Result<(Left, u64)> {
         let engine = self.engine;
-        let has_runs = rec.is_base() || matches!(rec.kind(), Some(Kind::File | Kind::Symlink)) && rec.ino() != ORPHANS;
-        let short_target = rec.kind() == Some(Kind::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64;
+        let has_runs =
+            rec.is_base() || matches!(rec.kind(), Some(FileType::File | FileType::Symlink)) && rec.ino() != ORPHANS;
+        let short_target = rec.kind() == Some(FileType::Symlink) && rec.size <= InodeRec::INLINE_TARGET as u64;
         if !has_runs || short_target {
             return Ok((Left::Nothing, 0));
         }

@@ -50,12 +50,16 @@ impl Shrink<'_, '_> {
             }
             let number = alloc.number_of_inode_page(page)?;
             let change = alloc.change_layout();
-            alloc.transact(true, |tx| {
+            let copy = alloc.transact(true, |tx| {
                 let copy = tx.copy_inode_page(page, number)?;
                 tx.free(Run { page, pages: 1 }, PageUse::Inodes, 0);
-                tx.forward(&change, number, Some(copy).filter(|&copy| copy != number))
+                tx.forward(&change, number, Some(copy).filter(|&copy| copy != number))?;
+                Ok(copy)
             })?;
             alloc.forget_inode_page(page);
+            // A reader without a lock may have found the copy an inode page before it found the table, and have taken it for
+            // the page of the inodes that it would have without the table.
+            alloc.forget_inode_page(copy);
         }
         Ok(())
     }

@@ -70,6 +70,10 @@ impl Engine {
         if limit.is_pinned() {
             return Err(Error::Pinned);
         }
+        // Asked again: nothing may be cut off that is in use.
+        if limit.holds_anything()? {
+            return Err(Error::Busy);
+        }
         let used = limit.used()?;
         let change = self.alloc.change_layout();
         self.alloc.transact(true, |tx| {
@@ -120,7 +124,7 @@ impl<'a, 'p> Shrink<'a, 'p> {
     fn evacuate_all(&mut self) -> Result<()> {
         for _ in 0..PASSES {
             self.step(0)?;
-            if !self.anything_left()? {
+            if !self.limit.holds_anything()? {
                 return Ok(());
             }
             for ino in [ROOT, ORPHANS] {
@@ -134,20 +138,11 @@ impl<'a, 'p> Shrink<'a, 'p> {
             }
             self.move_inode_pages()?;
         }
-        match self.anything_left()? {
+        match self.limit.holds_anything()? {
             true if self.pinned.get() => Err(Error::Pinned),
             true => Err(self.unreadable.take().unwrap_or(Error::Busy)),
             false => Ok(()),
         }
-    }
-
-    fn anything_left(&self) -> Result<bool> {
-        for frame in self.engine.alloc.used_frames_from(FrameNo(self.limit.frames())) {
-            if self.engine.alloc.holds_anything(frame)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// The pages of a frame that hold inodes.

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::SNAPSHOTS;
 use super::copy::entries;
-use crate::attr::{DirEntry, Kind};
-use crate::dir::Node;
+use super::{OWN, SNAPSHOTS};
+use crate::attr::{Attr, DirEntry, FileType};
+use crate::dir::{Child, Descent, Node};
 use crate::engine::EngineRef;
 use crate::error::Result;
 use crate::units::Ino;
 
 /// One difference.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Change {
     /// Relative to the top of both trees, with a leading `/`.
@@ -25,7 +26,8 @@ pub struct Change {
 }
 
 /// The kind of a change.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum What {
@@ -42,13 +44,19 @@ pub enum What {
 struct Diff<'p> {
     engine: &'p EngineRef,
     changes: Vec<Change>,
-    todo: Vec<(Ino, Ino, String)>,
+    /// Directories that both trees have, and their path.
+    todo: Vec<(Descent, Descent, String)>,
 }
 
 pub(super) fn diff(engine: &EngineRef, old: Ino, new: Ino) -> Result<Vec<Change>> {
-    let mut diff = Diff { engine, changes: Vec::new(), todo: vec![(old, new, String::new())] };
+    let mut diff =
+        Diff { engine, changes: Vec::new(), todo: vec![(Descent::new(old), Descent::new(new), String::new())] };
+    let (one, other) = (engine.node(old)?, engine.node(new)?);
+    if attributes(&one.attr()?) != attributes(&other.attr()?) || !same_xattrs(&one, &other)? {
+        diff.change("/".into(), What::Attributes, 0);
+    }
     while let Some((old, new, path)) = diff.todo.pop() {
-        diff.directory(old, new, &path)?;
+        diff.directory((old, new), &path)?;
     }
     diff.changes.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(diff.changes)
@@ -65,62 +73,69 @@ impl Diff<'_> {
         self.changes.push(Change { path, what, bytes });
     }
 
-    fn directory(&mut self, old: Ino, new: Ino, path: &str) -> Result<()> {
-        let (before, mut after) = (self.names(old)?, self.names(new)?);
+    fn directory(&mut self, (mut old, mut new): (Descent, Descent), path: &str) -> Result<()> {
+        let (before, mut after) = (self.names(old.dir())?, self.names(new.dir())?);
         for (name, a) in before {
             let path = format!("{path}/{}", String::from_utf8_lossy(&name));
             match after.remove(&name) {
-                None => self.only_in(&a, path, What::Removed)?,
+                None => self.only_in(&mut old, &a, path, What::Removed)?,
                 Some(b) if a.kind != b.kind => self.change(path, What::Modified, 0),
-                Some(b) => self.both(&a, &b, path)?,
+                Some(b) => self.both((&mut old, &a), (&mut new, &b), path)?,
             }
         }
         for (name, b) in after {
-            self.only_in(&b, format!("{path}/{}", String::from_utf8_lossy(&name)), What::Added)?;
+            self.only_in(&mut new, &b, format!("{path}/{}", String::from_utf8_lossy(&name)), What::Added)?;
         }
         Ok(())
     }
 
     /// Reports a name that only one tree has, and everything beneath it.
-    fn only_in(&mut self, entry: &DirEntry, path: String, what: What) -> Result<()> {
-        let mut stack = vec![(entry.ino, entry.kind, path)];
-        while let Some((ino, kind, path)) = stack.pop() {
-            if kind == Kind::Dir {
-                let names = self.names(ino)?.into_values();
-                stack.extend(names.map(|e| (e.ino, e.kind, format!("{path}/{}", String::from_utf8_lossy(&e.name)))));
+    fn only_in(&mut self, dir: &mut Descent, entry: &DirEntry, path: String, what: What) -> Result<()> {
+        if dir.checked_child(self.engine, entry)? == Child::Enter {
+            for below in self.engine.node(entry.ino)?.dir()?.walk() {
+                self.change(format!("{path}/{}", below?.path().display()), what, 0);
             }
-            self.change(path, what, 0);
         }
+        self.change(path, what, 0);
         Ok(())
     }
 
-    fn both(&mut self, a: &DirEntry, b: &DirEntry, path: String) -> Result<()> {
+    /// Compares what a name means in both trees. What is beneath it follows later.
+    fn both(&mut self, old: (&mut Descent, &DirEntry), new: (&mut Descent, &DirEntry), path: String) -> Result<()> {
+        let ((old, a), (new, b)) = (old, new);
         let (one, other) = (self.engine.node(a.ino)?, self.engine.node(b.ino)?);
         let (x, y) = (one.attr()?, other.attr()?);
         let bytes = match a.kind {
-            Kind::File => one.handle()?.count_differing_bytes(&other.handle()?)?,
-            Kind::Symlink => u64::from(one.read_link()? != other.read_link()?),
+            FileType::File => one.handle()?.count_differing_bytes(&other.handle()?)?,
+            FileType::Symlink => u64::from(one.read_link()? != other.read_link()?),
             _ => u64::from(x.rdev != y.rdev),
         };
         if bytes > 0 {
             self.change(path.clone(), What::Modified, bytes);
         } else {
-            let attributes = |attr: &crate::attr::Attr| (attr.perm, attr.uid, attr.gid);
-            let same_times = a.kind == Kind::Dir || x.mtime == y.mtime;
+            let same_times = a.kind == FileType::Dir || x.mtime == y.mtime;
             if attributes(&x) != attributes(&y) || !same_times || !same_xattrs(&one, &other)? {
                 self.change(path.clone(), What::Attributes, 0);
             }
         }
-        if a.kind == Kind::Dir {
-            self.todo.push((a.ino, b.ino, path));
+        let children = (old.checked_child(self.engine, a)?, new.checked_child(self.engine, b)?);
+        if children == (Child::Enter, Child::Enter) {
+            self.todo.push((old.below(a.ino), new.below(b.ino), path));
         }
         Ok(())
     }
 }
 
+fn attributes(attr: &Attr) -> (u32, u32, u32) {
+    (attr.perm, attr.uid, attr.gid)
+}
+
 fn same_xattrs(one: &Node, other: &Node) -> Result<bool> {
     let mut names = [one.xattrs()?, other.xattrs()?];
-    names.iter_mut().for_each(|n| n.sort());
+    for names in &mut names {
+        names.retain(|name| !name.starts_with(OWN));
+        names.sort();
+    }
     if names[0] != names[1] {
         return Ok(false);
     }

@@ -4,27 +4,32 @@
 //!   /.snapshots/NAME        a snapshot: an ordinary tree, each file a clone; its top directory has the mark, an
 //!                           attribute that only root can set. Directories without the mark are no snapshots
 //!              /.partial    being created or removed; after a crash it is deleted
+//!              /.aside      parts of one that is being created
 //!              /.restoring  complete, about to replace the contents of the root
 //!              /.restored   the root is empty, its names move there
 //!              /.replaced   the previous contents of the root
 //! ```
 //!
-//! Creating a tree takes O(1) per file. It appears with one rename when it is complete. Each file is copied as of
-//! one moment, but not all files as of the same moment, unless nothing is written meanwhile. The next call finishes
-//! a restore that a crash has interrupted; until then both trees are in the pool.
+//! Creating a tree takes O(1) per file. It has what all files had at one moment, also if others write meanwhile. It appears
+//! with one rename when it is complete. The next call finishes a restore that a crash has interrupted; until then both
+//! trees are in the pool.
 //!
-//! This layer uses directories and files through their public operations. `copy.rs` creates and removes trees,
-//! `diff.rs` compares them.
+//! This layer uses directories and files through their public operations. `copy.rs` creates trees, `catch_up.rs` brings
+//! them to one moment, `restore.rs` lets one take the place of the root's contents, `remove.rs` removes them, `diff.rs`
+//! compares them.
 
+mod catch_up;
 mod copy;
 mod diff;
+mod remove;
+mod restore;
 
 pub use copy::Copied;
 pub use diff::{Change, What};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::attr::{Attr, Kind, NewNode, RenameMode, SetAttr, Time, XattrMode};
+use crate::attr::{Attr, FileType, NewNode, RenameMode, Time, XattrMode};
 use crate::dir::Dir;
 use crate::engine::EngineRef;
 use crate::error::{Error, Result};
@@ -35,13 +40,18 @@ use crate::units::Ino;
 pub(crate) const SNAPSHOTS: &[u8] = b".snapshots";
 /// The extended attribute that marks a directory as a snapshot.
 const MARK: &[u8] = b"trusted.pagestone.snapshot";
+/// Attributes that begin like this are those of a pool, and not of a file.
+const OWN: &[u8] = b"trusted.pagestone.";
 const PARTIAL: &[u8] = b".partial";
+/// What a copy that is being created has at the moment without a name.
+const ASIDE: &[u8] = b".aside";
 const RESTORING: &[u8] = b".restoring";
 const RESTORED: &[u8] = b".restored";
 const REPLACED: &[u8] = b".replaced";
 
 /// One snapshot.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Snapshot {
     /// Its name.
@@ -75,22 +85,24 @@ impl Snapshots {
         Snapshots { engine }
     }
 
-    /// Creates a snapshot of the whole pool, without `/.snapshots`.
+    /// Creates a snapshot of the whole pool, without `/.snapshots`, as all of it is at one moment. Other operations
+    /// go on meanwhile. For that moment they wait, as [`Copied::pause_ns`] says: for what has changed last, not for the whole
+    /// pool. The calling thread must not have memory in a mapping of the pool that it touches meanwhile, as its heap or stack.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`]: nothing of the snapshot remains.
     pub fn create(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
         let name = name.as_ref();
         check_name(name)?;
-        let place = self.begin()?;
-        if place.dir.lookup(name).is_ok() {
+        let snapshots = self.begin()?;
+        if snapshots.dir.lookup(name).is_ok() {
             return Err(Error::Exists);
         }
-        self.make(&place, self.engine.root().ino(), (place.dir.ino(), name), true)
+        self.make(&snapshots, self.engine.root().ino(), (snapshots.dir.ino(), name), true)
     }
 
     /// Makes `name` in the directory `dir` a clone of the file or the tree `from`: all of it or nothing, with
-    /// owners, modes, times, extended attributes and hard links.
+    /// owners, modes, times, extended attributes and hard links, as of one moment, as in [`Snapshots::create`].
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::NoSpace`], [`Error::Invalid`] for a tree beneath itself.
@@ -100,16 +112,12 @@ impl Snapshots {
         if to.lookup(name).is_ok() {
             return Err(Error::Exists);
         }
-        let mut above = dir;
-        while above != self.engine.root().ino() && from != self.engine.root().ino() {
-            if above == from {
-                return Err(Error::Invalid("a tree cannot be cloned into itself"));
-            }
-            above = self.engine.node(above)?.dir()?.parent()?;
+        if from != self.engine.root().ino() && self.engine.is_beneath(dir, from)? {
+            return Err(Error::Invalid("a tree cannot be cloned into itself"));
         }
-        let place = self.begin()?;
-        let made = self.make(&place, from, (dir, name), false);
-        self.leave(&place)?;
+        let snapshots = self.begin()?;
+        let made = self.make(&snapshots, from, (dir, name), false);
+        self.leave(&snapshots)?;
         made
     }
 
@@ -119,7 +127,7 @@ impl Snapshots {
         let dir = self.engine.node(attr.ino)?.dir()?;
         let mut found = Vec::new();
         for entry in copy::entries(&dir)? {
-            if entry.kind == Kind::Dir && !is_reserved(&entry.name) && self.is_marked(entry.ino)? {
+            if entry.kind == FileType::Dir && !is_reserved(&entry.name) && self.is_marked(entry.ino)? {
                 let created = self.engine.node(entry.ino)?.attr()?.btime;
                 found.push(Snapshot { name: String::from_utf8_lossy(&entry.name).into_owned(), created });
             }
@@ -134,11 +142,11 @@ impl Snapshots {
     /// [`Error::NotFound`], [`Error::Invalid`] for a directory that is no snapshot.
     pub fn delete(&self, name: impl AsRef<[u8]>) -> Result<()> {
         let name = name.as_ref();
-        let place = self.begin()?;
+        let snapshots = self.begin()?;
         self.find(name)?;
-        place.dir.rename(name, place.dir.ino(), PARTIAL, RenameMode::NoReplace)?;
-        place.dir.remove_tree(PARTIAL)?;
-        self.leave(&place)
+        snapshots.dir.rename(name, snapshots.dir.ino(), PARTIAL, RenameMode::NoReplace)?;
+        snapshots.dir.remove_tree(PARTIAL)?;
+        self.leave(&snapshots)
     }
 
     /// The differences of the tree `other` (the current contents of the pool if `None`) from the snapshot `name`,
@@ -152,16 +160,17 @@ impl Snapshots {
         diff::diff(&self.engine, old.ino(), new.ino())
     }
 
-    /// Replaces the contents of the pool by those of the snapshot `name`. Snapshots stay. The previous contents are
-    /// removed. Open files keep their contents.
+    /// Replaces the contents of the pool by those of the snapshot `name`: names, and the attributes of the root. Snapshots
+    /// stay. The previous contents are removed. Open files keep their contents. Other operations wait while the names of the
+    /// root are exchanged.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NoSpace`] with the pool unchanged.
     pub fn restore(&self, name: impl AsRef<[u8]>) -> Result<Copied> {
-        let place = self.begin()?;
+        let snapshots = self.begin()?;
         let snapshot = self.find(name.as_ref())?;
-        let made = self.make(&place, snapshot.ino(), (place.dir.ino(), RESTORING), false)?;
-        self.finish_restore(&place.dir)?;
+        let made = self.make(&snapshots, snapshot.ino(), (snapshots.dir.ino(), RESTORING), false)?;
+        self.finish_restore(&snapshots.dir)?;
         Ok(made)
     }
 
@@ -184,45 +193,43 @@ impl Snapshots {
     }
 
     /// Creates a tree under a hidden name, then renames it.
-    fn make(&self, place: &Place<'_>, from: Ino, to: (Ino, &[u8]), is_snapshot: bool) -> Result<Copied> {
+    fn make(&self, snapshots: &SnapshotsDir<'_>, from: Ino, to: (Ino, &[u8]), is_snapshot: bool) -> Result<Copied> {
         let make = || {
-            let made = copy::copy(&self.engine, from, &place.dir, PARTIAL)?;
+            let made = copy::copy(&self.engine, from, &snapshots.dir, PARTIAL)?;
             if is_snapshot {
-                let top = self.engine.node(place.dir.lookup(PARTIAL)?.ino)?;
+                let top = self.engine.node(snapshots.dir.lookup(PARTIAL)?.ino)?;
                 top.set_xattr(MARK, b"", XattrMode::Set)?;
             }
-            place.dir.rename(PARTIAL, to.0, to.1, RenameMode::NoReplace)?;
+            snapshots.dir.rename(PARTIAL, to.0, to.1, RenameMode::NoReplace)?;
             Ok(made)
         };
         let made = make();
-        if made.is_err() && place.dir.lookup(PARTIAL).is_ok() {
-            place.dir.remove_tree(PARTIAL)?;
+        if made.is_err() {
+            snapshots.remove_remains()?;
         }
         made
     }
 
     /// The directory of snapshots, created if it is missing, and cleared of what a crash has left. One call at a
     /// time.
-    fn begin(&self) -> Result<Place<'_>> {
+    fn begin(&self) -> Result<SnapshotsDir<'_>> {
         let one = self.engine.trees.lock();
         let root = self.engine.root();
         let ino = match root.lookup(SNAPSHOTS) {
-            Err(Error::NotFound) => root.create(SNAPSHOTS, &NewNode::new(Kind::Dir, 0o700))?.ino,
+            Err(Error::NotFound) => root.create(SNAPSHOTS, &NewNode::new(FileType::Dir, 0o700))?.ino,
             found => self.check_owner(&found?)?,
         };
-        let place = Place { dir: self.engine.node(ino)?.dir()?, _one: one };
-        if place.dir.lookup(PARTIAL).is_ok() {
-            place.dir.remove_tree(PARTIAL)?;
-        }
-        self.finish_restore(&place.dir)?;
-        Ok(place)
+        let snapshots = SnapshotsDir { dir: self.engine.node(ino)?.dir()?, _one: one };
+        snapshots.remove_remains()?;
+        self.finish_restore(&snapshots.dir)?;
+        Ok(snapshots)
     }
 
     /// A directory that another user may change cannot be used for snapshots: that user could put other trees
     /// there.
     fn check_owner(&self, dir: &Attr) -> Result<Ino> {
         let root = self.engine.node(self.engine.root().ino())?.attr()?;
-        if dir.kind != Kind::Dir {
+        if dir.kind != FileType::Dir {
             return Err(Error::Invalid("/.snapshots of the pool is no directory: it is where snapshots are kept"));
         }
         if dir.uid != 0 && dir.uid != root.uid || dir.perm & 0o022 != 0 {
@@ -232,62 +239,34 @@ impl Snapshots {
     }
 
     /// Removes the directory if it contains no snapshot.
-    fn leave(&self, _place: &Place<'_>) -> Result<()> {
+    fn leave(&self, _dir: &SnapshotsDir<'_>) -> Result<()> {
         match self.engine.root().rmdir(SNAPSHOTS) {
             Err(Error::NotEmpty) => Ok(()),
             done => done,
         }
     }
+}
 
-    /// Finishes a restore, at whatever step it was interrupted.
-    fn finish_restore(&self, dir: &Dir) -> Result<()> {
-        let root = self.engine.root();
-        if let Ok(restoring) = dir.lookup(RESTORING) {
-            let replaced = match dir.lookup(REPLACED) {
-                Err(Error::NotFound) => dir.create(REPLACED, &NewNode::new(Kind::Dir, 0o700))?.ino,
-                found => found?.ino,
-            };
-            move_all(&root, self.engine.node(replaced)?.dir()?)?;
-            let attr = self.engine.node(restoring.ino)?.attr()?;
-            let change = SetAttr {
-                perm: Some(attr.perm),
-                uid: Some(attr.uid),
-                gid: Some(attr.gid),
-                mtime: Some(attr.mtime),
-                ..SetAttr::default()
-            };
-            root.node().set_attr(&change)?;
-            dir.rename(RESTORING, dir.ino(), RESTORED, RenameMode::NoReplace)?;
-        }
-        if let Ok(restored) = dir.lookup(RESTORED) {
-            move_all(&self.engine.node(restored.ino)?.dir()?, root)?;
-            dir.rmdir(RESTORED)?;
-        }
-        if dir.lookup(REPLACED).is_ok() {
-            dir.remove_tree(REPLACED)?;
+/// The directory of snapshots, in use by one call.
+struct SnapshotsDir<'p> {
+    dir: Dir,
+    _one: MutexGuard<'p, ()>,
+}
+
+impl SnapshotsDir<'_> {
+    /// Removes what was not completed.
+    fn remove_remains(&self) -> Result<()> {
+        for name in [PARTIAL, ASIDE] {
+            if self.dir.lookup(name).is_ok() {
+                self.dir.remove_tree(name)?;
+            }
         }
         Ok(())
     }
 }
 
-/// The directory of snapshots, in use by one call.
-struct Place<'p> {
-    dir: Dir,
-    _one: MutexGuard<'p, ()>,
-}
-
-/// Moves every name except that of the snapshots.
-fn move_all(from: &Dir, to: Dir) -> Result<()> {
-    for entry in copy::entries(from)? {
-        if entry.name != SNAPSHOTS {
-            from.rename(&entry.name, to.ino(), &entry.name, RenameMode::Replace)?;
-        }
-    }
-    Ok(())
-}
-
 fn is_reserved(name: &[u8]) -> bool {
-    [PARTIAL, RESTORING, RESTORED, REPLACED].contains(&name)
+    [PARTIAL, ASIDE, RESTORING, RESTORED, REPLACED].contains(&name)
 }
 
 fn check_name(name: &[u8]) -> Result<()> {

@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::attr::Kind;
+use crate::attr::{FileType, RenameMode};
 use crate::data::{FileHandle, bounce_buffer};
 use crate::engine::EngineRef;
 use crate::error::Result;
@@ -68,13 +68,22 @@ enum Target {
     Open(FileHandle),
 }
 
+/// Where a write goes.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Offset(u64),
+    /// The end that the file has when the operation is done.
+    End,
+}
+
 #[derive(Debug)]
 enum Operation<'a> {
-    Write { file: Target, bytes: Cow<'a, [u8]>, offset: u64 },
+    Write { file: Target, bytes: Cow<'a, [u8]>, at: At },
     SetLen { file: Target, len: u64 },
-    Create { path: Vec<u8>, kind: Kind, mode: u32 },
+    Create { path: Vec<u8>, kind: FileType, mode: u32 },
+    Symlink { target: Vec<u8>, link: Vec<u8> },
     Link { original: Vec<u8>, link: Vec<u8> },
-    Rename { from: Vec<u8>, to: Vec<u8> },
+    Rename { from: Vec<u8>, to: Vec<u8>, mode: RenameMode },
     Remove { path: Vec<u8>, is_dir: bool },
 }
 
@@ -94,12 +103,22 @@ impl<'a> Transaction<'a> {
 
     /// Writes all of `bytes` at `offset` of the file at `path`, which grows if need be.
     pub fn write(&mut self, path: impl AsRef<Path>, bytes: &'a [u8], offset: u64) -> &mut Self {
-        self.push(Operation::Write { file: Target::Path(bytes_of(path)), bytes: Cow::Borrowed(bytes), offset })
+        let file = Target::Path(bytes_of(path));
+        self.push(Operation::Write { file, bytes: Cow::Borrowed(bytes), at: At::Offset(offset) })
+    }
+
+    /// Writes all of `bytes` at the end of the file at `path`: the end that it has after the operations before this one,
+    /// and after what others have appended until the commit. The commit fails where a [write](Transaction::write) there
+    /// would.
+    pub fn append(&mut self, path: impl AsRef<Path>, bytes: &'a [u8]) -> &mut Self {
+        let file = Target::Path(bytes_of(path));
+        self.push(Operation::Write { file, bytes: Cow::Borrowed(bytes), at: At::End })
     }
 
     /// As [`Transaction::write`], to an open file of this pool.
     pub(crate) fn write_handle(&mut self, file: &FileHandle, bytes: &'a [u8], offset: u64) -> &mut Self {
-        self.push(Operation::Write { file: Target::Open(file.clone()), bytes: Cow::Borrowed(bytes), offset })
+        let file = Target::Open(file.clone());
+        self.push(Operation::Write { file, bytes: Cow::Borrowed(bytes), at: At::Offset(offset) })
     }
 
     /// The pool that it is a transaction of.
@@ -114,12 +133,20 @@ impl<'a> Transaction<'a> {
 
     /// Makes an empty file with these permission bits (`07777`), owned by root. The name must be free.
     pub fn create(&mut self, path: impl AsRef<Path>, mode: u32) -> &mut Self {
-        self.push(Operation::Create { path: bytes_of(path), kind: Kind::File, mode })
+        self.push(Operation::Create { path: bytes_of(path), kind: FileType::File, mode })
     }
 
     /// Makes a directory with mode `0o755`, owned by root. The name must be free.
     pub fn create_dir(&mut self, path: impl AsRef<Path>) -> &mut Self {
-        self.push(Operation::Create { path: bytes_of(path), kind: Kind::Dir, mode: 0o755 })
+        self.push(Operation::Create { path: bytes_of(path), kind: FileType::Dir, mode: 0o755 })
+    }
+
+    /// Makes a symbolic link at `link` to `original`, which need not be there. A target without a leading `/` begins in
+    /// the directory of the link. The name `link` must be free. The commit fails with
+    /// [`Error::NameTooLong`](crate::Error::NameTooLong) for a target of more than 4,095 bytes, and with
+    /// [`Error::NotFound`](crate::Error::NotFound) for one of none.
+    pub fn symlink(&mut self, original: impl AsRef<Path>, link: impl AsRef<Path>) -> &mut Self {
+        self.push(Operation::Symlink { target: bytes_of(original), link: bytes_of(link) })
     }
 
     /// Gives the file `original`, which is no directory, another name, which must be free. A symbolic link is not followed.
@@ -129,7 +156,14 @@ impl<'a> Transaction<'a> {
 
     /// Moves the name `from` to `to`. A file, or an empty directory, that has the new name is replaced.
     pub fn rename(&mut self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> &mut Self {
-        self.push(Operation::Rename { from: bytes_of(from), to: bytes_of(to) })
+        self.push(Operation::Rename { from: bytes_of(from), to: bytes_of(to), mode: RenameMode::Replace })
+    }
+
+    /// Exchanges what two names mean, also of different kinds. Symbolic links at the ends of the paths are not followed.
+    /// The commit fails with [`Error::NotFound`](crate::Error::NotFound) if one of them is missing, and with
+    /// [`Error::Invalid`](crate::Error::Invalid) for a directory and something below it.
+    pub fn exchange(&mut self, one: impl AsRef<Path>, other: impl AsRef<Path>) -> &mut Self {
+        self.push(Operation::Rename { from: bytes_of(one), to: bytes_of(other), mode: RenameMode::Exchange })
     }
 
     /// Removes a name of anything but a directory. With the last one the bytes go, unless the file is open or mapped.
@@ -161,7 +195,7 @@ impl<'a> Transaction<'a> {
     /// # Blocking
     /// The call works in the caller's thread. From the first lookup to the record it holds the locks of all inodes that
     /// the paths lead through and that it changes, also while data is copied; other calls wait for these. It waits for
-    /// the locks, for other renames if it has one, and for a checkpoint.
+    /// the locks, for other renames if it has one or an exchange, and for a checkpoint.
     ///
     /// # Errors
     /// [`Error::InTransaction`](crate::Error::InTransaction) names the operation that failed, and why: what the single

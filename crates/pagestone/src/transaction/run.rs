@@ -1,27 +1,28 @@
 //! The operations of a transaction, applied to a [`Tx`].
 //!
 //! ```text
-//!   operation --walk, each inode locked before it is looked at--> inodes --stage--> Tx
+//!   operation --resolve, each inode locked before it is looked at--> inodes --stage--> Tx
 //!                        | busy
 //!                        `--> Progress::wanted; the run stops
 //! ```
 //!
-//! A plan does the same as a run, but moves no data: a write sets the length and notes its pages.
+//! A plan does the same as a run, but moves no data of files: a write sets the length and notes its pages.
+//! The target of a symbolic link is made in both: a later operation may lead through it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::{Operation, Target};
+use super::{At, Operation, Target};
 use crate::alloc::{Stop, TxResult};
-use crate::attr::{Kind, NewNode, Time};
+use crate::attr::{FileType, NewNode, RenameMode, Time};
 use crate::data::truncate::regular;
 use crate::data::write::check_end;
 use crate::data::write_aside::{Committed, set_len_aside, write_aside};
-use crate::dir::{self, Found, Lookup, Name, Removal, RenameIn, Walked, link_target, new_inode};
+use crate::dir::{self, Found, Lookup, Name, Removal, RenameIn, Resolved, check_target, link_target, new_inode};
 use crate::engine::{Engine, WriteGuards};
 use crate::error::{Error, Result};
 use crate::extent::MAX_LEN;
-use crate::layout::ORPHANS;
+use crate::layout::{ORPHANS, ROOT};
 use crate::txn::Tx;
 use crate::units::{Ino, PAGE_SIZE};
 
@@ -168,11 +169,14 @@ impl Run<'_, '_> {
 
     fn one(&mut self, tx: &mut Tx<'_>, operation: &Operation<'_>) -> TxResult<()> {
         match operation {
-            Operation::Write { file, bytes, offset } => self.write(tx, file, bytes, *offset),
+            Operation::Write { file, bytes, at } => self.write(tx, file, bytes, *at),
             Operation::SetLen { file, len } => self.set_len(tx, file, *len),
-            Operation::Create { path, kind, mode } => self.create(tx, path, *kind, *mode),
+            Operation::Create { path, kind, mode } => self.create(tx, path, &NewNode::new(*kind, mode & 0o7777)),
+            Operation::Symlink { target, link } => {
+                self.create(tx, link, &NewNode::new(FileType::Symlink, 0o777).target(target))
+            }
             Operation::Link { original, link } => self.link(tx, original, link),
-            Operation::Rename { from, to } => self.rename(tx, from, to),
+            Operation::Rename { from, to, mode } => self.rename(tx, from, to, *mode),
             Operation::Remove { path, is_dir } => self.remove(tx, path, *is_dir),
         }
     }
@@ -181,8 +185,8 @@ impl Run<'_, '_> {
         self.progress.lock(self.locks, ino)
     }
 
-    fn walk(&mut self, tx: &Tx<'_>, path: &[u8], follow: bool) -> Result<Walked> {
-        dir::walk(&mut InTx { run: self, tx }, path, follow)
+    fn resolve(&mut self, tx: &Tx<'_>, path: &[u8], follow: bool) -> Result<Resolved> {
+        dir::resolve(&mut InTx { run: self, tx }, path, follow)
     }
 
     /// The file that is meant, locked, and on the list of those that change.
@@ -190,8 +194,8 @@ impl Run<'_, '_> {
         let ino = match file {
             Target::Open(handle) => handle.ino(),
             Target::Path(path) => {
-                let walked = self.walk(tx, path, true)?;
-                match (walked.name, walked.found) {
+                let resolved = self.resolve(tx, path, true)?;
+                match (resolved.name, resolved.found) {
                     (None, _) => return Err(Error::IsDirectory),
                     (Some(_), None) => return Err(Error::NotFound),
                     (Some(_), Some(found)) => found.ino,
@@ -222,15 +226,22 @@ impl Run<'_, '_> {
         Committed { len, zeroed }
     }
 
-    fn write(&mut self, tx: &mut Tx<'_>, file: &Target, bytes: &[u8], offset: u64) -> TxResult<()> {
-        check_end(offset, bytes.len())?;
+    fn write(&mut self, tx: &mut Tx<'_>, file: &Target, bytes: &[u8], at: At) -> TxResult<()> {
+        if let At::Offset(offset) = at {
+            check_end(offset, bytes.len())?;
+        }
         let ino = self.file(tx, file)?;
         if bytes.is_empty() {
             return Ok(());
         }
-        let end = offset + bytes.len() as u64;
         let committed = self.committed(ino);
         let mut rec = regular(tx, ino)?;
+        let offset = match at {
+            At::Offset(offset) => offset,
+            At::End => rec.size,
+        };
+        check_end(offset, bytes.len())?;
+        let end = offset + bytes.len() as u64;
         let change = self.change(ino);
         change.has_len(rec.size.max(end));
         // Where the file grows, the page with its old end may get other storage, too.
@@ -269,22 +280,24 @@ impl Run<'_, '_> {
         tx.put_inode(&rec)
     }
 
-    fn create(&mut self, tx: &mut Tx<'_>, path: &[u8], kind: Kind, mode: u32) -> TxResult<()> {
-        let walked = self.walk(tx, path, false)?;
-        if walked.found.is_some() {
+    fn create(&mut self, tx: &mut Tx<'_>, path: &[u8], node: &NewNode<'_>) -> TxResult<()> {
+        let resolved = self.resolve(tx, path, false)?;
+        if resolved.found.is_some() {
             return Err(Error::Exists.into());
         }
-        if walked.must_be_dir && kind != Kind::Dir {
-            return Err(Error::IsDirectory.into());
+        match node.kind {
+            FileType::File if resolved.must_be_dir => return Err(Error::IsDirectory.into()),
+            FileType::Symlink if resolved.must_be_dir => return Err(Error::NotFound.into()),
+            _ => {}
         }
-        let name = match &walked.name {
+        let name = match &resolved.name {
             Some(name) => Name::new(name)?,
             None => return Err(Error::Exists.into()),
         };
-        self.lock(walked.dir)?;
-        let node = NewNode::new(kind, mode & 0o7777);
-        let make = |tx: &mut Tx<'_>, parent: &_, now| new_inode(tx, parent, &node, now);
-        let made = self.engine.create_in_tx(tx, walked.dir, &name, make)?.ino();
+        check_target(node)?;
+        self.lock(resolved.dir)?;
+        let make = |tx: &mut Tx<'_>, parent: &_, now| new_inode(tx, parent, node, now);
+        let made = self.engine.create_in_tx(tx, resolved.dir, &name, make)?.ino();
         // A new number: an inode of this place that went is not among the files any more.
         self.progress.files.remove(&made);
         self.progress.made.insert(made);
@@ -293,8 +306,8 @@ impl Run<'_, '_> {
     }
 
     fn link(&mut self, tx: &mut Tx<'_>, original: &[u8], link: &[u8]) -> TxResult<()> {
-        let original = self.walk(tx, original, false)?;
-        let link = self.walk(tx, link, false)?;
+        let original = self.resolve(tx, original, false)?;
+        let link = self.resolve(tx, link, false)?;
         let ino = match (&original.name, original.found) {
             (Some(_), Some(found)) => found.ino,
             (Some(_), None) => return Err(Error::NotFound.into()),
@@ -311,13 +324,13 @@ impl Run<'_, '_> {
     }
 
     fn remove(&mut self, tx: &mut Tx<'_>, path: &[u8], is_dir: bool) -> TxResult<()> {
-        let walked = self.walk(tx, path, false)?;
-        let name = walked.name()?;
-        let found = walked.found.ok_or(Error::NotFound)?;
-        for ino in [walked.dir, found.ino, ORPHANS] {
+        let resolved = self.resolve(tx, path, false)?;
+        let name = resolved.name()?;
+        let found = resolved.found.ok_or(Error::NotFound)?;
+        for ino in [resolved.dir, found.ino, ORPHANS] {
             self.lock(ino)?;
         }
-        match self.engine.remove_in_tx(tx, self.locks, walked.dir, &Name::new(name)?, is_dir)? {
+        match self.engine.remove_in_tx(tx, self.locks, resolved.dir, &Name::new(name)?, is_dir)? {
             Removal::Done => {}
             Removal::Orphaned(ino) => self.progress.orphans.push(ino),
             Removal::Wants(inos) => {
@@ -328,32 +341,49 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    fn rename(&mut self, tx: &mut Tx<'_>, from: &[u8], to: &[u8]) -> TxResult<()> {
-        let from = self.walk(tx, from, false)?;
-        let to = self.walk(tx, to, false)?;
+    fn rename(&mut self, tx: &mut Tx<'_>, from: &[u8], to: &[u8], mode: RenameMode) -> TxResult<()> {
+        let from = self.resolve(tx, from, false)?;
+        let to = self.resolve(tx, to, false)?;
+        let name = from.name()?;
         let a = from.found.ok_or(Error::NotFound)?;
-        if to.found.is_none() && to.must_be_dir && a.kind != Kind::Dir {
+        let to_name = to.name()?;
+        if mode == RenameMode::Exchange && to.found.is_none() {
+            return Err(Error::NotFound.into());
+        }
+        if to.found.is_none() && to.must_be_dir && a.kind != FileType::Dir {
             return Err(Error::NotDirectory.into());
         }
-        let replaced = to.found.map(|b| [b.ino, ORPHANS]);
-        for ino in [from.dir, to.dir, a.ino].into_iter().chain(replaced.into_iter().flatten()) {
+        let replaces = mode == RenameMode::Replace && to.found.is_some();
+        let inos = [from.dir, to.dir, a.ino].into_iter().chain(to.found.map(|b| b.ino));
+        for ino in inos.chain(replaces.then_some(ORPHANS)) {
             self.lock(ino)?;
         }
-        let (name, to_name) = (Name::new(from.name()?)?, Name::new(to.name()?)?);
-        let rename = RenameIn { from: (from.dir, &name), to: (to.dir, &to_name), a, b: to.found };
-        let (engine, locks, progress) = (self.engine, &mut *self.locks, &mut *self.progress);
-        // All directories above the new place, so that nothing is looked at that is not locked.
-        let mut above = Vec::new();
-        if a.kind == Kind::Dir && from.dir != to.dir {
-            let mut dir = to.dir;
-            while dir != crate::layout::ROOT && above.len() < MAX_ABOVE {
-                progress.lock(locks, dir)?;
-                above.push(dir);
-                dir = Ino(tx.inode(dir)?.parent);
-            }
+        let (name, to_name) = (Name::new(name)?, Name::new(to_name)?);
+        let rename = RenameIn { from: (from.dir, &name), to: (to.dir, &to_name), a, b: to.found, mode };
+        // The rename looks at the directories above each place that a directory gets: they are locked, too. A directory
+        // that is exchanged gets the old place.
+        let exchanged_dir = to.found.filter(|b| mode == RenameMode::Exchange && b.kind == FileType::Dir);
+        if a.kind == FileType::Dir && from.dir != to.dir {
+            self.lock_above(tx, to.dir)?;
         }
+        if exchanged_dir.is_some() && from.dir != to.dir {
+            self.lock_above(tx, from.dir)?;
+        }
+        let (engine, locks, progress) = (self.engine, &mut *self.locks, &mut *self.progress);
         let orphaned = engine.rename_in(tx, locks, rename, |tx, dir| Ok(Ino(tx.inode(dir)?.parent)))?;
-        self.progress.orphans.extend(orphaned);
+        progress.orphans.extend(orphaned);
+        Ok(())
+    }
+
+    /// Locks a directory and all above it.
+    fn lock_above(&mut self, tx: &Tx<'_>, mut dir: Ino) -> Result<()> {
+        for _ in 0..MAX_ABOVE {
+            if dir == ROOT {
+                break;
+            }
+            self.lock(dir)?;
+            dir = Ino(tx.inode(dir)?.parent);
+        }
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use pmem::PageBuf;
 
 use super::Tx;
 use crate::alloc::{LayoutChange, Run, TxResult};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::layout::{FORWARD_LEVELS, ForwardEntry, PageUse, PoolState, forward_index};
 use crate::units::{PAGE_SIZE, PageNo};
 
@@ -96,7 +96,7 @@ impl Tx<'_> {
         leaves: &impl Fn(PageNo) -> bool,
         left: &mut u64,
     ) -> TxResult<bool> {
-        let wrong = || Error::corrupt(format!("forwarding table at {table}"), "there are more tables than it counts");
+        let wrong = || Error::corrupt(Place::ForwardingTable(table), "there are more tables than it counts");
         *left = left.checked_sub(1).ok_or_else(wrong)?;
         for index in 0..512 {
             let Some(below) = self.forward_word(table, index)?.filter(|_| level > 0) else { continue };
@@ -130,7 +130,7 @@ impl Tx<'_> {
     fn forward_word(&self, table: PageNo, index: usize) -> Result<Option<PageNo>> {
         let to = ForwardEntry(self.page(table)?.u64(index * 8)).parse(table, index)?;
         match to.filter(|&to| !self.alloc().owns(to.frame())) {
-            Some(to) => Err(Error::corrupt(format!("forwarding table at {table}"), format!("it leads to {to}"))),
+            Some(to) => Err(Error::corrupt(Place::ForwardingTable(table), format!("it leads to {to}"))),
             None => Ok(to),
         }
     }

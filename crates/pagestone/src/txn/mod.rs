@@ -12,8 +12,10 @@
 //! It must change nothing in DRAM but through the transaction. The caller may hold locks of any rank before `Marks`.
 
 mod forward;
+mod request;
 mod tx;
 
+pub use request::{DoneRequest, Request};
 pub(crate) use tx::{Durable, Fresh, Tx};
 
 use crate::alloc::{Allocator, Run, Stop, TxResult};

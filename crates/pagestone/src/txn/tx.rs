@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use zerocopy::IntoBytes;
 
 use crate::alloc::{Allocator, Reservation, Run, SlotReservation, TxResult, live};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 use crate::journal::{Lane, MAX_RECORD, Staged};
 use crate::layout::{Counts, InodeRec, PageUse, PoolState, node};
 use crate::lock::MutexGuard;
@@ -53,6 +53,8 @@ pub(crate) struct Tx<'p> {
     publishes: bool,
     /// Staged nodes; they get their checksums at commit.
     nodes: SmallVec<[PageNo; 8]>,
+    /// Staged inodes, bases excluded, while somebody asks.
+    changed: SmallVec<[Ino; 4]>,
     /// Bases and their pages, by the records staged.
     bases: (i64, i64),
     /// The state of the layout, if it changes.
@@ -73,6 +75,7 @@ impl<'p> Tx<'p> {
             lane,
             publishes: false,
             nodes: SmallVec::new(),
+            changed: SmallVec::new(),
             bases: (0, 0),
             state: None,
             forgotten: 0,
@@ -126,6 +129,9 @@ impl<'p> Tx<'p> {
             let ((was, had), (is, has)) = (old.counts_as_base(), rec.counts_as_base());
             // A record of a hostile image may count anything.
             self.bases = (self.bases.0 + is - was, self.bases.1.saturating_add(has - had));
+        }
+        if !rec.is_base() && self.alloc.changed.is_recording() {
+            self.changed.push(rec.ino());
         }
         for (i, line) in sealed.as_bytes().chunks_exact(64).enumerate() {
             if staged.bytes()[i * 64..][..64] != *line {
@@ -191,7 +197,7 @@ impl<'p> Tx<'p> {
     pub(super) fn new_blank_page(&mut self, what: PageUse, owner: u64) -> TxResult<PageNo> {
         let page = self.space.allocate_pages(1, what, owner)?.page;
         if self.is_staged(page) {
-            return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
+            return Err(Error::corrupt(Place::Page(page), "it was found free and is in use").into());
         }
         let staged = self.lane.batch.stage_blank(page.byte(), PAGE_SIZE as usize)?;
         staged.mark(0, PAGE_SIZE as usize);
@@ -237,7 +243,7 @@ impl<'p> Tx<'p> {
     pub(crate) fn new_node(&mut self, owner: u64) -> TxResult<PageNo> {
         let page = self.space.allocate_pages(1, PageUse::Node, owner)?.page;
         if self.is_staged(page) {
-            return Err(Error::corrupt(page.to_string(), "it was found free and is in use").into());
+            return Err(Error::corrupt(Place::Page(page), "it was found free and is in use").into());
         }
         let staged = self.lane.batch.stage_blank(page.byte(), PAGE_SIZE as usize)?;
         staged.mark(0, node::SLOTS);
@@ -298,6 +304,9 @@ impl<'p> Tx<'p> {
         self.seal_nodes()?;
         self.alloc.journal.log(&mut self.lane, self.publishes)?.apply();
         drop(locked);
+        if !self.changed.is_empty() {
+            self.alloc.changed.add(&self.changed);
+        }
         if let Some(state) = self.state {
             self.alloc.set_state(state);
         }

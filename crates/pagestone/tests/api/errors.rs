@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
-use pagestone::{CreateOptions, Error, OpenOptions, Pool};
+use pagestone::{CreateOptions, Error, OpenOptions, Place, Pool};
 
 use crate::pool;
 
@@ -45,7 +45,7 @@ fn an_error_that_says_more_than_its_number_is_kept_inside() {
     for (error, kind) in [
         (Error::Invalid("why"), ErrorKind::InvalidInput),
         (Error::NotAPool("why".into()), ErrorKind::InvalidData),
-        (Error::corrupt("where", "what"), ErrorKind::InvalidData),
+        (Error::corrupt(Place::Superblock, "what"), ErrorKind::InvalidData),
         (Error::Busy, ErrorKind::ResourceBusy),
         (Error::NoSpace, ErrorKind::StorageFull),
         (Error::ReadOnly, ErrorKind::ReadOnlyFilesystem),

@@ -255,3 +255,33 @@ fn only_a_mapping_with_stores_has_a_pointer_for_them() {
     assert_eq!(shared.as_mut_ptr().unwrap().cast_const(), shared.as_ptr());
     assert_eq!(shared.file().ino(), file.ino());
 }
+
+#[test]
+fn a_volatile_slice_copies_bytes_in_and_out_and_its_faults_are_errors() {
+    let pool = pool();
+    let file = pool.create_file("/f").unwrap();
+    file.set_len(3 * PAGE_SIZE).unwrap();
+    let map = file.map(100..2 * PAGE_SIZE, &MapOptions::shared()).unwrap();
+    let all = map.as_volatile_slice();
+    assert_eq!((all.len(), all.is_empty()), (2 * PAGE_SIZE - 100, false));
+    // Across the end of a page.
+    let part = all.subslice(PAGE_SIZE - 102..PAGE_SIZE - 97).unwrap();
+    part.copy_from(b"bytes").unwrap();
+    let mut buf = [0; 5];
+    part.copy_to(&mut buf).unwrap();
+    assert_eq!(&buf, b"bytes");
+    file.read_exact_at(&mut buf, PAGE_SIZE - 2).unwrap();
+    assert_eq!(&buf, b"bytes");
+    assert_eq!(part.subslice(1..3).unwrap().to_vec().unwrap(), b"yt");
+    assert!(matches!(part.copy_from(b"byte"), Err(Error::Invalid(_))), "another length");
+    assert!(matches!(part.copy_to(&mut [0; 6]), Err(Error::Invalid(_))), "another length");
+    #[expect(clippy::reversed_empty_ranges, reason = "the test is about one")]
+    let outside = [4..6, 6..6, 3..2, u64::MAX..u64::MAX];
+    for range in outside {
+        assert!(matches!(part.subslice(range.clone()), Err(Error::Invalid(_))), "{range:?}");
+    }
+    let read_only = file.map(0..PAGE_SIZE, &MapOptions::read_only()).unwrap();
+    assert!(matches!(read_only.slice(0..5).unwrap().copy_from(b"bytes"), Err(Error::ReadOnly)));
+    file.set_len(0).unwrap();
+    assert!(matches!(part.copy_to(&mut buf), Err(Error::Revoked(_) | Error::BeyondEnd(_))));
+}

@@ -3,6 +3,7 @@
 //! ```text
 //!   files.rs    cursor, append, truncate, create_new, FileExt      names.rs   links, loops, `..`, removal while listing
 //!   errors.rs   io::ErrorKind and errno                            close.rs   closes, or says Busy
+//!   walk.rs     order, depth, changes during a walk
 //! ```
 
 #![allow(clippy::unwrap_used)]
@@ -11,6 +12,7 @@ mod close;
 mod errors;
 mod files;
 mod names;
+mod walk;
 
 use std::sync::Arc;
 

@@ -109,6 +109,9 @@ fn names_come_move_and_go() {
     assert!(matches!(pool.remove_dir("/"), Err(Error::Invalid(_))));
     assert!(matches!(pool.remove_dir_all("/"), Err(Error::Invalid(_))));
     assert!(matches!(pool.remove_dir_all("/x/g"), Err(Error::NotDirectory)));
+    assert!(matches!(pool.symlink("/x/y", "/link/"), Err(Error::NotFound)), "a slash means a directory");
+    assert!(matches!(pool.symlink("/x/y", "/x/"), Err(Error::Exists)));
+    assert!(!pool.exists("/link").unwrap());
     pool.symlink("/x/y", "/link").unwrap();
     assert!(matches!(pool.remove_dir("/link/"), Err(Error::NotDirectory)));
     pool.remove_dir_all("/link").unwrap();

@@ -1,7 +1,11 @@
 //! What tests take of the machine, and give back however they end: a mount, and huge pages.
 
+#![allow(dead_code, reason = "each suite takes a part of it")]
+
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
 use rustix::fs::FlockOperation;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -21,6 +25,15 @@ impl Mounted {
         Ok(Mounted(dir))
     }
 
+    /// A small ext4 in a file, on a loop device that goes with the mount.
+    pub(crate) fn small_ext4(image: &Path, len: u64) -> Result<Mounted, String> {
+        File::create(image).and_then(|f| f.set_len(len)).map_err(|e| e.to_string())?;
+        run("mkfs.ext4", &["-qF".as_ref(), image.as_os_str()])?;
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        run("mount", &["-oloop".as_ref(), image.as_os_str(), dir.path().as_os_str()])?;
+        Ok(Mounted(dir))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -29,6 +42,15 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = rustix::mount::unmount(self.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Runs a program: what it said.
+pub(crate) fn run(program: &str, args: &[&OsStr]) -> Result<String, String> {
+    let output = Command::new(program).args(args).output().map_err(|e| format!("{program}: {e}"))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
     }
 }
 

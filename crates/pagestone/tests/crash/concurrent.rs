@@ -22,7 +22,7 @@ struct Story {
 
 impl Story {
     fn new(base: Path, seed: u64) -> Story {
-        Story { base, ops: sequence_of_thread(seed), worlds: vec![World::empty()] }
+        Story { base, ops: sequence_of_thread(seed), worlds: vec![World::empty(run::LEN)] }
     }
 
     fn run(&mut self, driver: &mut Driver, sim: &Simulator) -> Result<(), String> {
@@ -99,7 +99,7 @@ fn try_one(template: &Template, seed: u64) -> Result<usize, String> {
         number += 1;
         if number % 9 == 0 {
             run::is_clean(sim)?;
-            run::is_usable(&run::open(sim)?, template.free)?;
+            run::is_usable(&run::open(sim)?, template.free())?;
         }
         Ok(())
     });

@@ -1,7 +1,8 @@
 //! The model: what a pool must hold after each operation, kept in DRAM in the simplest way.
 //!
 //! ```text
-//!   World   node number -> Dir { name -> number } | File { bytes, which pages have storage } | ...
+//!   World   bytes of the pool
+//!           node number -> Dir { name -> number } | File { bytes, which pages have storage } | ...
 //!   before op 1, after op 1, after op 2 ...     one World each; bytes are shared between them
 //! ```
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use pagestone::inode::RenameMode;
 
-use crate::ops::{At, Op, Path, pattern, split, target};
+use crate::ops::{At, Op, Path, pattern, split, target, written};
 
 const PAGE: u64 = 4096;
 
@@ -42,6 +43,8 @@ pub(crate) struct Node {
 /// A whole pool. The root is node 0.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
+    /// Bytes of the pool.
+    pub(crate) size: u64,
     pub(crate) nodes: BTreeMap<u32, Node>,
     next: u32,
     /// Operations so far.
@@ -52,9 +55,10 @@ pub(crate) struct World {
 pub(crate) type Refused = i32;
 
 impl World {
-    pub(crate) fn empty() -> World {
+    /// What a pool of so many bytes is when it has been made.
+    pub(crate) fn empty(size: u64) -> World {
         let root = Node { perm: 0o755, uid: 0, xattrs: BTreeMap::new(), body: Body::Dir(BTreeMap::new()) };
-        World { nodes: BTreeMap::from([(0, root)]), next: 1, clock: 0 }
+        World { size, nodes: BTreeMap::from([(0, root)]), next: 1, clock: 0 }
     }
 
     /// How many names mean `id`.
@@ -103,6 +107,15 @@ impl World {
         }
     }
 
+    /// A symbolic link is followed, which leads nowhere here.
+    fn follow(&self, path: Path) -> Result<(), Refused> {
+        match &self.nodes[&self.resolve(path)?].body {
+            Body::Symlink(target) if target.len() > 255 => Err(libc::ENAMETOOLONG),
+            Body::Symlink(_) => Err(libc::ENOENT),
+            _ => Ok(()),
+        }
+    }
+
     /// Does `op`, or says why not and changes nothing.
     pub(crate) fn run(&mut self, op: Op) -> Result<(), Refused> {
         self.clock += 1;
@@ -137,10 +150,15 @@ impl World {
             Op::Transaction(ops) => {
                 let mut world = self.clone();
                 for op in ops {
-                    if let Op::Write(path, At::Offset(at), len, _) = *op {
+                    if let Op::Write(path, ..) | Op::Truncate(path, _) = *op {
+                        world.follow(path)?;
+                    }
+                    if let Op::Write(path, at, len, _) = *op {
                         // Always other storage.
-                        let pages = at / PAGE..(at + len as u64).div_ceil(PAGE);
-                        Arc::make_mut(&mut world.file(path)?.shared).extend(pages);
+                        let file = world.file(path)?;
+                        let from = file.offset(at);
+                        let pages = from / PAGE..(from + len as u64).div_ceil(PAGE);
+                        Arc::make_mut(&mut file.shared).extend(pages);
                     }
                     if let Op::Truncate(path, len) = *op {
                         // The page with the new end is made anew if the file grows again.
@@ -188,7 +206,11 @@ impl World {
                 (self.node(id).perm, self.node(id).uid) = (perm, uid);
                 Ok(())
             }
-            Op::Resize(_) | Op::Sync | Op::Reopen | Op::Drop => Ok(()),
+            Op::Resize(size) => {
+                self.size = size;
+                Ok(())
+            }
+            Op::Sync | Op::Reopen | Op::Drop => Ok(()),
         }
     }
 
@@ -318,6 +340,13 @@ impl Bytes {
         }
     }
 
+    fn offset(&self, at: At) -> u64 {
+        match at {
+            At::Offset(from) => from,
+            At::End => self.bytes.len() as u64,
+        }
+    }
+
     fn take_pages(&mut self, from: u64, end: u64, clock: u32) {
         let born = Arc::make_mut(&mut self.born);
         for page in from / PAGE..end.div_ceil(PAGE) {
@@ -330,16 +359,13 @@ impl Bytes {
     }
 
     fn write(&mut self, at: At, len: usize, fill: u8, clock: u32) {
-        let from = match at {
-            At::Offset(from) => from,
-            At::End => self.bytes.len() as u64,
-        };
+        let from = self.offset(at);
         self.lengthens(from + len as u64, clock);
         let bytes = Arc::make_mut(&mut self.bytes);
         if bytes.len() < from as usize + len {
             bytes.resize(from as usize + len, 0);
         }
-        bytes[from as usize..from as usize + len].copy_from_slice(&pattern(from, len, fill));
+        bytes[from as usize..from as usize + len].copy_from_slice(&written(at, len, fill));
         self.take_pages(from, from + len as u64, clock);
     }
 

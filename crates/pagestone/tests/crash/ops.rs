@@ -1,5 +1,7 @@
 //! Every operation that changes a pool, as a value, and how it is done through the library.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use pagestone::inode::{Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
@@ -49,7 +51,8 @@ pub(crate) enum Op {
     Write(Path, At, usize, u8),
     /// Every so many bytes so many bytes, so many times, all at once.
     WriteAtomic(Path, Parts, u8),
-    /// All of these or none: creates, directories, links, writes at an offset, renames, removals, truncates.
+    /// All of these or none: creates, directories, links of both kinds, writes, renames that replace or exchange, removals,
+    /// truncates.
     Transaction(&'static [Op]),
     Truncate(Path, u64),
     Allocate(Path, u64, u64),
@@ -94,9 +97,17 @@ pub(crate) fn byte_at(offset: u64, fill: u8) -> u8 {
     (u64::from(fill) * 31 + offset / 64) as u8 | 1
 }
 
-/// The bytes of a write.
+/// Bytes for this offset.
 pub(crate) fn pattern(offset: u64, len: usize, fill: u8) -> Vec<u8> {
     (0..len as u64).map(|i| byte_at(offset + i, fill)).collect()
+}
+
+/// The bytes of a write. What is appended is the same wherever the end is.
+pub(crate) fn written(at: At, len: usize, fill: u8) -> Vec<u8> {
+    match at {
+        At::Offset(at) => pattern(at, len, fill),
+        At::End => pattern(0, len, fill),
+    }
 }
 
 /// The target of a symbolic link of so many bytes.
@@ -148,19 +159,22 @@ impl Driver {
     /// Does these in one transaction.
     fn commit(&self, ops: &[Op]) -> Result<(), Error> {
         let path = |path: Path| format!("{}/{path}", self.base);
-        let bytes: Vec<Vec<u8>> =
-            ops.iter()
-                .map(|op| {
-                    if let Op::Write(_, At::Offset(at), len, fill) = *op { pattern(at, len, fill) } else { Vec::new() }
-                })
-                .collect();
+        let bytes = |op: &Op| match *op {
+            Op::Write(_, at, len, fill) => written(at, len, fill),
+            Op::Symlink(_, len) => target(len),
+            _ => Vec::new(),
+        };
+        let bytes: Vec<Vec<u8>> = ops.iter().map(bytes).collect();
         let mut change = self.pool().transaction();
         for (op, bytes) in ops.iter().zip(&bytes) {
             match *op {
                 Op::Create(name) => change.create(path(name), 0o644),
                 Op::Mkdir(name) => change.create_dir(path(name)),
                 Op::Write(name, At::Offset(at), ..) => change.write(path(name), bytes, at),
+                Op::Write(name, At::End, ..) => change.append(path(name), bytes),
+                Op::Symlink(name, _) => change.symlink(OsStr::from_bytes(bytes), path(name)),
                 Op::Rename(name, to, RenameMode::Replace) => change.rename(path(name), path(to)),
+                Op::Rename(name, to, RenameMode::Exchange) => change.exchange(path(name), path(to)),
                 Op::Link(name, to) => change.hard_link(path(name), path(to)),
                 Op::Unlink(name) => change.remove_file(path(name)),
                 Op::Rmdir(name) => change.remove_dir(path(name)),
@@ -203,11 +217,10 @@ impl Driver {
                 let to_dir = self.dir(to_dir)?.ino();
                 self.dir(dir)?.rename(name.as_bytes(), to_dir, to_name.as_bytes(), mode)
             }
-            Op::Write(path, At::Offset(at), len, fill) => open(path)?.write_all_at(&pattern(at, len, fill), at),
-            Op::Write(path, At::End, len, fill) => {
-                let file = open(path)?;
-                file.append(&pattern(file.attr()?.size, len, fill)).map(drop)
-            }
+            Op::Write(path, to, len, fill) => match to {
+                At::Offset(at) => open(path)?.write_all_at(&written(to, len, fill), at),
+                At::End => open(path)?.append(&written(to, len, fill)).map(drop),
+            },
             Op::WriteAtomic(path, parts, fill) => {
                 let bytes: Vec<_> = parts.offsets().map(|at| (at, pattern(at, parts.len, fill))).collect();
                 let parts: Vec<(u64, &[u8])> = bytes.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();

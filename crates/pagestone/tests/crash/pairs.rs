@@ -6,7 +6,7 @@ use crashlab::{Budget, Flavour};
 use pagestone::inode::RenameMode::{Exchange, NoReplace, Replace};
 
 use crate::ops::{At, Op, Parts};
-use crate::run::{self, Care, Template, full};
+use crate::run::{self, Care, Effort, Template};
 
 /// What is there before: a file of two pages, one below a directory, an empty directory.
 pub(crate) const BEFORE: [Op; 6] = [
@@ -104,11 +104,9 @@ const SHARED_OPS: [Op; 26] = [
 fn try_all(flavour: Flavour, name: &str, before: &[Op], ops: &[Op]) {
     let template = Template::new(flavour, 0xF00D, before);
     let started = Instant::now();
-    let budget = match full() {
-        true => Budget::default(),
-        false => Budget { exhaustive_up_to: 64, sampled: 32, ..Budget::default() },
-    };
-    let emptied = if full() { 3 } else { 7 };
+    let quick = Budget { exhaustive_up_to: 64, sampled: 32, ..Budget::default() };
+    let more = Budget { exhaustive_up_to: 80, sampled: 40, ..Budget::default() };
+    let (budget, emptied) = Effort::of((quick, 7), (more, 6), (Budget::default(), 3));
     let care = Care { budget, from: 0, nested: 0, emptied };
     let singles = run::in_parallel(ops, |op| run::check(&template, &run::record(&template, &[*op])?, &care));
     let mut pairs: Vec<[Op; 2]> = ops.iter().flat_map(|a| ops.iter().map(|b| [*a, *b])).collect();

@@ -155,9 +155,9 @@ fn try_one(templates: &[Template; 2], seed: u64) -> Result<usize, String> {
 fn random_sequences_survive() {
     let templates = [Flavour::Lines, Flavour::Pages].map(|flavour| Template::new(flavour, 0xCAFE, &BEFORE));
     let started = Instant::now();
-    let seeds: Vec<u64> = match std::env::var("PAGESTONE_SEED") {
-        Ok(seed) => vec![seed.parse().expect("PAGESTONE_SEED is a number")],
-        Err(_) => (0..Effort::of(300, 2000, 10_000)).collect(),
+    let seeds: Vec<u64> = match run::seed() {
+        Some(seed) => vec![seed],
+        None => (0..Effort::of(300, 2000, 10_000)).collect(),
     };
     let states = run::in_parallel(&seeds, |seed| try_one(&templates, *seed));
     let seconds = started.elapsed().as_secs_f64();

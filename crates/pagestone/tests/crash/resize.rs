@@ -7,7 +7,7 @@
 use crashlab::{Budget, Flavour};
 
 use crate::ops::{At, Op, Parts};
-use crate::run::{self, Care, Template, full};
+use crate::run::{self, Care, Effort, Template};
 
 const SMALL: u64 = 10 << 20;
 const LARGE: u64 = run::LEN;
@@ -42,14 +42,14 @@ fn populated() -> Vec<Op> {
 }
 
 fn survive(ops: &[Op]) {
-    let budget = match full() {
-        true => Budget { exhaustive_up_to: 64, sampled: 40, ..Budget::default() },
-        false => Budget { exhaustive_up_to: 8, sampled: 6, points: 40, ..Budget::default() },
-    };
+    let quick = Budget { exhaustive_up_to: 16, sampled: 8, points: 80, ..Budget::default() };
+    let more = Budget { exhaustive_up_to: 32, sampled: 20, points: 200, ..Budget::default() };
+    let full = Budget { exhaustive_up_to: 64, sampled: 40, ..Budget::default() };
+    let (budget, nested, emptied) = Effort::of((quick, 97, 5), (more, 61, 5), (full, 29, 3));
     for flavour in [Flavour::Lines, Flavour::Pages] {
         let template = Template::new(flavour, 0x512E, &populated());
         let run = run::record(&template, ops).unwrap_or_else(|e| panic!("{flavour:?}: {e}"));
-        let care = Care { budget, from: 0, nested: if full() { 29 } else { 97 }, emptied: 0 };
+        let care = Care { budget, from: 0, nested, emptied };
         let states = run::check(&template, &run, &care).unwrap_or_else(|e| panic!("{flavour:?}: {e}"));
         assert!(states > 50, "{states} states");
     }
@@ -66,8 +66,8 @@ fn a_crash_in_a_growth_leaves_everything() {
         Op::Resize(SMALL),
         Op::Sync,
         Op::Resize(LARGE),
-        Op::Create("new"),
-        Op::Write("new", At::End, 5 << 20, 9),
+        Op::Create("grown"),
+        Op::Write("grown", At::End, 5 << 20, 9),
     ]);
 }
 

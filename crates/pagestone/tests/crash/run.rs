@@ -26,6 +26,8 @@ pub(crate) const LEN: u64 = 16 << 20;
 /// Pages that may stay taken in a pool without files: for each of the two lanes an inode page and
 /// the table of the frame it stands in, before the crash and after it.
 const LEFT_OVER: u64 = 8;
+/// Forwarding tables that may stay in a pool whose inodes were moved: one of each level.
+const FORWARDING: u64 = 4;
 
 /// How much is tried.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -40,16 +42,20 @@ pub(crate) enum Effort {
 
 impl Effort {
     /// What the environment asks for.
+    ///
+    /// # Panics
+    /// If it is no effort: a shorter run would not be the one that was asked for.
     pub(crate) fn asked() -> Effort {
         match std::env::var("PAGESTONE_CRASH").as_deref() {
             Ok("full") => Effort::Full,
             Ok("more") => Effort::More,
-            _ => Effort::Quick,
+            Ok("") | Err(std::env::VarError::NotPresent) => Effort::Quick,
+            other => panic!("PAGESTONE_CRASH is 'more', 'full' or not set, not {other:?}"),
         }
     }
 
-    /// The number for this effort.
-    pub(crate) fn of(quick: u64, more: u64, full: u64) -> u64 {
+    /// What to take for this effort.
+    pub(crate) fn of<T>(quick: T, more: T, full: T) -> T {
         match Effort::asked() {
             Effort::Quick => quick,
             Effort::More => more,
@@ -58,9 +64,16 @@ impl Effort {
     }
 }
 
-/// Whether to try as much as there is time for.
-pub(crate) fn full() -> bool {
-    Effort::asked() == Effort::Full
+/// The seed that the environment asks for.
+///
+/// # Panics
+/// If it is no number: a run with other seeds would not be the one that was asked for.
+pub(crate) fn seed() -> Option<u64> {
+    match std::env::var("PAGESTONE_SEED") {
+        Err(std::env::VarError::NotPresent) => None,
+        Ok(seed) => Some(seed.parse().unwrap_or_else(|e| panic!("PAGESTONE_SEED={seed}: {e}"))),
+        Err(e) => panic!("PAGESTONE_SEED: {e}"),
+    }
 }
 
 /// A pool to start from, and its model.
@@ -69,8 +82,10 @@ pub(crate) struct Template {
     pub(crate) flavour: Flavour,
     pages: Vec<(u64, Vec<u8>)>,
     world: World,
-    /// Pages free in the empty pool.
-    pub(crate) free: u64,
+    /// Pages free in the pool when it was made.
+    free: u64,
+    /// Bytes that it had then.
+    len: u64,
 }
 
 impl Template {
@@ -87,14 +102,19 @@ impl Template {
         let free = Pool::create_on(media.clone(), &CreateOptions::default()).expect("a pool").statfs().free;
         fix_identity(&sim, seed);
         let mut driver = Driver::new(media).expect("the pool opens");
-        let mut world = World::empty();
+        let mut world = World::empty(len);
         for op in ops {
             driver.run(*op).unwrap_or_else(|e| panic!("{op:?}: {e}"));
             world.run(*op).unwrap_or_else(|e| panic!("{op:?}: errno {e}"));
         }
         driver.pool().checkpoint().expect("the pool closes");
         drop(driver);
-        Template { lab, flavour, pages: pages(&sim), world, free }
+        Template { lab, flavour, pages: pages(&sim), world, free, len }
+    }
+
+    /// Pages that have to be free once the pool is emptied.
+    pub(crate) fn free(&self) -> Free {
+        Free { pages: self.free, size: self.len, left_over: LEFT_OVER }
     }
 
     /// A simulator that holds the pool.
@@ -141,6 +161,8 @@ pub(crate) struct Run {
     /// The media is durable at a fence, not only at a sync.
     at_fence: bool,
     pub(crate) trace: Trace,
+    /// Transactions that were committed.
+    pub(crate) committed: usize,
 }
 
 /// Does the operations and records what reaches the media.
@@ -164,6 +186,7 @@ fn record_with(
     let sim = template.media();
     let mut driver = Driver::new(sim.clone()).map_err(|e| format!("opening: {e}"))?;
     let mut worlds = vec![template.world.clone()];
+    let mut committed = 0;
     sim.start_recording();
     for op in ops {
         let mut world = worlds[worlds.len() - 1].clone();
@@ -171,7 +194,7 @@ fn record_with(
         let wanted = world.run(*op);
         let done = run(&mut driver, *op);
         match (&done, wanted) {
-            (Ok(()), Ok(())) => {}
+            (Ok(()), Ok(())) => committed += usize::from(matches!(op, Op::Transaction(_))),
             (Err(e), Err(errno)) if e.errno() == errno => world = before,
             _ => return Err(format!("{op:?} answers {done:?}, the model {wanted:?}")),
         }
@@ -181,11 +204,12 @@ fn record_with(
     if !sim.violations().is_empty() {
         return Err(format!("the media was misused: {:?}", sim.violations()));
     }
-    let run = Run { ops: ops.to_vec(), worlds, at_fence: template.flavour == Flavour::Lines, trace: sim.finish() };
+    let (at_fence, trace) = (template.flavour == Flavour::Lines, sim.finish());
+    let run = Run { ops: ops.to_vec(), worlds, at_fence, trace, committed };
     let last = run.worlds.len() - 1;
     let span = Span { worlds: &run.worlds, from: last, to: last };
     seen::read(driver.pool())
-        .and_then(|tree| seen::compare(&tree, driver.pool().root().ino(), last, span))
+        .and_then(|tree| is_world(&tree, driver.pool(), last, span))
         .map_err(|e| format!("without any crash: {e}"))?;
     Ok(run)
 }
@@ -205,6 +229,10 @@ pub(crate) struct Care {
 /// Tries the crash states of a run. Returns how many.
 pub(crate) fn check(template: &Template, run: &Run, care: &Care) -> Result<usize, String> {
     let states = AtomicUsize::new(0);
+    let mut free = template.free();
+    if run.ops.iter().any(|op| matches!(op, Op::Resize(_))) {
+        free.left_over += FORWARDING;
+    }
     let explored = explore(&run.trace, &care.budget, |state, sim| {
         if state.acknowledged < care.from {
             return Ok(());
@@ -224,7 +252,7 @@ pub(crate) fn check(template: &Template, run: &Run, care: &Care) -> Result<usize
             is_clean(sim)?;
             pool = open(sim)?;
             survives(run, state, false, &pool).map_err(|e| format!("opened once more: {e}"))?;
-            is_usable(&pool, template.free)?;
+            is_usable(&pool, free)?;
             drop(pool);
             is_clean(sim).map_err(|e| format!("emptied: {e}"))?;
         }
@@ -253,7 +281,6 @@ pub(crate) fn is_clean(sim: &Arc<Simulator>) -> Result<(), String> {
 /// missing. `cut_again`: the recovery from a kill lost its power.
 fn survives(run: &Run, state: &CrashState, cut_again: bool, pool: &Pool) -> Result<(), String> {
     let tree = seen::read(pool)?;
-    let root = pool.root().ino();
     let begun = (state.acknowledged + 1).min(run.ops.len());
     let cut = cut_again || state.point.kind == CrashKind::PowerCut;
     let in_order = run.at_fence || !cut;
@@ -261,7 +288,7 @@ fn survives(run: &Run, state: &CrashState, cut_again: bool, pool: &Pool) -> Resu
     let mut wrong = String::new();
     for k in (must..=begun).rev() {
         let from = if in_order { k } else { must };
-        match seen::compare(&tree, root, k, Span { worlds: &run.worlds, from, to: begun }) {
+        match is_world(&tree, pool, k, Span { worlds: &run.worlds, from, to: begun }) {
             Ok(()) => return Ok(()),
             Err(e) => wrong += &format!("\n    after {k} operations: {e}"),
         }
@@ -269,15 +296,45 @@ fn survives(run: &Run, state: &CrashState, cut_again: bool, pool: &Pool) -> Resu
     Err(format!("what is there is none of{wrong}"))
 }
 
+/// Whether the pool has the size and the tree of world `k`.
+fn is_world(tree: &seen::Tree, pool: &Pool, k: usize, span: Span<'_>) -> Result<(), String> {
+    let (there, wanted) = (size_of(pool)?, span.worlds[k].size);
+    if there != wanted {
+        return Err(format!("the pool has {there} bytes, not {wanted}"));
+    }
+    seen::compare(tree, pool.root().ino(), k, span)
+}
+
+fn size_of(pool: &Pool) -> Result<u64, String> {
+    pool.info().map(|info| info.size).map_err(|e| format!("info: {e}"))
+}
+
 /// How many operations the last sync among these made durable.
 fn synced(ops: &[Op]) -> usize {
     ops.iter().rposition(|op| op.syncs()).map_or(0, |last| last + 1)
 }
 
+/// What a pool has to have free without files.
+#[derive(Clone, Copy)]
+pub(crate) struct Free {
+    /// Pages at this size.
+    pages: u64,
+    size: u64,
+    /// Pages that may be taken all the same.
+    left_over: u64,
+}
+
+impl Free {
+    /// The pages at the size that the crash has left: the model has allowed it before.
+    fn at(self, size: u64) -> u64 {
+        self.pages + size / 4096 - self.size / 4096
+    }
+}
+
 /// Whether a new file works, and nothing is lost when all are gone.
-pub(crate) fn is_usable(pool: &Pool, free: u64) -> Result<(), String> {
+pub(crate) fn is_usable(pool: &Pool, free: Free) -> Result<(), String> {
     let new = || -> Result<bool, pagestone::Error> {
-        let file = pool.root().create(b"new", &NewNode::new(FileType::File, 0o600))?.ino;
+        let file = pool.root().create(b"made after the crash", &NewNode::new(FileType::File, 0o600))?.ino;
         let file = pool.node(file)?.open()?;
         file.write_all_at(&[7; 6000], 0)?;
         let mut bytes = [0; 6000];
@@ -287,9 +344,9 @@ pub(crate) fn is_usable(pool: &Pool, free: u64) -> Result<(), String> {
         return Err("a new file reads otherwise than it was written".into());
     }
     seen::empty(pool).map_err(|e| format!("emptying it: {e}"))?;
-    let now = pool.statfs();
-    if now.inodes != 0 || now.free + LEFT_OVER < free || now.free > free {
-        return Err(format!("emptied, {} pages of {free} are free and {} inodes left", now.free, now.inodes));
+    let (now, wanted) = (pool.statfs(), free.at(size_of(pool)?));
+    if now.inodes != 0 || now.free + free.left_over < wanted || now.free > wanted {
+        return Err(format!("emptied, {} pages of {wanted} are free and {} inodes left", now.free, now.inodes));
     }
     Ok(())
 }

@@ -22,6 +22,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// The names in this directory.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.names.keys()
+    }
+
     /// What a name in this directory means.
     pub(crate) fn child(&self, name: &str) -> Option<Ino> {
         self.names.get(name).copied()

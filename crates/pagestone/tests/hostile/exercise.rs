@@ -90,6 +90,11 @@ impl Look<'_> {
         let listed: Vec<_> = dir.entries().take(MOST).collect();
         let entries: Vec<_> = listed.into_iter().filter_map(|entry| self.take(entry)).collect();
         self.take(dir.parent()).hash(&mut self.hash);
+        if ino == self.pool.root().ino() {
+            for entry in dir.walk() {
+                self.take(entry).map(|entry| (entry.ino(), entry.depth())).hash(&mut self.hash);
+            }
+        }
         for entry in entries {
             (entry.ino, entry.kind, &entry.name).hash(&mut self.hash);
             self.take(dir.lookup(&entry.name)).map(|a| a.ino).hash(&mut self.hash);
@@ -116,8 +121,16 @@ impl Look<'_> {
         }
         let media = self.media;
         let inside = file.pieces(0..1 << 50).map(|pieces| {
+            let mut at = 0;
             pieces.iter().all(|p| {
-                matches!(*p, Piece::Hole { .. }) || matches!(*p, Piece::Storage { addr, len } if media.holds(addr, len))
+                let from = at;
+                at += p.len() as u64;
+                // What a backing answers is a copy, and no extent is there.
+                let absent = || extents.iter().all(|x| x.offset >= at || x.offset.saturating_add(x.len) <= from);
+                match *p {
+                    Piece::Storage { addr, len } => media.holds(addr, len) || absent(),
+                    Piece::Hole { .. } => true,
+                }
             })
         });
         assert!(self.take(inside) != Some(false), "a piece lies outside the pool");

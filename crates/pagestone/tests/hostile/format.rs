@@ -30,6 +30,23 @@ pub(crate) enum What {
     Descriptors,
     Table,
     Node,
+    /// A forwarding table of inode pages.
+    Forward,
+}
+
+impl What {
+    pub(crate) const ALL: [What; 10] = [
+        What::Superblock,
+        What::Header,
+        What::Counters,
+        What::Size,
+        What::Inodes,
+        What::Lane,
+        What::Descriptors,
+        What::Table,
+        What::Node,
+        What::Forward,
+    ];
 }
 
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -81,6 +98,7 @@ pub(crate) fn metadata(image: &[u8]) -> Vec<(usize, What)> {
             match image[table * PAGE + i * 8] & 15 {
                 2 => found.push((frame * 512 + i, What::Inodes)),
                 3 => found.push((frame * 512 + i, What::Node)),
+                6 => found.push((frame * 512 + i, What::Forward)),
                 _ => {}
             }
         }
@@ -112,7 +130,7 @@ pub(crate) fn records(image: &[u8]) -> Vec<(usize, usize)> {
 pub(crate) fn covered(image: &[u8], at: usize, what: What) -> bool {
     let (page, within) = (at / PAGE, at % PAGE);
     match what {
-        What::Table => true,
+        What::Table | What::Forward => true,
         What::Superblock => within < SUPERBLOCK,
         What::Size => within < 64,
         What::Descriptors => (64..image.len() / FRAME * 64).contains(&within),
@@ -156,6 +174,13 @@ pub(crate) fn sealed_entry(word: u64, page: usize) -> u64 {
     let word = word & ((1 << 56) - 1);
     let check = (word ^ (page as u64).rotate_left(32)).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
     word | check << 56
+}
+
+/// The word at `index` of the forwarding table on page `table` that leads to page `to`.
+pub(crate) fn sealed_forward(to: u64, table: usize, index: usize) -> u64 {
+    let place = ((table * 512 + index) as u64).rotate_left(24);
+    let word = to & ((1 << 56) - 1);
+    word | (word ^ place).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56 << 56
 }
 
 /// Only where the counts allow a checksum at all.

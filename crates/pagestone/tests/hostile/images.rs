@@ -23,6 +23,13 @@ pub(crate) fn all() -> Vec<Image> {
         image("frames", 16 << 20, true, frames),
         image("attributes", 8 << 20, true, attributes),
         image("clones", 12 << 20, true, clones),
+        image("backings", 8 << 20, true, backings),
+        image("shrunk", 24 << 20, true, |pool| shrunk(pool, 14 << 20)),
+        image("journal of a shrunk pool", 24 << 20, false, |pool| {
+            shrunk(pool, 16 << 20);
+            backings(pool);
+            journal_and_orphans(pool);
+        }),
         image("journal and orphans", 10 << 20, false, journal_and_orphans),
         image("journal of everything", 12 << 20, false, |pool| {
             many_files(pool);
@@ -49,11 +56,13 @@ fn image(name: &'static str, size: u64, closed: bool, fill: impl FnOnce(&Pool)) 
     assert!(media.bytes().write(0, &sb) && media.bytes().write(255 * 4096, &sb));
     let pool = Pool::open_on(media.clone(), &OpenOptions::default()).expect("open");
     fill(&pool);
+    let size = pool.info().expect("info").size;
     if closed {
         pool.close().expect("close");
     } else {
         std::mem::forget(pool);
     }
+    // A pool that was shrunk is shorter than what it lies on.
     let mut bytes = vec![0; size as usize];
     assert!(media.bytes().read(0, &mut bytes));
     Image { name, bytes: Arc::new(bytes), closed }
@@ -139,6 +148,37 @@ fn attributes(pool: &Pool) {
     node.set_xattr(b"user.medium", &vec![2; 3000], XattrMode::Set).expect("set");
     let dir = make(&pool.root(), "with attributes", FileType::Dir);
     pool.node(dir).expect("node").set_xattr(b"security.x", b"y", XattrMode::Set).expect("set");
+}
+
+/// Files whose absent pages a backing answers, with voids, storage of their own, and clones.
+fn backings(pool: &Pool) {
+    for (name, number) in [("noop", 1), ("pattern", 2)] {
+        let file = open(pool, make(&pool.root(), name, FileType::File));
+        file.set_len(400_000).expect("set_len");
+        file.set_backing(number).expect("set_backing");
+        file.write_all_at(&[1; 5000], 30_000).expect("write");
+        file.punch_hole(100_000..150_000).expect("punch");
+        pool.root().clone_file(format!("clone of {name}").as_bytes(), file.ino()).expect("clone");
+        for i in 0..10 {
+            file.write_all_at(&[2; 10], 160_000 + i * 20_000).expect("write");
+        }
+        file.set_len(390_000).expect("set_len");
+    }
+}
+
+/// Inodes, trees and bases that lay behind the new end: the forwarding table says where the inodes are.
+fn shrunk(pool: &Pool, size: u64) {
+    let ballast = open(pool, make(&pool.root(), "ballast", FileType::File));
+    // Taken out of split frames: what is made from here on lies behind.
+    for i in 0..12 {
+        ballast.write_atomic(&[(i << 20, &[1; 1 << 20][..])]).expect("write");
+    }
+    many_files(pool);
+    attributes(pool);
+    clones(pool);
+    pool.root().unlink(b"ballast").expect("unlink");
+    drop(ballast);
+    pool.shrink(size, &mut |_, _| std::ops::ControlFlow::Continue(())).expect("shrink");
 }
 
 /// Records in both lanes, and files that nobody names but somebody has open.

@@ -4,6 +4,7 @@
 //!   flips    every byte of metadata in use, one bit each: an error that names a place, or no harm
 //!   fuzz     structures with hostile values and right checksums, spliced pages, noise:
 //!            opened read-only and looked at, checked, opened for writing and changed
+//!   trees    directories that name each other in ladders and cycles: every descent ends
 //! ```
 //!
 //! `PAGESTONE_FUZZ=100000` sets the iterations, `PAGESTONE_FLIPS=1` flips at every byte instead of
@@ -23,13 +24,14 @@ mod format;
 mod images;
 mod mutate;
 mod stage;
+mod trees;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pagestone::{Error, OpenOptions, Pool};
+use pagestone::{Error, OpenOptions, PageNo, Place, Pool};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -40,7 +42,10 @@ use mutate::Anatomy;
 use stage::{PAGE, Stage};
 
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    match std::env::var(name) {
+        Ok(value) => value.parse().unwrap_or_else(|e| panic!("{name}={value}: {e}")),
+        Err(_) => default,
+    }
 }
 
 fn seed() -> u64 {
@@ -75,10 +80,41 @@ fn keep(stage: &Stage) -> String {
     std::fs::write(&path, &stage.work).map_or_else(|e| e.to_string(), |()| path.display().to_string())
 }
 
-fn names_a_place(e: &Error) -> bool {
-    match e {
-        Error::Corrupt { place, .. } => !place.is_empty(),
-        Error::TooNew(_) | Error::NotAPool(_) | Error::Size(_) | Error::Stale(_) | Error::NotFound => true,
+/// Whether an error is an answer to damage: it names a place, or says what the pool is not.
+fn is_refusal(e: &Error) -> bool {
+    matches!(
+        e,
+        Error::Corrupt { .. }
+            | Error::TooNew(_)
+            | Error::NotAPool(_)
+            | Error::Size(_)
+            | Error::Stale(_)
+            | Error::NotFound
+    )
+}
+
+/// Whether an error that damage to byte `at` leads to names that structure, if it names one.
+fn names_damage(e: &Error, image: &[u8], at: usize, what: What) -> bool {
+    let Error::Corrupt { place, .. } = e else { return is_refusal(e) };
+    let page = (at / PAGE) as u64;
+    let is_page = |named: PageNo| named.0 == page;
+    match (what, place) {
+        (What::Superblock, Place::Superblock) | (What::Header, Place::JournalHeader) => true,
+        (What::Counters, Place::Counters { lane }) => *lane as usize == at % PAGE / 64,
+        (What::Size, Place::PoolState(_)) => true,
+        // A last record that looks torn is not replayed, and what records of other lanes build on it is found damaged.
+        (What::Lane, _) if format::in_last_record(image, at) => true,
+        (What::Lane, Place::JournalLane { .. } | Place::JournalRecord(_) | Place::JournalRecordFor(_)) => true,
+        (What::Descriptors, Place::Descriptor(frame)) => frame.0 as usize == (at - format::DESCRIPTORS) / 64,
+        (What::Table, Place::SplitEntry(page)) => (page.0 % 512) as usize == at % PAGE / 8,
+        // Inode pages may have been moved: the record says which inode it is.
+        (What::Inodes, Place::InodeRecord(inode)) => *inode == format::u64_at(image, at / 256 * 256 + 8),
+        (What::Inodes, Place::InodeSlot(ino) | Place::Inode(ino)) => {
+            ino.place() == format::u64_at(image, at / 256 * 256 + 8)
+        }
+        (What::Node, Place::TreeNode(node)) => is_page(*node),
+        (What::Forward, Place::ForwardingWord { table, index }) => is_page(*table) && *index == at % PAGE / 8,
+        (What::Forward, Place::ForwardingTable(table)) => is_page(*table),
         _ => false,
     }
 }
@@ -94,7 +130,14 @@ struct Tally {
 
 #[test]
 fn the_sound_images_are_sound() {
+    let mut kinds = BTreeSet::new();
+    let mut backings = BTreeSet::new();
     for Image { name, bytes, .. } in images::all() {
+        for (page, what) in format::metadata(&bytes) {
+            kinds.insert(what);
+            let records = bytes[page * PAGE..(page + 1) * PAGE].chunks(256).filter(|_| what == What::Inodes);
+            backings.extend(records.filter(|rec| rec[4] != 0).map(|rec| rec[160]));
+        }
         let stage = Stage::new(bytes);
         let seen = look_at(&stage).unwrap();
         assert!(seen.errors.is_empty(), "{name}: {:?}", seen.errors);
@@ -104,6 +147,8 @@ fn the_sound_images_are_sound() {
         let again = look(&pool, &stage.writable);
         assert_eq!(seen.fingerprint, again.fingerprint, "{name}");
     }
+    assert!(kinds.len() == What::ALL.len(), "no image has more than {kinds:?}");
+    assert!(backings.iter().eq(&[0, 1, 2]), "the images have only the backings {backings:?}");
 }
 
 #[test]
@@ -136,11 +181,12 @@ fn flip(stage: &mut Stage, at: usize, bit: u32, sound: u64, kind: What, tally: &
     let (looked, checked) = outcome.unwrap_or_else(|e| panic!("{}: panic: {e}; {}", what(), keep(stage)));
     match looked {
         Err(e) => {
-            assert!(names_a_place(&e), "{}: {e}", what());
+            assert!(names_damage(&e, &stage.image, at, kind), "{}: {e:?}", what());
             tally.refused += 1;
         }
         Ok(seen) if !seen.errors.is_empty() => {
-            assert!(seen.errors.iter().all(names_a_place), "{}: {:?}", what(), seen.errors);
+            let names = |e: &Error| names_damage(e, &stage.image, at, kind);
+            assert!(seen.errors.iter().all(names), "{}: {:?}", what(), seen.errors);
             tally.met += 1;
         }
         Ok(seen) => {
@@ -243,7 +289,7 @@ fn short_and_foreign_files_are_refused() {
         short.resize(len.max(4096).next_multiple_of(4096), 0);
         let stage = Stage::new(Arc::new(short));
         let e = open(&stage, true).unwrap_err();
-        assert!(names_a_place(&e), "{len}: {e}");
+        assert!(is_refusal(&e), "{len}: {e}");
         assert!(findings(&stage).is_err() || len > 4096, "{len}");
     }
     let noise: Vec<u8> = (0..9 << 20).map(|i: u32| (i.wrapping_mul(0x9E37_79B9) >> 24) as u8).collect();

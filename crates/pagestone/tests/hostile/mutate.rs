@@ -52,7 +52,7 @@ impl Anatomy {
 /// One to four pieces of damage.
 pub(crate) fn damage(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     for _ in 0..rng.random_range(1..=4) {
-        match rng.random_range(0..20) {
+        match rng.random_range(0..23) {
             0 => random_bytes(stage, anatomy, rng),
             1 => fill_page(stage, anatomy, rng),
             2 => swap_pages(stage, anatomy, rng),
@@ -66,6 +66,8 @@ pub(crate) fn damage(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
             13..17 => node(stage, anatomy, rng),
             17 => record(stage, anatomy, rng),
             18 => forged_record(stage, anatomy, rng),
+            19 | 20 => forward(stage, anatomy, rng),
+            21 => later_version(stage, anatomy, rng),
             _ => moved_node(stage, anatomy, rng),
         }
     }
@@ -123,12 +125,19 @@ fn superblock(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     }
 }
 
-/// A size that the pool does not have, in one copy or in both.
+/// A size, a forwarding table, or a count of what it forwards, that the pool does not have, in one copy or in both.
 fn size(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
     let (value, both) = (anatomy.word(rng), rng.random_bool(0.7));
-    let frames = if rng.random_bool(0.5) { value } else { rng.random_range(0..20) };
+    let number = if rng.random_bool(0.5) { value } else { rng.random_range(0..20) };
+    let field = *[8, 8, 16, 24].choose(rng).unwrap_or(&8);
     for at in format::SIZES.iter().take(if both { 2 } else { 1 }) {
-        sealed(stage, *at, 64, |line| line[8..16].copy_from_slice(&frames.to_le_bytes()), format::seal_front);
+        sealed(
+            stage,
+            *at,
+            64,
+            |line| line[field..field + 8].copy_from_slice(&number.to_le_bytes()),
+            format::seal_front,
+        );
     }
 }
 
@@ -162,6 +171,48 @@ fn table(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
         let entry = if rng.random_bool(0.3) { 0 } else { format::sealed_entry(word, table / 512 * 512 + i) };
         stage.write(table * PAGE + i * 8, &entry.to_le_bytes());
     }
+}
+
+/// Words of a forwarding table that lead elsewhere: to another table, in a circle, out of the pool.
+fn forward(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
+    let Some(table) = anatomy.page(What::Forward, rng) else { return };
+    let used: Vec<usize> = (0..512).filter(|i| u64_at(&stage.work, table * PAGE + i * 8) != 0).collect();
+    for _ in 0..rng.random_range(1..4) {
+        let index = used.choose(rng).copied().filter(|_| rng.random_bool(0.7)).unwrap_or(rng.random_range(0..512));
+        let to = match rng.random_range(0..4) {
+            0 => anatomy.page(What::Forward, rng).unwrap_or(0) as u64,
+            1 => anatomy.page(What::Inodes, rng).unwrap_or(0) as u64,
+            _ => anatomy.word(rng),
+        };
+        let word = if rng.random_bool(0.1) { 0 } else { format::sealed_forward(to, table, index) };
+        stage.write(table * PAGE + index * 8, &word.to_le_bytes());
+    }
+}
+
+/// What no pool of this version has, or not there: the state of an extent, another backing, flags, an epoch.
+fn later_version(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {
+    let state = (1u16 << rng.random_range(0..16)).to_le_bytes();
+    if rng.random_bool(0.4) {
+        let Some(page) = anatomy.page(What::Node, rng) else { return };
+        let pick: usize = rng.random_range(0..900);
+        let change = |node: &mut [u8]| {
+            let slot = 64 + 4 * (pick % u16_at(node, 24).clamp(1, 900));
+            let entry = u16_at(node, slot).min(PAGE - 16);
+            node[entry + 14..entry + 16].copy_from_slice(&state);
+        };
+        return sealed(stage, page * PAGE, PAGE, change, format::seal_node);
+    }
+    let Some(page) = anatomy.page(What::Inodes, rng) else { return };
+    let live: Vec<usize> = (0..16).filter(|s| stage.work[page * PAGE + s * 256 + 4] != 0).collect();
+    let Some(slot) = live.choose(rng) else { return };
+    let (what, value, backing) = (rng.random_range(0..4), anatomy.word(rng), rng.random_range(0..4u32));
+    let change = |rec: &mut [u8]| match what {
+        0 => rec[184 + 14..184 + 16].copy_from_slice(&state),
+        1 => rec[184 + 24 + 14..184 + 24 + 16].copy_from_slice(&state),
+        2 => rec[160..164].copy_from_slice(&backing.to_le_bytes()),
+        _ => rec[164..172].copy_from_slice(&value.to_le_bytes()),
+    };
+    sealed(stage, page * PAGE + slot * 256, 256, change, format::seal_front);
 }
 
 fn inode(stage: &mut Stage, anatomy: &Anatomy, rng: &mut StdRng) {

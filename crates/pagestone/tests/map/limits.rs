@@ -4,13 +4,12 @@ use std::time::Instant;
 
 use pagestone::Error;
 use pagestone::mmap::{MapMechanism, MapOptions};
+use procfs::process::Process;
 
 use crate::place::{FRAME, PAGE, Place, storage};
 
 fn page_tables() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmPTE:")).unwrap();
-    line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    Process::myself().unwrap().status().unwrap().vmpte.unwrap() << 10
 }
 
 /// Fails if reading takes storage, or memory that grows with what was read. Every page is read with

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::inode::{Attr, Node};
-use pagestone::{Error, FileType, Ino, Pool};
+use pagestone::inode::Attr;
+use pagestone::{FileType, Ino};
+use pagestone_server::Store;
+use pagestone_server::api::{Entry, Xattr};
 
 use super::local::{self, Way};
+use super::tree::Tree;
 use super::{Copied, How, STEP, copy_out, report};
-use crate::command::{list, pool};
+use crate::command::pool;
 use crate::exit::{self, Exit, WrongUsage};
 use crate::options::Common;
 use crate::progress::Progress;
@@ -36,9 +39,9 @@ pub(crate) fn get(args: &Get) -> Result<Exit> {
     if args.common.json && args.to.as_os_str() == "-" {
         return Err(WrongUsage("--json and - would both write to standard output".into()).into());
     }
-    let copied = pool::with(&args.from.pool, true, &args.common, |pool| {
+    let copied = pool::with(&args.from.pool, true, &args.common, |store| {
         let mut copier = Copier {
-            pool,
+            store,
             archive: args.how.archive,
             copied: Copied::default(),
             linked: HashMap::new(),
@@ -51,22 +54,20 @@ pub(crate) fn get(args: &Get) -> Result<Exit> {
 }
 
 struct Copier<'p> {
-    pool: &'p Pool,
+    store: &'p dyn Store,
     archive: bool,
     copied: Copied,
     /// Files with several names, and the first path that one of them got.
     linked: HashMap<Ino, PathBuf>,
     /// Directories whose attributes are set when nothing is made in them any more.
-    directories: Vec<(PathBuf, Ino, Attr)>,
+    directories: Vec<(PathBuf, Target, Attr)>,
 }
 
 impl Copier<'_> {
     fn all(&mut self, args: &Get) -> Result<()> {
-        let node = args.from.resolve(self.pool)?;
-        let kind = node.attr().with_context(|| args.from.show())?.kind;
+        let top = self.store.entry(&args.from.path).with_context(|| args.from.show())?;
         if args.to.as_os_str() == "-" {
-            let file = node.open().with_context(|| args.from.show())?;
-            self.copied.bytes = copy_out(&file, &mut io::stdout().lock(), &args.from, "standard output")?;
+            self.copied.bytes = self.copy_out(&args.from, &top.attr, &mut io::stdout().lock(), "standard output")?;
             self.copied.files = 1;
             return Ok(());
         }
@@ -74,55 +75,56 @@ impl Copier<'_> {
             Some(name) if args.to.is_dir() => local::below(&args.to, name),
             _ => args.to.clone(),
         };
-        if kind == FileType::Dir && !args.how.recursive && !args.how.archive {
+        if top.attr.kind == FileType::Dir && !args.how.recursive && !args.how.archive {
             bail!("{}: is a directory (copy it with -r or -a)", args.from.show());
         }
         // The root has no name of its own: its contents go into a directory that may be there.
-        self.tree(&args.from, &to, args.from.name().is_none())?;
-        for (path, ino, attr) in std::mem::take(&mut self.directories).iter().rev() {
-            let node = self.pool.node(*ino).with_context(|| path.display().to_string())?;
-            self.attributes(&node, attr, path)?;
+        self.tree((&args.from, top), &to, args.from.name().is_none())?;
+        for (path, from, attr) in std::mem::take(&mut self.directories).iter().rev() {
+            self.attributes(from, attr, path)?;
         }
         Ok(())
     }
 
-    fn tree(&mut self, from: &Target, to: &Path, follow: bool) -> Result<()> {
-        let mut stack = vec![(from.clone(), to.to_path_buf())];
-        while let Some((from, to_path)) = stack.pop() {
-            let node = from.resolve(self.pool)?;
-            let attr = node.attr().with_context(|| from.show())?;
+    fn copy_out(&self, from: &Target, attr: &Attr, out: &mut dyn io::Write, to: &str) -> Result<u64> {
+        copy_out(|offset| self.store.read(attr.ino, offset, STEP), attr.size, out, from, to)
+    }
+
+    fn tree(&mut self, (from, top): (&Target, Entry), to: &Path, follow: bool) -> Result<()> {
+        for found in Tree::new(self.store, from, top) {
+            let (from, way, entry) = found.with_context(|| from.show())?;
+            // Joined with an empty path, a name of a file would end with a slash.
+            let to_path = if way.as_os_str().is_empty() { to.to_path_buf() } else { to.join(way) };
+            let attr = entry.attr;
             if attr.kind != FileType::Dir {
                 // Only what the user has named is written to as it stands.
                 if local::way(&to_path)? == Way::Direct && to_path == to && attr.kind == FileType::File {
-                    self.stream(&node, &from, to)?;
+                    self.stream(&from, &attr, to)?;
                 } else {
-                    self.one(&node, &attr, &from, &to_path)?;
+                    self.one(&entry, &from, &to_path)?;
                 }
                 continue;
             }
             make_directory(&to_path, follow && to_path == to)?;
             if self.archive {
-                self.directories.push((to_path.clone(), node.ino(), attr));
+                self.directories.push((to_path, from, attr));
             } else {
-                self.note(&node, &attr)?;
-            }
-            for entry in list::entries(&node).with_context(|| from.show())? {
-                stack.push((from.join(&entry.name), local::below(&to_path, &entry.name)));
+                self.note(&from, &attr)?;
             }
         }
         Ok(())
     }
 
     /// Anything but a directory.
-    fn one(&mut self, node: &Node, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
-        let shown = || to.display().to_string();
+    fn one(&mut self, entry: &Entry, from: &Target, to: &Path) -> Result<()> {
+        let (shown, attr) = (|| to.display().to_string(), &entry.attr);
         let special = !matches!(attr.kind, FileType::File | FileType::Symlink);
         if special && !self.archive {
             eprintln!("pagestone: {}: not a file, directory or symbolic link, left out (-a copies it)", from.show());
             self.copied.left_out.whole += 1;
             return Ok(());
         }
-        match self.linked.get(&node.ino()) {
+        match self.linked.get(&attr.ino) {
             Some(first) if self.archive => {
                 self.copied.files += 1;
                 return local::replace(to, |path| fs::hard_link(first, path).with_context(shown));
@@ -131,15 +133,12 @@ impl Copier<'_> {
             None => {}
         }
         let made = local::replace(to, |path| {
-            match attr.kind {
-                FileType::File => self.file(node, attr, from, path)?,
-                FileType::Symlink => {
-                    let target = node.read_link().with_context(|| from.show())?;
-                    symlink(to_os(&target), path).with_context(shown)?;
-                }
+            match (attr.kind, &entry.target) {
+                (FileType::File, _) => self.file(attr, from, path)?,
+                (FileType::Symlink, Some(target)) => symlink(to_os(&target.0), path).with_context(shown)?,
                 _ => local::make_special(path, attr).with_context(shown)?,
             }
-            self.attributes(node, attr, path)
+            self.attributes(from, attr, path)
         });
         match made {
             // Who may not make devices gets the rest.
@@ -152,63 +151,57 @@ impl Copier<'_> {
         }
         self.copied.files += 1;
         if attr.nlink > 1 {
-            self.linked.insert(node.ino(), to.to_path_buf());
+            self.linked.insert(attr.ino, to.to_path_buf());
         }
         Ok(())
     }
 
-    fn stream(&mut self, node: &Node, from: &Target, to: &Path) -> Result<()> {
-        let file = node.open().with_context(|| from.show())?;
+    fn stream(&mut self, from: &Target, attr: &Attr, to: &Path) -> Result<()> {
         let mut out = local::open_stream(to)?;
-        self.copied.bytes += copy_out(&file, &mut out, from, &to.display().to_string())?;
+        self.copied.bytes += self.copy_out(from, attr, &mut out, &to.display().to_string())?;
         self.copied.files += 1;
         Ok(())
     }
 
     /// Runs with storage are copied, holes stay holes.
-    fn file(&mut self, node: &Node, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
+    fn file(&mut self, attr: &Attr, from: &Target, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
-        let file = node.open().with_context(|| from.show())?;
         let mode = if self.archive { 0o600 } else { attr.perm & 0o777 };
         let out = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(to).with_context(shown)?;
         out.set_len(attr.size).with_context(shown)?;
         let mut bar = Progress::bytes(&from.show(), attr.size);
-        let mut buffer = vec![0; STEP];
         let mut at = 0;
         while at < attr.size {
-            let data = match file.seek_data(at) {
-                Ok(data) => data,
-                Err(Error::NoData) => break,
-                Err(e) => return Err(e).with_context(|| from.show()),
-            };
+            let Some(data) = self.store.next_data(attr.ino, at).with_context(|| from.show())? else { break };
             bar.add(data - at);
             at = data;
-            let got = file.read_at(&mut buffer, at).with_context(|| from.show())?;
-            if got == 0 {
+            let bytes = self.store.read(attr.ino, at, STEP).with_context(|| from.show())?;
+            if bytes.is_empty() {
                 break;
             }
-            out.write_all_at(&buffer[..got], at).with_context(shown)?;
-            at += got as u64;
-            bar.add(got as u64);
+            out.write_all_at(&bytes, at).with_context(shown)?;
+            at += bytes.len() as u64;
+            bar.add(bytes.len() as u64);
         }
         self.copied.bytes += attr.size;
         Ok(())
     }
 
     /// Counts what is left out without `-a`.
-    fn note(&mut self, node: &Node, attr: &Attr) -> Result<()> {
+    fn note(&mut self, from: &Target, attr: &Attr) -> Result<()> {
+        let xattrs = self.store.xattrs(attr.ino).with_context(|| from.show())?;
         let left = &mut self.copied.left_out;
-        left.xattrs += u64::from(!node.xattrs()?.is_empty());
+        left.xattrs += u64::from(!xattrs.is_empty());
         left.owners += u64::from((attr.uid, attr.gid) != local::us());
         left.set_id += u64::from(attr.kind == FileType::File && attr.perm & 0o6000 != 0);
         Ok(())
     }
 
     /// Everything that is neither name nor contents, or a note that it was left out.
-    fn attributes(&mut self, node: &Node, attr: &Attr, to: &Path) -> Result<()> {
+    fn attributes(&mut self, from: &Target, attr: &Attr, to: &Path) -> Result<()> {
         let shown = || to.display().to_string();
         if !self.archive {
-            self.note(node, attr)?;
+            self.note(from, attr)?;
             if attr.kind == FileType::File {
                 local::Made::open(to, attr.kind)?.set_times(None, attr.mtime).with_context(shown)?;
             }
@@ -223,8 +216,8 @@ impl Copier<'_> {
             made.set_mode(perm).with_context(shown)?;
         }
         let mut refused = false;
-        for name in node.xattrs()? {
-            refused |= made.set_xattr(&name, &node.xattr(&name)?).is_err();
+        for Xattr { name, value } in self.store.xattrs(attr.ino).with_context(|| from.show())? {
+            refused |= made.set_xattr(&name.0, &value.0).is_err();
         }
         self.copied.left_out.xattrs += u64::from(refused);
         made.set_times(Some(attr.atime), attr.mtime).with_context(shown)

@@ -1,4 +1,4 @@
-//! `pagestone cat`, `put` and `get`: bytes in and out of a pool that is not mounted.
+//! `pagestone cat`, `put` and `get`: bytes in and out of a pool.
 //!
 //! ```text
 //!   put   file, directory (-r, -a) or standard input  ->  POOL:/path      holes stay holes
@@ -12,12 +12,12 @@
 mod get;
 mod local;
 mod put;
+mod tree;
 
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use pagestone::File;
 use serde::Serialize;
 
 use crate::command::pool;
@@ -109,28 +109,33 @@ pub(crate) struct Cat {
 pub(crate) fn cat(args: &Cat) -> Result<Exit> {
     let common = Common { media: args.media, json: false };
     for target in &args.targets {
-        pool::with(&target.pool, true, &common, |pool| {
-            let file = target.resolve(pool)?.open().with_context(|| target.show())?;
-            copy_out(&file, &mut io::stdout().lock(), target, "standard output").map(|_| ())
+        pool::with(&target.pool, true, &common, |store| {
+            let attr = store.entry(&target.path).with_context(|| target.show())?.attr;
+            let read = |offset| store.read(attr.ino, offset, STEP);
+            copy_out(read, attr.size, &mut io::stdout().lock(), target, "standard output").map(|_| ())
         })?;
     }
     Ok(Exit::Ok)
 }
 
-/// Everything in `file` to a stream.
-fn copy_out(file: &File, out: &mut dyn Write, from: &Target, to: &str) -> Result<u64> {
-    let total = file.attr().with_context(|| from.show())?.size;
+/// Everything that `read` gives, from the start on, to a stream.
+fn copy_out<E: std::error::Error + Send + Sync + 'static>(
+    mut read: impl FnMut(u64) -> Result<Vec<u8>, E>,
+    total: u64,
+    out: &mut dyn Write,
+    from: &Target,
+    to: &str,
+) -> Result<u64> {
     let mut bar = Progress::bytes(&from.show(), total);
-    let mut buffer = vec![0; STEP];
     let mut at = 0;
     loop {
-        let got = file.read_at(&mut buffer, at).with_context(|| from.show())?;
-        if got == 0 {
+        let bytes = read(at).with_context(|| from.show())?;
+        if bytes.is_empty() {
             out.flush().with_context(|| to.to_owned())?;
             return Ok(at);
         }
-        out.write_all(&buffer[..got]).with_context(|| to.to_owned())?;
-        at += got as u64;
-        bar.add(got as u64);
+        out.write_all(&bytes).with_context(|| to.to_owned())?;
+        at += bytes.len() as u64;
+        bar.add(bytes.len() as u64);
     }
 }

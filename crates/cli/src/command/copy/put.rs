@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagestone::inode::{Dir, NewNode, RenameMode, SetAttr, Time, XattrMode};
-use pagestone::{Error, File, FileType, Ino, Pool};
+use pagestone::inode::{SetAttr, Time};
+use pagestone::{Error, FileType, Ino};
+use pagestone_server::Store;
+use pagestone_server::api::{NewEntry, Xattr};
 
 use super::{Copied, How, STEP, local, report};
-use crate::command::files::{into_directory, make_all, owned, umask};
+use crate::command::files::{into_directory, make_all, make_or_keep, owned, umask};
 use crate::command::pool;
 use crate::exit::Exit;
 use crate::options::Common;
@@ -35,16 +37,11 @@ pub(crate) struct Put {
 }
 
 pub(crate) fn put(args: &Put) -> Result<Exit> {
-    let copied = pool::with(&args.to.pool, false, &args.common, |pool| {
+    let copied = pool::with(&args.to.pool, false, &args.common, |store| {
         let own = fs::metadata(&args.to.pool).map(|meta| (meta.dev(), meta.ino())).ok();
-        let mut copier = Copier {
-            pool,
-            own,
-            archive: args.how.archive,
-            copied: Copied::default(),
-            linked: HashMap::new(),
-            directories: Vec::new(),
-        };
+        let archive = args.how.archive;
+        let (linked, directories) = (HashMap::new(), Vec::new());
+        let mut copier = Copier { store, own, archive, copied: Copied::default(), linked, directories };
         copier.all(args)?;
         Ok(copier.copied)
     })?;
@@ -52,7 +49,7 @@ pub(crate) fn put(args: &Put) -> Result<Exit> {
 }
 
 struct Copier<'p> {
-    pool: &'p Pool,
+    store: &'p dyn Store,
     /// Device and number of the pool's own file.
     own: Option<(u64, u64)>,
     archive: bool,
@@ -72,7 +69,7 @@ impl Copier<'_> {
         let meta = if args.how.archive { fs::symlink_metadata(&args.from) } else { fs::metadata(&args.from) };
         let meta = meta.with_context(shown)?;
         let to = match args.from.file_name() {
-            Some(name) => into_directory(self.pool, &args.to, name.as_bytes()),
+            Some(name) => into_directory(self.store, &args.to, name.as_bytes()),
             None => args.to.clone(),
         };
         if self.is_own(&meta) {
@@ -86,7 +83,7 @@ impl Copier<'_> {
         }
         self.tree(&args.from, &to)?;
         for (ino, change) in self.directories.iter().rev() {
-            self.pool.node(*ino).and_then(|node| node.set_attr(change)).with_context(|| to.show())?;
+            self.store.set_attributes(*ino, change).with_context(|| to.show())?;
         }
         Ok(())
     }
@@ -95,8 +92,8 @@ impl Copier<'_> {
         self.own == Some((meta.dev(), meta.ino()))
     }
 
-    fn tree(&mut self, from: &Path, to: &Target) -> Result<()> {
-        let mut stack = vec![(from.to_path_buf(), to.clone())];
+    fn tree(&mut self, top: &Path, to: &Target) -> Result<()> {
+        let mut stack = vec![(top.to_path_buf(), to.clone())];
         while let Some((from, to)) = stack.pop() {
             let shown = || from.display().to_string();
             let meta = fs::symlink_metadata(&from).with_context(shown)?;
@@ -104,8 +101,10 @@ impl Copier<'_> {
                 self.one(&from, &meta, &to)?;
                 continue;
             }
-            make_all(self.pool, &to, &owned(FileType::Dir, meta.permissions().mode() & 0o777))?;
-            let ino = to.resolve(self.pool)?.ino();
+            let new = owned(FileType::Dir, meta.permissions().mode() & 0o777);
+            // Those above the first one have to be made, too.
+            if from == top { make_all(self.store, &to, &new) } else { make_or_keep(self.store, &to, &new) }?;
+            let ino = self.store.entry(&to.path).with_context(|| to.show())?.attr.ino;
             self.attributes(&from, &meta, ino, &to)?;
             for entry in fs::read_dir(&from).with_context(shown)? {
                 let entry = entry.with_context(shown)?;
@@ -125,9 +124,11 @@ impl Copier<'_> {
         if meta.nlink() > 1 {
             match self.linked.entry((meta.dev(), meta.ino())) {
                 Entry::Occupied(entry) if self.archive => {
-                    let ino = *entry.get();
                     self.copied.files += 1;
-                    return self.replace(to, |dir, name| Ok(dir.link(name, ino)?.ino)).map(drop);
+                    let ino = *entry.get();
+                    return self
+                        .replace(to, |temporary| Ok(self.store.link(ino, &temporary.path).map(|()| ino)?))
+                        .map(drop);
                 }
                 Entry::Occupied(_) => self.copied.left_out.links += 1,
                 Entry::Vacant(_) => {}
@@ -141,69 +142,67 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// `None` if it was left out.
     fn make(&mut self, from: &Path, meta: &Metadata, to: &Target) -> Result<Option<Ino>> {
         let kind = FileType::from_mode(meta.mode()).with_context(|| format!("{}: of unknown kind", from.display()))?;
-        match kind {
+        let new = match kind {
             FileType::File => return self.file(from, to).map(Some),
             FileType::Symlink => {
                 let target = fs::read_link(from).with_context(|| from.display().to_string())?;
-                let new = owned(FileType::Symlink, 0o777).target(target.as_os_str().as_bytes());
-                return self.node(from, meta, to, &new).map(Some);
+                NewEntry { target: target.as_os_str().as_bytes().into(), ..owned(kind, 0o777) }
             }
-            _ if self.archive => {
-                let new = owned(kind, meta.mode() & 0o777).rdev(meta.rdev());
-                return self.node(from, meta, to, &new).map(Some);
+            _ if self.archive => NewEntry { rdev: meta.rdev(), ..owned(kind, meta.mode() & 0o777) },
+            _ => {
+                eprintln!(
+                    "pagestone: {}: not a file, directory or symbolic link, left out (-a copies it)",
+                    from.display()
+                );
+                self.copied.left_out.whole += 1;
+                return Ok(None);
             }
-            _ => {}
-        }
-        eprintln!("pagestone: {}: not a file, directory or symbolic link, left out (-a copies it)", from.display());
-        self.copied.left_out.whole += 1;
-        Ok(None)
-    }
-
-    fn node(&mut self, from: &Path, meta: &Metadata, to: &Target, new: &NewNode<'_>) -> Result<Ino> {
-        let ino = self.replace(to, |dir, name| Ok(dir.create(name, new)?.ino))?;
+        };
+        let ino = self.replace(to, |temporary| Ok(self.store.create(&temporary.path, &new)?.attr.ino))?;
         self.attributes(from, meta, ino, to)?;
-        Ok(ino)
+        Ok(Some(ino))
     }
 
     /// Lets `make` make something under a name beside `to`, which then takes its place.
-    fn replace(&self, to: &Target, make: impl FnOnce(&Dir, &[u8]) -> Result<Ino>) -> Result<Ino> {
-        let (dir, name) = to.place(self.pool)?;
-        if dir.lookup(name).is_ok_and(|attr| attr.kind == FileType::Dir) {
+    fn replace(&self, to: &Target, make: impl FnOnce(&Target) -> Result<Ino>) -> Result<Ino> {
+        let name = to.last_name()?;
+        if self.store.entry(&to.path).is_ok_and(|entry| entry.attr.kind == FileType::Dir) {
             return Err(Error::IsDirectory).with_context(|| to.show());
         }
-        let temporary = format!(".pagestone-put-{}", std::process::id()).into_bytes();
+        let temporary = to.beside(name, &format!(".pagestone-put-{}", std::process::id()));
         // Left over from a process that had our number.
-        let _ = dir.unlink(&temporary);
-        let made = make(&dir, &temporary).and_then(|ino| {
-            dir.rename(&temporary, dir.ino(), name, RenameMode::Replace)?;
+        let _ = self.store.remove(&temporary.path, false);
+        let made = make(&temporary).and_then(|ino| {
+            self.store.rename(&temporary.path, &to.path, true)?;
             Ok(ino)
         });
         // Gone if all is well, and if the two were names of one file still there.
-        let _ = dir.unlink(&temporary);
+        let _ = self.store.remove(&temporary.path, false);
         made.with_context(|| to.show())
     }
 
     /// A new regular file, filled by `fill`. Mode and owner are those of a file that it replaces, unless all
     /// is to be as at the source.
-    fn fill(&self, to: &Target, perm: u32, fill: impl FnOnce(&File) -> Result<()>) -> Result<Ino> {
-        let old = to.resolve(self.pool).ok().and_then(|node| node.attr().ok());
+    fn fill(&self, to: &Target, perm: u32, fill: impl FnOnce(Ino) -> Result<()>) -> Result<Ino> {
+        let old = self.store.entry(&to.path).ok().map(|entry| entry.attr);
         let old = old.filter(|attr| attr.kind == FileType::File && !self.archive);
         let new = match old {
-            Some(old) => NewNode::new(FileType::File, old.perm & 0o777).owner(old.uid, old.gid),
+            Some(old) => NewEntry { uid: old.uid, gid: old.gid, ..owned(FileType::File, old.perm & 0o777) },
             None => owned(FileType::File, perm),
         };
-        self.replace(to, |dir, name| {
-            let ino = dir.create(name, &new)?.ino;
-            fill(&self.pool.node(ino)?.open()?)?;
+        self.replace(to, |temporary| {
+            let ino = self.store.create(&temporary.path, &new)?.attr.ino;
+            fill(ino)?;
             Ok(ino)
         })
     }
 
     fn stream(&mut self, from: &mut dyn Read, to: &Target) -> Result<()> {
         let mut at = 0;
-        self.fill(to, 0o666 & !umask(), |file| {
+        self.fill(to, 0o666 & !umask(), |ino| {
             let mut buffer = vec![0; STEP];
             loop {
                 let got = match from.read(&mut buffer) {
@@ -212,7 +211,7 @@ impl Copier<'_> {
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                     Err(e) => return Err(e).context("standard input"),
                 };
-                file.write_all_at(&buffer[..got], at)?;
+                self.store.write(ino, at, &buffer[..got])?;
                 at += got as u64;
             }
         })?;
@@ -227,16 +226,16 @@ impl Copier<'_> {
         let meta = source.metadata().with_context(shown)?;
         let mut bar = Progress::bytes(&shown(), meta.len());
         let mut at = 0;
-        let ino = self.fill(to, meta.permissions().mode() & 0o777, |file| {
+        let ino = self.fill(to, meta.permissions().mode() & 0o777, |ino| {
             let mut buffer = vec![0; STEP];
             loop {
                 let got = source.read_at(&mut buffer, at).with_context(shown)?;
                 if got == 0 {
-                    return Ok(file.set_len(at)?);
+                    return Ok(self.store.set_attributes(ino, &SetAttr::new().size(at))?);
                 }
                 // What is all zeros stays a hole.
                 if buffer[..got].iter().any(|byte| *byte != 0) {
-                    file.write_all_at(&buffer[..got], at)?;
+                    self.store.write(ino, at, &buffer[..got])?;
                 }
                 at += got as u64;
                 bar.add(got as u64);
@@ -249,7 +248,6 @@ impl Copier<'_> {
 
     /// Everything that is neither name nor contents, or a note that it was left out.
     fn attributes(&mut self, from: &Path, meta: &Metadata, ino: Ino, to: &Target) -> Result<()> {
-        let node = self.pool.node(ino).with_context(|| to.show())?;
         let names = local::xattr_names(from).with_context(|| from.display().to_string())?;
         let modified = Time { sec: meta.mtime(), nsec: meta.mtime_nsec() as u32 };
         if !self.archive {
@@ -259,7 +257,7 @@ impl Copier<'_> {
             left.set_id += u64::from(meta.is_file() && meta.mode() & 0o6000 != 0);
             if meta.is_file() {
                 let change = SetAttr::new().mtime(modified);
-                node.set_attr(&change).with_context(|| to.show())?;
+                self.store.set_attributes(ino, &change).with_context(|| to.show())?;
             }
             return Ok(());
         }
@@ -267,7 +265,8 @@ impl Copier<'_> {
         for name in &names {
             let value = local::xattr(from, name).with_context(|| from.display().to_string())?;
             // Access control lists and the like mean nothing in a pool.
-            refused |= name.starts_with(b"system.") || node.set_xattr(name, &value, XattrMode::Set).is_err();
+            let attribute = Xattr { name: name.into(), value: value.into() };
+            refused |= name.starts_with(b"system.") || self.store.set_xattr(ino, &attribute).is_err();
         }
         self.copied.left_out.xattrs += u64::from(refused);
         let change = SetAttr::new()
@@ -280,6 +279,6 @@ impl Copier<'_> {
             self.directories.push((ino, change));
             return Ok(());
         }
-        node.set_attr(&change).with_context(|| to.show()).map(drop)
+        self.store.set_attributes(ino, &change).with_context(|| to.show())
     }
 }

@@ -140,7 +140,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
     use std::time::Duration;
 
-    use crate::attr::{Kind, NewNode};
+    use crate::attr::{FileType, NewNode};
     use crate::error::Result;
     use crate::mmap::{MapOptions, Mapping};
     use crate::pool::{CreateOptions, Pool};
@@ -198,7 +198,7 @@ mod tests {
             &CreateOptions::default(),
         )?;
         let sparse = |name: &[u8]| {
-            let file = pool.node(pool.root().create(name, &NewNode::new(Kind::File, 0o600))?.ino)?.open()?;
+            let file = pool.node(pool.root().create(name, &NewNode::new(FileType::File, 0o600))?.ino)?.open()?;
             file.set_len(PAGES * PAGE_SIZE).map(|()| file)
         };
         if crate::mmap::MapMechanism::here() == crate::mmap::MapMechanism::Signals {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   read, write, fill      bytes            get, put      values with a fixed layout (zerocopy)
-//!  load, store, swap,     words, atomic    slice         a part, with offsets from 0
+//!  load, store, swap,     words, atomic    slice         a part, with offsets from 0: `VolatileSlice`
 //!   compare_exchange
 //! ```
 
@@ -103,14 +103,20 @@ impl Mapping {
     }
 
     /// Stores one byte value over a range.
+    ///
+    /// # Errors
+    /// As [`Mapping::write`]; [`Error::Invalid`] also for a range that ends before it begins.
     pub fn fill(&self, range: Range<u64>, byte: u8) -> Result<()> {
-        let len = range.end.saturating_sub(range.start);
+        let len = len_of(&range)?;
         let to = self.place(range.start, len, true)?;
         // SAFETY: as in `write`.
         self.retry_faults(true, || unsafe { fault_tolerant::fill(to, byte, len as usize) })
     }
 
     /// Copies a value out.
+    ///
+    /// # Errors
+    /// As [`Mapping::read`].
     pub fn get<T: FromBytes>(&self, at: u64) -> Result<T> {
         let from = self.place(at, size_of::<T>() as u64, false)?;
         let mut value = MaybeUninit::<T>::uninit();
@@ -122,11 +128,17 @@ impl Mapping {
     }
 
     /// Stores a value.
+    ///
+    /// # Errors
+    /// As [`Mapping::write`].
     pub fn put<T: IntoBytes + Immutable>(&self, at: u64, value: &T) -> Result<()> {
         self.write(at, value.as_bytes())
     }
 
     /// Loads a word that is aligned in the file, atomically. All operations on words are sequentially consistent.
+    ///
+    /// # Errors
+    /// As [`Mapping::read`]; [`Error::Invalid`] also for a word that is not aligned.
     pub fn load<W: Word>(&self, at: u64) -> Result<W> {
         let addr = self.word(at, size_of::<W>(), false)?;
         let mut out = 0;
@@ -136,11 +148,17 @@ impl Mapping {
     }
 
     /// Stores a word atomically.
+    ///
+    /// # Errors
+    /// As [`Mapping::write`]; [`Error::Invalid`] also for a word that is not aligned.
     pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
         self.swap(at, value).map(drop)
     }
 
     /// Stores a word and returns its previous value.
+    ///
+    /// # Errors
+    /// As [`Mapping::store`].
     pub fn swap<W: Word>(&self, at: u64, value: W) -> Result<W> {
         let addr = self.word(at, size_of::<W>(), true)?;
         let mut word = value.widen();
@@ -151,6 +169,9 @@ impl Mapping {
 
     /// Stores `new` if the word equals `expected`: `Ok(Ok(expected))`. Otherwise returns `Ok(Err(actual))`. For
     /// words of 4 and 8 bytes.
+    ///
+    /// # Errors
+    /// As [`Mapping::store`]; [`Error::Invalid`] also for shorter words.
     pub fn compare_exchange<W: Word>(&self, at: u64, expected: W, new: W) -> Result<Result<W, W>> {
         let size = size_of::<W>();
         if size < 4 {
@@ -167,23 +188,39 @@ impl Mapping {
         Ok(if seen.widen() == expected.widen() { Ok(seen) } else { Err(seen) })
     }
 
-    /// A part of the mapping. Offsets in it start at 0.
-    pub fn slice(&self, range: Range<u64>) -> Result<Slice<'_>> {
-        let len = range.end.saturating_sub(range.start);
-        self.place(range.start, len, false)?;
-        Ok(Slice { mapping: self, at: range.start, len })
+    /// The whole mapping, as a [`VolatileSlice`].
+    pub fn as_volatile_slice(&self) -> VolatileSlice<'_> {
+        VolatileSlice { mapping: self, at: 0, len: self.len }
+    }
+
+    /// A part of the mapping (in bytes of the mapping). Offsets in it start at 0.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a range outside the mapping, or one that ends before it begins.
+    pub fn slice(&self, range: Range<u64>) -> Result<VolatileSlice<'_>> {
+        self.as_volatile_slice().subslice(range)
     }
 }
 
-/// A part of a mapping. Every access goes to memory (volatile); no reference is made.
+/// The length of a range of bytes.
+fn len_of(range: &Range<u64>) -> Result<u64> {
+    range.end.checked_sub(range.start).ok_or(Error::Invalid("a range that ends before it begins"))
+}
+
+/// A part of a mapping, or all of it, for code that would otherwise take a `&mut [u8]`. (The crate `vm-memory` has a type
+/// of this name and purpose.) Others may store to the bytes at any time, so no reference to them is made. Every access
+/// goes to memory (volatile), and a fault in it is an error.
+///
+/// Stores reach the file if the mapping is shared, and are as durable as those of [`Mapping::write`]: after
+/// [`Mapping::persist`]. An access may block as one through the mapping does: a store to a hole waits for storage.
 #[derive(Clone, Copy, Debug)]
-pub struct Slice<'m> {
+pub struct VolatileSlice<'m> {
     mapping: &'m Mapping,
     at: u64,
     len: u64,
 }
 
-impl<'m> Slice<'m> {
+impl<'m> VolatileSlice<'m> {
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         self.len
@@ -200,28 +237,71 @@ impl<'m> Slice<'m> {
         }
     }
 
-    /// A part of this slice.
-    pub fn slice(&self, range: Range<u64>) -> Result<Slice<'m>> {
-        let len = range.end.saturating_sub(range.start);
-        Ok(Slice { mapping: self.mapping, at: self.at(range.start, len)?, len })
+    fn has_len(&self, len: usize) -> Result<()> {
+        match len as u64 == self.len {
+            true => Ok(()),
+            false => Err(Error::Invalid("the buffer has another length than the slice")),
+        }
+    }
+
+    /// A part of this slice (in bytes of the slice).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a range outside the slice, or one that ends before it begins.
+    pub fn subslice(&self, range: Range<u64>) -> Result<VolatileSlice<'m>> {
+        let len = len_of(&range)?;
+        Ok(VolatileSlice { mapping: self.mapping, at: self.at(range.start, len)?, len })
+    }
+    /// Copies all bytes into `buf`, which has the length of the slice. With concurrent stores, only single bytes are
+    /// atomic.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another length. [`Error::Revoked`], [`Error::BeyondEnd`]: `buf` may hold a part then.
+    pub fn copy_to(&self, buf: &mut [u8]) -> Result<()> {
+        self.has_len(buf.len())?;
+        self.read(0, buf)
+    }
+    /// Stores `bytes`, which have the length of the slice, over all of it. Only single bytes are atomic.
+    ///
+    /// # Errors
+    /// As [`VolatileSlice::copy_to`], with a part stored. [`Error::ReadOnly`] in a mapping without stores.
+    /// [`Error::NoSpace`] if a hole could not be allocated.
+    pub fn copy_from(&self, bytes: &[u8]) -> Result<()> {
+        self.has_len(bytes.len())?;
+        self.write(0, bytes)
     }
     /// See [`Mapping::read`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Invalid`] outside the slice.
     pub fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.mapping.read(self.at(at, buf.len() as u64)?, buf)
     }
     /// See [`Mapping::write`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Invalid`] outside the slice.
     pub fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         self.mapping.write(self.at(at, bytes.len() as u64)?, bytes)
     }
     /// See [`Mapping::load`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Invalid`] outside the slice.
     pub fn load<W: Word>(&self, at: u64) -> Result<W> {
         self.mapping.load(self.at(at, size_of::<W>() as u64)?)
     }
     /// See [`Mapping::store`].
+    ///
+    /// # Errors
+    /// As there; [`Error::Invalid`] outside the slice.
     pub fn store<W: Word>(&self, at: u64, value: W) -> Result<()> {
         self.mapping.store(self.at(at, size_of::<W>() as u64)?, value)
     }
     /// Copies all bytes into a new vector.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] for more than an address space; [`Error::Revoked`], [`Error::BeyondEnd`].
     pub fn to_vec(&self) -> Result<Vec<u8>> {
         let len = usize::try_from(self.len).map_err(|_| Error::TooLarge)?;
         let mut bytes = vec![0; len];

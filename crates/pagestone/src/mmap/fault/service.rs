@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use pmem::{MapMode, fault_tolerant};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::data::FileHandle;
 use crate::engine::MappingObserver;
@@ -52,7 +52,8 @@ pub(in crate::mmap) enum Mechanism {
 }
 
 /// How faults in mappings are resolved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MapMechanism {
