@@ -112,6 +112,25 @@ def stress_command(suite, mount):
     return command, lambda: None
 
 
+def what_is_there(text):
+    """Of a block that fio found changed: what the kernel has of it, and whether the pool has the same."""
+    found = re.search(r"at file (\S+) offset (\d+), length (\d+)", text)
+    if not found:
+        return ""
+    name, offset, length = found[1], int(found[2]), int(found[3])
+    said = []
+    with open(name, "rb", buffering=0) as file:
+        cached = os.pread(file.fileno(), length, offset)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        stored = os.pread(file.fileno(), length, offset)
+    pages = [(at, cached[at:at + 4096], stored[at:at + 4096]) for at in range(-offset % 4096, length, 4096)]
+    said.append(f"of {len(pages)} pages from {offset:#x} on, {sum(c != s for _, c, s in pages)} differ from the pool's: "
+                f"{[hex(offset + at) for at, c, s in pages if c != s][:20]}")
+    said.append(f"zeros: {[hex(offset + at) for at, _, s in pages if not any(s)][:20]}")
+    said += [f"{offset + at:#x}: {s[:24].hex()}" for at, _, s in pages]
+    return "\n".join(said)
+
+
 def program(suite, name, command, media, kills):
     """A program that knows nothing of all this, again and again until there were kills enough."""
     mount = suite.mount(media, f"survived-{name}", "1G").start()
@@ -119,7 +138,10 @@ def program(suite, name, command, media, kills):
     try:
         while True:
             line, look = command(suite, mount)
-            run(*line, env=everyday.quiet_git())
+            try:
+                run(*line, env=everyday.quiet_git())
+            except AssertionError as e:
+                raise AssertionError(f"{e}\n{what_is_there(str(e))}\n{mount.log.read_text()[-2000:]}") from e
             look()
             if killer.enough.is_set():
                 break
@@ -129,16 +151,24 @@ def program(suite, name, command, media, kills):
 
 
 def upgrade(suite, media):
-    """`pagestone restart` under load: open files stay open, also one without a name, and locks stay held."""
+    """`pagestone restart` under load, by a program of another version: open files stay open, also one without a name, and locks
+    stay held."""
     import fcntl
-    mount = suite.mount(media, "restarted", "256M").start()
+    mount = suite.mount(media, "restarted", "256M")
+    mount.program = suite.scratch / "pagestone.installed"
+    install(suite, mount.program, b"0.1.0")
+    mount.start()
+    load = Load(mount.dir / "load")
     named, unnamed = (mount.dir / "named").open("wb+", buffering=0), (mount.dir / "gone").open("wb+", buffering=0)
     unnamed.write(b"kept" * 10_000)
     (mount.dir / "gone").unlink()
     fcntl.flock(named, fcntl.LOCK_EX)
     for n in range(5):
         named.write(b"%d " % n)
-        run(suite.program, "restart", mount.pool)
+        version = b"0.1.%d" % (n + 1)
+        install(suite, mount.program, version)
+        said = run(suite.program, "restart", mount.pool)
+        assert f"version {version.decode()}," in said, said
         assert os.pread(unnamed.fileno(), 8, 4) == b"keptkept"
         assert subprocess.run(["flock", "-n", mount.dir / "named", "true"]).returncode == 1, "the lock is gone"
     assert (mount.dir / "named").read_bytes() == b"0 1 2 3 4 "
@@ -148,10 +178,57 @@ def upgrade(suite, media):
     named.close()
     assert run(suite.program, "info", "--json", mount.pool) != full, "the file without a name keeps its space"
     found = pauses(mount, mount.log.read_text())
+    steps = load.end()
+    mount.program.unlink()
+    mount.program = suite.program
     mount.stop()
     mount.check()
     mount.remove()
-    return f"pauses of {found} ms"
+    return f"pauses of {found} ms, {steps} steps of other work"
+
+
+def install(suite, place, version):
+    """The program under test, which says that it is of another version, in place of what is installed."""
+    code = suite.program.read_bytes()
+    # The one that it prints; the crates it is made of have versions, too.
+    ours = b"0.1.0"
+    assert ours in code and len(version) == len(ours)
+    new = place.with_suffix(".new")
+    new.write_bytes(code.replace(ours, version))
+    new.chmod(0o755)
+    new.rename(place)
+
+
+class Load(threading.Thread):
+    """Makes, reads, renames and removes files until it is told to stop."""
+
+    def __init__(self, place):
+        super().__init__(daemon=True)
+        self.place, self.steps, self.failed = place, 0, None
+        self.stopped = threading.Event()
+        place.mkdir()
+        self.start()
+
+    def run(self):
+        try:
+            while not self.stopped.is_set():
+                data = b"%d" % self.steps * 3000
+                new, kept = self.place / "new", self.place / f"kept{self.steps % 50}"
+                new.write_bytes(data)
+                new.rename(kept)
+                assert kept.read_bytes() == data
+                os.link(kept, new)
+                new.unlink()
+                self.steps += 1
+        except BaseException as e:  # noqa: BLE001
+            self.failed = e
+
+    def end(self):
+        self.stopped.set()
+        self.join()
+        if self.failed:
+            raise AssertionError(f"the other work: {self.failed!r}") from self.failed
+        return self.steps
 
 
 def replaced(suite, media):

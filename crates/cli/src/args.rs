@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::command::{
     bench, check, clones, copy, df, docs, doctor, files, history, iostat, list, mount, pool, resize, restart, scrub,
-    serve, space, status, top, umount,
+    serve, space, status, top, transfer, umount,
 };
 use crate::exit::{self, Exit};
 
@@ -61,6 +61,10 @@ pub(crate) enum Command {
     Put(copy::Put),
     /// Copy files out of a pool
     Get(copy::Get),
+    /// Copy a whole file or block device into a pool, past the page cache
+    Import(transfer::Import),
+    /// Copy a file of a pool to a file or block device, past the page cache
+    Export(transfer::Export),
     /// Make directories in a pool
     Mkdir(files::Mkdir),
     /// Remove files and directories in a pool
@@ -98,6 +102,8 @@ impl Command {
             Command::Top(args) => top::top(&args),
             Command::Check(args) => check::check(&args),
             Command::Scrub(args) => scrub::scrub(&args),
+            Command::Import(args) => transfer::import(&args),
+            Command::Export(args) => transfer::export(&args),
             Command::History(args) => history::history(&args),
             Command::Mount(args) => mount::mount(&args),
             Command::Serve(args) => serve::serve(&args),

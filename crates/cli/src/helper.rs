@@ -49,15 +49,8 @@ fn mount(rest: &[OsString], unasked: &[&str]) -> Result<Vec<OsString>, WrongUsag
             Some("-o") => {
                 let options = given.next().and_then(|o| o.to_str());
                 let options = options.ok_or_else(|| WrongUsage("-o needs options after it".into()))?;
-                let options: Vec<&str> = options.split(',').collect();
-                // The last one counts, as for mount(8).
-                let undone = |i: usize, option: &str| options[i..].contains(&format!("no{option}").as_str());
-                let wanted = |&(i, option): &(usize, &&str)| {
-                    !option.is_empty() && !unasked.contains(option) && !undone(i, option)
-                };
-                for (_, option) in options.iter().enumerate().filter(wanted) {
-                    line.extend(mount_option(option)?);
-                }
+                let asked = options.split(',').filter(|option| !unasked.contains(option));
+                line.extend(mount_options(&asked.collect::<Vec<_>>().join(","))?);
             }
             // The type, and a namespace that we are in already.
             Some("-t" | "-N") => drop(given.next()),
@@ -69,6 +62,19 @@ fn mount(rest: &[OsString], unasked: &[&str]) -> Result<Vec<OsString>, WrongUsag
     }
     line.push("--".into());
     line.extend(paths);
+    Ok(line)
+}
+
+/// What options of mount(8), with commas between them, mean here.
+pub(crate) fn mount_options(options: &str) -> Result<Vec<OsString>, WrongUsage> {
+    let options: Vec<&str> = options.split(',').collect();
+    // The last one counts, as for mount(8).
+    let undone = |i: usize, option: &str| options[i..].contains(&format!("no{option}").as_str());
+    let wanted = |&(i, option): &(usize, &&str)| !option.is_empty() && !undone(i, option);
+    let mut line = Vec::new();
+    for (_, option) in options.iter().enumerate().filter(wanted) {
+        line.extend(mount_option(option)?);
+    }
     Ok(line)
 }
 

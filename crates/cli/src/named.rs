@@ -1,18 +1,36 @@
-//! A pool by another name: the directory that it is mounted on, or one below.
+//! A pool by another name: the directory that it is mounted on, or any path below.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// The pool that is mounted on the directory `path`, or above it; and the way from its root to there.
+/// The pool that is mounted on `path`, or above it; and the way from its root to there. A file below a mount that is a pool
+/// of its own names itself.
 pub(crate) fn mounted_at(path: &Path) -> Option<(PathBuf, PathBuf)> {
-    // A file below a mount may be a pool of its own.
-    let dir = path.is_dir().then(|| path.canonicalize().ok()).flatten()?;
+    let found = below_mount(path)?;
+    let is_place = path.is_dir() || std::fs::symlink_metadata(path).is_ok() && !pagestone::is_pool(path);
+    is_place.then_some(found)
+}
+
+/// The same for a path of which only the directory above it has to be there.
+pub(crate) fn below_mount(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let place = match path.is_dir() {
+        true => path.canonicalize().ok()?,
+        // A symbolic link is what is meant itself.
+        false => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            above.canonicalize().ok()?.join(path.file_name()?)
+        }
+    };
     let mounts = pagestone_mount::mounts(None).ok()?;
-    let above = mounts.into_iter().filter(|mount| dir.starts_with(&mount.dir));
+    let above = mounts.into_iter().filter(|mount| place.starts_with(&mount.dir));
     // The last one of the longest paths is what is seen there.
     let mount = above.max_by_key(|mount| mount.dir.as_os_str().len())?;
-    let way = dir.strip_prefix(&mount.dir).ok()?.to_path_buf();
-    (mount.kind == "fuse.pagestone").then(|| (mount.pool(), way))
+    if mount.kind != "fuse.pagestone" {
+        return None;
+    }
+    // A part of a mount can be mounted elsewhere.
+    let way = mount.root.strip_prefix("/").ok()?.join(place.strip_prefix(&mount.dir).ok()?);
+    Some((mount.pool(), way))
 }
 
 /// The path of the pool that `path` names.

@@ -31,7 +31,7 @@ impl From<Media> for MediaKind {
 }
 
 /// Every command that takes a path in a pool.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Common {
     /// Treat the pool as this kind of media instead of finding out
     #[arg(long, value_name = "KIND")]

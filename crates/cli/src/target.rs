@@ -22,7 +22,8 @@ pub(crate) fn parser() -> impl TypedValueParser<Value = Target> {
     OsStringValueParser::new().try_map(|text| parse(&text))
 }
 
-/// Splits at the first `:/`. `POOL:` and `POOL` alone mean its root. A directory of a mount is a place in its pool.
+/// Splits at the first `:/`. `POOL:` and `POOL` alone mean its root. A path below a mount is a place in its pool, also one of
+/// which nothing but the directory is there.
 fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
     let bytes = text.as_bytes();
     let (pool, path) = match bytes.windows(2).position(|pair| pair == b":/") {
@@ -34,7 +35,8 @@ fn parse(text: &OsStr) -> Result<Target, WrongUsage> {
     }
     let pool = PathBuf::from(OsStr::from_bytes(pool));
     let path = clean(path)?;
-    match named::mounted_at(&pool) {
+    let missing = || named::below_mount(&pool).filter(|_| std::fs::symlink_metadata(&pool).is_err());
+    match named::mounted_at(&pool).or_else(missing) {
         Some((mounted, way)) => {
             let below = path.strip_prefix(b"/").unwrap_or_default();
             let whole = [b"/", way.as_os_str().as_bytes(), b"/", below].concat();

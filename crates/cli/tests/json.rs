@@ -8,6 +8,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use common::{Place, Served, ok, ok_with_input, run};
 use serde_json::{Map, Value};
@@ -78,6 +79,8 @@ fn every_command_prints_the_members_that_scripts_know() {
         same("history", &ok(&["history", "--json", &pool]));
         same("scrub", &ok(&["scrub", "--json", &pool]));
         same("check", &ok(&["check", "--online", "--json", &pool]));
+        same("import", &ok(&["import", "--json", &place.str("from"), &at("/dir/imported")]));
+        same("export", &ok(&["export", "--json", &at("/dir/imported"), &place.str("exported")]));
         same("grow", &ok(&["grow", "--json", &pool, if served { "72M" } else { "68M" }]));
         server.into_iter().for_each(Served::finish);
     }
@@ -88,6 +91,36 @@ fn every_command_prints_the_members_that_scripts_know() {
     same("doctor", &ok(&["doctor", "--json"]));
     let failed = run(&["info", "--json", &place.str("none.pool")]);
     same("error", &String::from_utf8(failed.stderr).unwrap());
+}
+
+/// The line that a server prints when it is ready.
+fn first_line(child: &mut std::process::Child) -> String {
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    line
+}
+
+#[test]
+fn servers_print_the_members_that_scripts_know() {
+    let place = Place::in_shm();
+    let pool = place.pool("64M");
+    let mut child = common::pagestone().args(["serve", "--json", &pool]).stdout(Stdio::piped()).spawn().unwrap();
+    let line = first_line(&mut child);
+    let served = Served::of(child);
+    same("serve", &line);
+    same("restart", &ok(&["restart", "--json", &pool]));
+    same("bench", &ok(&["bench", "--json", "--quick", "--only", "overwrite"]));
+    if !common::can_mount() {
+        return;
+    }
+    let (a, b) = (place.str("a"), place.str("b"));
+    same("mount-in-use", &ok(&["mount", "--json", &pool, &a]));
+    fs::write(place.path("a/file"), "1").unwrap();
+    same("iostat", &ok(&["iostat", "--json", &pool]));
+    same("umount", &ok(&["umount", "--json", &a]));
+    served.finish();
+    same("mount", &ok(&["mount", "--background", "--json", &pool, &b]));
+    ok(&["umount", &b]);
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn a_mount_in_the_background_stands_when_the_command_returns() {
     let said = ok(&["mount", &pool, &dir, "--background", "--create", "64M"]);
     assert!(said.contains("umount"), "{said}");
     fs::write(place.path("mnt/file"), "x").unwrap();
-    fails(1, &["in use"], &["mount", &pool, &place.str("second"), "--background"]);
+    fails(1, &["in use"], &["serve", &pool, "--background"]);
     ok(&["umount", &dir]);
     drop(unowned);
     common::check(&pool);

@@ -31,7 +31,7 @@ mod unlinked_nodes;
 
 pub use fuse::FuseTransport;
 pub use handle_table::HandleTable;
-pub use mountpoint::{MountError, Prepared, can_mount, prepare, unmount, unmount_lazily};
+pub use mountpoint::{MountError, Prepared, bind, can_mount, prepare, unmount, unmount_lazily};
 pub use mounts::{Mount, mount_at, mounted_elsewhere, mounts, source_name};
 pub use null::NullFs;
 pub use poolfs::PoolFs;

@@ -7,13 +7,17 @@
 //!   mount point already  refused
 //!   not empty            allowed, and said: what is in it is hidden until the unmount
 //! ```
+//!
+//! A mount that stands can be shown on a second directory ([`bind`]): the kernel knows that both are one filesystem, and what is
+//! changed through one is seen through the other at once.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::mount::{UnmountFlags, unmount as unmount_call};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount as unmount_call};
 use rustix::process::geteuid;
 
 use crate::mounts::mount_at;
@@ -37,6 +41,9 @@ pub enum MountError {
     /// Privileges were asked for.
     #[error("only root can mount with devices or set-user-id programs")]
     OnlyRoot,
+    /// A second directory was asked for.
+    #[error("only root can show on a second directory what is mounted on {}", .0.display())]
+    OnlyRootTwice(PathBuf),
     /// The directory cannot be used.
     #[error("mount point {}: {source}", dir.display())]
     Dir {
@@ -160,6 +167,44 @@ fn absolute(dir: &Path) -> io::Result<PathBuf> {
         (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
         _ => std::path::absolute(dir),
     }
+}
+
+/// Shows the filesystem that is mounted on `from` on one more directory, in addition read-only or without programs. Takes
+/// root. With either of these there is a moment in which it can be seen without it.
+///
+/// # Errors
+/// [`MountError::OnlyRootTwice`] for other users; the system's.
+pub fn bind(from: &Path, to: &Prepared, read_only: bool, no_exec: bool) -> Result<(), MountError> {
+    let failed = |e: rustix::io::Errno| match e {
+        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => MountError::OnlyRootTwice(from.to_path_buf()),
+        e => MountError::Mount { dir: to.dir.clone(), source: e.into() },
+    };
+    mount_bind(from, &to.dir).map_err(failed)?;
+    let more = [(read_only, MountFlags::RDONLY), (no_exec, MountFlags::NOEXEC)];
+    let more = more.into_iter().filter(|(wanted, _)| *wanted).fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    if more.is_empty() {
+        return Ok(());
+    }
+    restrict(&to.dir, more).map_err(|e| {
+        // What was not asked for must not stay.
+        let _ = unmount_lazily(&to.dir);
+        failed(e)
+    })
+}
+
+/// Takes rights from a mount in addition to those that it does not give.
+fn restrict(dir: &Path, more: MountFlags) -> rustix::io::Result<()> {
+    let now = statvfs(dir)?.f_flag;
+    let kept = [
+        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ];
+    let kept = kept.into_iter().filter(|(flag, _)| now.contains(*flag));
+    mount_remount(dir, kept.fold(MountFlags::BIND | more, |all, (_, flag)| all | flag), "")
 }
 
 /// Unmounts; fails with `EBUSY` while somebody is in it.

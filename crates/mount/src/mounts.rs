@@ -27,6 +27,10 @@ pub struct Mount {
     pub kind: String,
     /// What is mounted.
     pub source: OsString,
+    /// The number of the filesystem: the same for each directory that it can be seen on.
+    pub device: String,
+    /// What of the filesystem can be seen there: `/` for all of it.
+    pub root: PathBuf,
 }
 
 impl Mount {
@@ -78,6 +82,13 @@ pub fn mount_at(dir: &Path) -> Option<Mount> {
     mounts(None).ok()?.into_iter().rfind(|mount| mount.dir == dir)
 }
 
+/// The directories on which this process sees all of the filesystem with this number ([`Mount::device`]), in the order in which
+/// they were mounted.
+pub(crate) fn seen_on(device: &str) -> Vec<PathBuf> {
+    let is_same = |mount: &Mount| mount.device == device && mount.root == Path::new("/");
+    mounts(None).unwrap_or_default().into_iter().filter(is_same).map(|mount| mount.dir).collect()
+}
+
 /// A process in another mount namespace than `pid` that sees a mount of `pool`, and that mount: a copy that
 /// keeps the server in use after an unmount. As far as `/proc` lets us look.
 pub fn mounted_elsewhere(pid: u32, pool: &Path) -> Option<(u32, Mount)> {
@@ -100,10 +111,12 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     // The kernel writes blanks in paths as `\040` and so on.
     let octal = |field: &[u8]| unescape(field, b'\\', 3, 8);
-    let dir = PathBuf::from(octal(fields.nth(4)?));
+    let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+    let root = PathBuf::from(octal(fields.next()?));
+    let dir = PathBuf::from(octal(fields.next()?));
     let mut rest = fields.skip_while(|field| field != b"-").skip(1);
     let kind = octal(rest.next()?).to_string_lossy().into_owned();
-    Some(Mount { dir, kind, source: octal(rest.next()?) })
+    Some(Mount { dir, kind, source: octal(rest.next()?), device, root })
 }
 
 /// Bytes of which some are written as `mark` and so many digits of a base.
@@ -137,6 +150,7 @@ mod tests {
         let mount = parse(line).expect("a mount");
         assert_eq!((mount.dir.as_path(), mount.kind.as_str()), (Path::new("/mnt/my pool"), "fuse.pagestone"));
         assert!(mount.is_of(Path::new("/a/demo.pool")) && !mount.is_of(Path::new("/b/demo.pool")));
+        assert_eq!((mount.device.as_str(), mount.root.as_path()), ("0:50", Path::new("/")));
         assert!(parse(b"").is_none());
         assert!(parse(b"1 2 3").is_none());
         assert!(parse(b"1 2 3 / /x rw -").is_none());
@@ -158,7 +172,8 @@ mod tests {
         ] {
             let path = Path::new(OsStr::from_bytes(path));
             assert_eq!(source_name(path), name);
-            let mount = Mount { dir: "/mnt".into(), kind: "fuse.pagestone".into(), source: name.into() };
+            let (dir, kind, device) = ("/mnt".into(), "fuse.pagestone".into(), "0:50".into());
+            let mount = Mount { dir, kind, source: name.into(), device, root: "/".into() };
             assert_eq!(mount.pool(), path);
             assert!(mount.is_of(path));
         }

@@ -24,6 +24,7 @@ use pagestone::inode::{Attr, NewNode, RenameMode, SetAttr, XattrMode};
 use pagestone::{FileType, StatFs};
 
 use crate::mountpoint::{self, MountError};
+use crate::mounts;
 use crate::statistics::Statistics;
 
 /// What a C program would find in `errno`.
@@ -368,6 +369,8 @@ pub trait KernelCache: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Mounted {
     dir: PathBuf,
+    /// The number of the filesystem ([`crate::Mount::device`]); empty if it is not known.
+    device: String,
     threads: usize,
     cache: Arc<dyn KernelCache>,
     connection: Option<OwnedFd>,
@@ -386,7 +389,8 @@ impl Mounted {
         statistics: Arc<Statistics>,
         server: JoinHandle<io::Result<()>>,
     ) -> Mounted {
-        Mounted { dir, threads, cache, connection, outlives: false, statistics, server: Some(server) }
+        let device = mounts::mount_at(&dir).map_or(String::new(), |mount| mount.device);
+        Mounted { dir, device, threads, cache, connection, outlives: false, statistics, server: Some(server) }
     }
 
     /// What has been counted since this process serves the mount.
@@ -409,6 +413,24 @@ impl Mounted {
     /// Where it is mounted, as an absolute path.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+    /// The number of the filesystem, for the process that serves it after this one.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+    /// What a process before this one knows of the number. The first directory may not be mounted any more.
+    pub fn set_device(&mut self, device: String) {
+        self.device = device;
+    }
+    /// The directories on which it can be seen: where it was mounted, and on which it was shown too ([`crate::bind`]), in that
+    /// order.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        mounts::seen_on(&self.device)
+    }
+    /// What tells the same after this is gone.
+    pub fn dirs_later(&self) -> impl Fn() -> Vec<PathBuf> + Send + Sync + use<> {
+        let device = self.device.clone();
+        move || mounts::seen_on(&device)
     }
     /// How many server threads there are.
     pub fn threads(&self) -> usize {

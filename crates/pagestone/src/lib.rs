@@ -32,6 +32,7 @@
 //!   transaction  changes of several files and names in one record
 //!   mmap      mappings: file ranges whose pages are the pool's
 //!   dir       names
+//!   io        extent lists, and direct transfers between them and files or devices
 //!   data      the bytes and attributes of files
 //!   extent    the extents of files: resolve, clone, merge
 //!   backing   the contents of a page that no extent covers
@@ -55,6 +56,7 @@ mod dir;
 mod engine;
 mod error;
 mod extent;
+pub mod io;
 mod journal;
 mod layout;
 mod lock;
@@ -114,6 +116,7 @@ const _: () = {
     shared::<inode::Dir>();
     shared::<inode::Node>();
     shared::<inode::Entries>();
+    shared::<io::PinnedExtents>();
     shared::<mmap::Mapping>();
     shared::<mmap::AtomicMapping>();
     shared::<mmap::Pin>();

@@ -233,7 +233,7 @@ fn the_format_is_described_in_the_sizes_of_the_code() {
 }
 
 /// The layers of the library from below; the modules before `layout` belong to none.
-const LAYERS: [&str; 21] = [
+const LAYERS: [&str; 22] = [
     "units",
     "error",
     "lock",
@@ -248,6 +248,7 @@ const LAYERS: [&str; 21] = [
     "backing",
     "extent",
     "data",
+    "io",
     "dir",
     "mmap",
     "transaction",

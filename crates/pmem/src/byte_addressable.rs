@@ -164,6 +164,10 @@ impl Media for ByteMedia {
         &self.description
     }
 
+    fn takes_transfers(&self) -> bool {
+        !self.description.read_only
+    }
+
     fn views(&self) -> Views<'_> {
         Views { meta: self.private.as_ref().map_or(&self.shared, Private::view), data: &self.shared }
     }

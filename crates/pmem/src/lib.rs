@@ -35,6 +35,7 @@ mod bad_pages;
 mod byte_addressable;
 mod cache_id;
 mod detect;
+pub mod direct;
 mod error;
 pub mod fault_tolerant;
 mod file_len;
@@ -57,7 +58,7 @@ pub use memory::Memory;
 pub use ordinary_file::FileMedia;
 pub use owner_process::OwnerProcess;
 pub use pool_lock::{PoolLock, holder_of as holder};
-pub use region::Region;
+pub use region::{Region, Transfer};
 
 use std::fmt;
 use std::io;
@@ -160,6 +161,12 @@ pub trait Media: Send + Sync + fmt::Debug {
             true => Ok(()),
             false => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Whether the kernel may store to the data view by itself, as it does when it reads a file into memory. What it has stored
+    /// is as durable as a [`Media::store`], whose lines a [`Media::flush`] writes back.
+    fn takes_transfers(&self) -> bool {
+        false
     }
 
     /// Bytes that what lies below has once the media are closed: after a [`Media::release_from`] fewer than now.

@@ -53,6 +53,10 @@ impl Media for Memory {
     fn describe(&self) -> &Description {
         &self.description
     }
+    fn takes_transfers(&self) -> bool {
+        true
+    }
+
     fn views(&self) -> Views<'_> {
         Views { meta: &self.bytes, data: &self.bytes }
     }

@@ -6,9 +6,10 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::bad_pages::BadPages;
+use super::direct::{DirectFile, Direction, Run};
 use super::{Description, MapMode, MappedRange, Media, PageRef, Part, fault_tolerant};
 use crate::{Error, PAGE_SIZE, Result};
 
@@ -214,10 +215,82 @@ impl Region {
         Ok(())
     }
 
+    /// Moves bytes between file data and a file or device, past the kernel's page cache. Those read are durable on return as
+    /// persisted ones are. Returns when none is in flight.
+    ///
+    /// Where the kernel may not store to the media, which is so for ordinary files, what is read goes through a buffer of fixed
+    /// size.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for the file and the media, also of the kind `Interrupted` after `cancel` is set; [`Error::BadPage`].
+    pub fn transfer(
+        &self,
+        file: &DirectFile,
+        direction: Direction,
+        runs: &[Transfer],
+        cancel: &AtomicBool,
+    ) -> Result<()> {
+        if direction == Direction::Read {
+            self.writable()?;
+        }
+        let data = self.media.views().data;
+        let mut memory = Vec::with_capacity(runs.len());
+        for &Transfer { at, len, offset } in runs {
+            self.guard(at, len)?;
+            self.there(at, len)?;
+            let addr = data.addr(at, len).ok_or_else(|| self.out_of_range(at, len))?;
+            memory.push(Run { addr, len: len as usize, offset });
+        }
+        if direction == Direction::Read && !self.media.takes_transfers() {
+            return self.read_through_buffer(file, runs, cancel);
+        }
+        // SAFETY: the data view stays mapped as long as `self`; there is no reference into it, ever.
+        unsafe { file.transfer(direction, &memory, cancel) }?;
+        if direction == Direction::Read {
+            runs.iter().try_for_each(|run| self.flush(run.at, run.len))?;
+            self.fence();
+        }
+        Ok(())
+    }
+
+    /// A buffer at a time: read directly, then persisted.
+    fn read_through_buffer(&self, file: &DirectFile, runs: &[Transfer], cancel: &AtomicBool) -> Result<()> {
+        let buffer = MappedRange::anonymous(BUFFER)?;
+        for run in runs {
+            let mut done = 0;
+            while done < run.len {
+                let len = (run.len - done).min(BUFFER);
+                let addr = buffer.addr(0, len).ok_or_else(|| self.out_of_range(0, len))?;
+                let piece = Run { addr, len: len as usize, offset: run.offset + done };
+                // SAFETY: the buffer is ours; there is no reference into it.
+                unsafe { file.transfer(Direction::Read, &[piece], cancel) }?;
+                // SAFETY: it is ours, `len` bytes are mapped, and nothing stores to it until the next transfer.
+                let bytes = unsafe { std::slice::from_raw_parts(addr, len as usize) };
+                self.persist(&[Part::Bytes { at: run.at + done, bytes }])?;
+                done += len;
+            }
+        }
+        Ok(())
+    }
+
     fn writable(&self) -> Result<()> {
         if self.describe().read_only { Err(Error::ReadOnly) } else { Ok(()) }
     }
 }
+
+/// Bytes of [`Region::transfer`].
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// The first pool byte.
+    pub at: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where they are in the file.
+    pub offset: u64,
+}
+
+/// Bytes of the buffer of a transfer.
+const BUFFER: u64 = 4 << 20;
 
 /// The error of a request for space.
 fn of_space(e: std::io::Error) -> Error {

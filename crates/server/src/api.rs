@@ -94,10 +94,26 @@ pub struct Status {
 /// One way into the pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Face {
-    /// `mount` or `control`.
+    /// `mount`, `control` or `http`.
     pub kind: String,
-    /// A directory or a socket.
+    /// A directory, a socket or an address.
     pub at: Name,
+}
+
+impl Face {
+    /// The kind of a mount.
+    pub const MOUNT: &str = "mount";
+}
+
+/// Mounts the pool of a server that has it mounted nowhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMount {
+    /// The directory, from the root of the server's file system; made if it is missing.
+    pub at: Name,
+    /// As `mount -o` takes them: `ro,allow_other,noexec,dev,suid,threads=N,cache=none`.
+    #[serde(default)]
+    pub options: String,
 }
 
 /// What a server has counted since its worker has the pool open.
@@ -354,6 +370,47 @@ pub struct Job {
     /// What a scrub has found, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrubbed: Option<Scrubbed>,
+    /// What an import or export has moved, once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
+}
+
+/// How a file is imported or exported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct TransferHow {
+    /// Go on with an interrupted copy of the same file.
+    #[serde(default)]
+    pub resume: bool,
+    /// Read both afterwards and compare.
+    #[serde(default)]
+    pub verify: bool,
+}
+
+/// A file to be imported or exported.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NewTransfer {
+    /// The path in the pool.
+    pub path: Name,
+    /// The file or block device of the server's file system, from its root.
+    pub outside: Name,
+    /// How.
+    #[serde(flatten)]
+    pub how: TransferHow,
+}
+
+/// What an import or export has moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Moved {
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Of these, what was moved now; the rest are holes, or were moved before.
+    pub moved: u64,
+    /// Where an interrupted copy was gone on with; 0 for a new one.
+    pub resumed_at: u64,
+    /// Both have been compared.
+    pub verified: bool,
+    /// The file outside was read or written past the page cache.
+    pub direct: bool,
 }
 
 /// How far an operation is.

@@ -22,8 +22,8 @@ use tokio::runtime::Runtime;
 
 use crate::address;
 use crate::api::{
-    self, Entry, Event, Job, JobState, Listing, NewClone, NewEntry, NewLink, NewSize, NewSnapshot, NextData, Removed,
-    Rename, Scrubbed, Statistics, Status, Usage, Xattr,
+    self, Entry, Event, Job, JobState, Listing, Moved, NewClone, NewEntry, NewLink, NewMount, NewSize, NewSnapshot,
+    NewTransfer, NextData, Removed, Rename, Scrubbed, Statistics, Status, TransferHow, Usage, Xattr,
 };
 use crate::problem::Code;
 use crate::store::{Progress, Result, Store};
@@ -153,6 +153,14 @@ impl Client {
         let late = |_| StoreError::Connection(io::ErrorKind::TimedOut.into());
         let answered = self.runtime.block_on(exchange).map_err(late)?;
         understood(&answered.map_err(StoreError::Connection)?.1)
+    }
+
+    /// Mounts the pool, which must not be mounted.
+    ///
+    /// # Errors
+    /// EBUSY if it is; EPERM for a user who is neither root nor the one who runs the server; what mounting says.
+    pub fn mount(&self, new: &NewMount) -> Result<()> {
+        self.send(Method::POST, "/v1/mounts", Some(json(new)?)).map(drop)
     }
 
     /// Begins what [`Store::resize`] waits for.
@@ -356,12 +364,37 @@ impl Store for Client {
         })
     }
 
+    fn import(&self, from: &Path, to: &[u8], how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
+        self.transfer("/v1/imports", to, from, how, progress)
+    }
+
+    fn export(&self, from: &[u8], to: &Path, how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
+        self.transfer("/v1/exports", from, to, how, progress)
+    }
+
     fn resize(&self, change: api::Change, size: u64, progress: Progress<'_>) -> Result<()> {
         self.wait_for(self.begin_resize(change, size)?, progress).map(drop)
     }
 }
 
 impl Client {
+    fn transfer(
+        &self,
+        target: &str,
+        path: &[u8],
+        outside: &Path,
+        how: TransferHow,
+        progress: Progress<'_>,
+    ) -> Result<Moved> {
+        let outside = std::path::absolute(outside).map_err(StoreError::Connection)?;
+        let outside = outside.as_os_str().as_encoded_bytes().into();
+        let job = self.post(target, &NewTransfer { path: path.into(), outside, how })?;
+        let moved = self.wait_for(job, progress)?.moved;
+        moved.ok_or_else(|| {
+            StoreError::Connection(io::Error::other("it was restarted meanwhile; --resume goes on with the copy"))
+        })
+    }
+
     /// Waits for the end of an operation, and cancels it when `progress` says so.
     fn wait_for(&self, mut job: Job, progress: Progress<'_>) -> Result<Job> {
         let (mut pause, mut cancelled) = (FIRST_LOOK, false);

@@ -15,12 +15,19 @@ use std::thread::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use crate::Problem;
-use crate::api::{Job, JobState, Scrubbed};
+use crate::api::{Job, JobState, Moved, Scrubbed};
 use crate::problem::Code;
 
+/// What an operation has to tell when it is done.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    Nothing,
+    Scrubbed(Scrubbed),
+    Moved(Moved),
+}
+
 /// The work of an operation, which may have something to tell. It calls back with work done and work in all, and stops after a step on `Break`.
-pub(crate) type Work =
-    Box<dyn FnOnce(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Option<Scrubbed>, Problem> + Send>;
+pub(crate) type Work = Box<dyn FnOnce(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Outcome, Problem> + Send>;
 
 /// The operations of one server.
 #[derive(Default)]
@@ -43,7 +50,7 @@ struct Shared {
     done: AtomicU64,
     total: AtomicU64,
     cancelled: AtomicBool,
-    outcome: Mutex<Option<Result<Option<Scrubbed>, Problem>>>,
+    outcome: Mutex<Option<Result<Outcome, Problem>>>,
 }
 
 impl Jobs {
@@ -58,7 +65,7 @@ impl Jobs {
                 409,
                 libc::EBUSY,
                 Code::Failed,
-                "another long operation (grow, shrink, scrub) runs already",
+                "another long operation (grow, shrink, scrub, import, export) runs already",
             ));
         }
         let shared = Arc::new(Shared::default());
@@ -125,13 +132,16 @@ impl Shared {
     }
 
     fn job(&self, number: u64) -> Job {
-        let (state, problem, scrubbed) = match &*self.outcome.lock() {
-            None => (JobState::Running, None, None),
-            Some(Ok(scrubbed)) => (JobState::Done, None, scrubbed.clone()),
-            Some(Err(problem)) => (JobState::Failed, Some(problem.clone()), None),
-        };
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
-        Job { number, done, total, state, problem, scrubbed }
+        let running = Job { number, done, total, state: JobState::Running, problem: None, scrubbed: None, moved: None };
+        let ended = Job { state: JobState::Done, ..running.clone() };
+        match &*self.outcome.lock() {
+            None => running,
+            Some(Ok(Outcome::Nothing)) => ended,
+            Some(Ok(Outcome::Scrubbed(found))) => Job { scrubbed: Some(found.clone()), ..ended },
+            Some(Ok(Outcome::Moved(moved))) => Job { moved: Some(*moved), ..ended },
+            Some(Err(problem)) => Job { state: JobState::Failed, problem: Some(problem.clone()), ..ended },
+        }
     }
 }
 
@@ -154,13 +164,13 @@ mod tests {
         let job = jobs.start(work).expect("starts");
         steps.recv().expect("a step");
         assert_eq!(jobs.get(job.number).map(|job| (job.state, job.done, job.total)), Ok((JobState::Running, 1, 2)));
-        assert_eq!(jobs.start(Box::new(|_| Ok(None))).map_err(|p| p.status), Err(409));
+        assert_eq!(jobs.start(Box::new(|_| Ok(Outcome::Nothing))).map_err(|p| p.status), Err(409));
         assert!(jobs.get(job.number + 1).is_err() && jobs.cancel(7).is_err());
         jobs.cancel(job.number).expect("is known");
         jobs.end();
         let ended = jobs.get(job.number).expect("is known");
         assert_eq!((ended.state, ended.problem.map(|p| p.code)), (JobState::Failed, Some(Code::Interrupted)));
-        assert_eq!(jobs.start(Box::new(|_| Ok(None))).map_err(|p| p.status), Err(503));
+        assert_eq!(jobs.start(Box::new(|_| Ok(Outcome::Nothing))).map_err(|p| p.status), Err(503));
     }
 
     #[test]
@@ -171,6 +181,6 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(jobs.get(number).map(|job| job.state), Ok(JobState::Failed));
-        jobs.start(Box::new(|_| Ok(None))).expect("starts");
+        jobs.start(Box::new(|_| Ok(Outcome::Nothing))).expect("starts");
     }
 }

@@ -29,6 +29,7 @@ mod scrub;
 mod statistics;
 mod store;
 pub mod supervisor;
+mod transfer;
 
 pub use client::{Client, Restarted};
 pub use control::{Control, listen_http, openapi};

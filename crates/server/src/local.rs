@@ -11,11 +11,12 @@ use pagestone::{Error, FileType, Info, Ino, PAGE_SIZE, Pool};
 use parking_lot::Mutex;
 
 use crate::StoreError;
-use crate::api::{self, Entry, Event, Listing, Name, NewEntry, Scrubbed, Usage, Xattr};
+use crate::api::{self, Entry, Event, Listing, Moved, Name, NewEntry, Scrubbed, TransferHow, Usage, Xattr};
 use crate::history;
 use crate::observer::Observer;
 use crate::scrub::scrub;
 use crate::store::{Progress, READ_LIMIT, Result, Store};
+use crate::transfer;
 
 /// The directory in the root that holds the snapshots.
 const SNAPSHOTS: &[u8] = b".snapshots";
@@ -72,6 +73,11 @@ impl LocalStore {
     /// Tells `observer` of all changes from now on.
     pub(crate) fn observe(&self, observer: Arc<dyn Observer>) {
         self.observers.lock().push(observer);
+    }
+
+    /// Tells nobody from now on.
+    pub(crate) fn observe_no_more(&self) {
+        self.observers.lock().clear();
     }
 
     fn tell(&self, what: impl Fn(&dyn Observer)) {
@@ -361,6 +367,23 @@ impl Store for LocalStore {
 
     fn check(&self) -> Result<Report> {
         Ok(check_in_use(&self.pool)?)
+    }
+
+    fn import(&self, from: &Path, to: &[u8], how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
+        let (dir, name) = self.place(to)?;
+        let partial = transfer::partial_name(name);
+        let imported = transfer::import(&self.pool, from, (&dir, name), how, self.user, progress);
+        // Also after an error: it may have been made, or removed.
+        self.tell(|observer| observer.name_changed(dir.ino(), &partial));
+        let moved = imported?;
+        let names: [(&Dir, &[u8]); 2] = [(&dir, &partial), (&dir, name)];
+        self.changing(&names, || dir.rename(&partial, dir.ino(), name, RenameMode::Replace))?;
+        self.pool.sync()?;
+        Ok(moved)
+    }
+
+    fn export(&self, from: &[u8], to: &Path, how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
+        transfer::export(&self.pool, (from, to), how, progress)
     }
 
     fn scrub(&self, progress: Progress<'_>) -> Result<Scrubbed> {

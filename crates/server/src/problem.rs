@@ -47,7 +47,8 @@ impl Problem {
         Problem::new(400, libc::EINVAL, Code::Usage, detail)
     }
 
-    pub(crate) fn new(status: u16, errno: i32, code: Code, detail: impl Into<String>) -> Problem {
+    /// A problem with an HTTP status, the error number of a C program, and a sentence.
+    pub fn new(status: u16, errno: i32, code: Code, detail: impl Into<String>) -> Problem {
         let title = match status {
             400 => "bad request",
             403 => "forbidden",

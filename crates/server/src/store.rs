@@ -1,6 +1,7 @@
 //! What a command does to a pool, wherever it is open.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use pagestone::check::Report;
 use pagestone::inode::SetAttr;
@@ -8,7 +9,7 @@ use pagestone::snapshot::{Change, Copied, Snapshot};
 use pagestone::{Info, Ino};
 
 use crate::StoreError;
-use crate::api::{self, Entry, Event, Listing, NewEntry, Scrubbed, Usage, Xattr};
+use crate::api::{self, Entry, Event, Listing, Moved, NewEntry, Scrubbed, TransferHow, Usage, Xattr};
 
 /// The result of an operation.
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
@@ -98,6 +99,12 @@ pub trait Store {
     /// # Errors
     /// [`pagestone::Error::Interrupted`].
     fn scrub(&self, progress: Progress<'_>) -> Result<Scrubbed>;
+
+    /// Copies a file or block device of the system into the pool, past the page cache.
+    fn import(&self, from: &Path, to: &[u8], how: TransferHow, progress: Progress<'_>) -> Result<Moved>;
+
+    /// Copies a file of the pool to a file or block device of the system, past the page cache.
+    fn export(&self, from: &[u8], to: &Path, how: TransferHow, progress: Progress<'_>) -> Result<Moved>;
 
     /// Grows or shrinks the pool; see [`pagestone::Pool::grow`] and [`pagestone::Pool::shrink`].
     fn resize(&self, change: api::Change, size: u64, progress: Progress<'_>) -> Result<()>;

@@ -30,7 +30,7 @@ pub(crate) enum Holder {
     Mounted(PathBuf),
     /// It serves a mount that only another mount namespace sees, that of this process, on this directory.
     Elsewhere(u32, PathBuf),
-    /// It serves the pool to other commands, without a mount.
+    /// It serves the pool to other commands, and goes on when nothing is mounted.
     Serving(u32),
     /// It is a server whose mount nobody sees: it is going, or about to mount.
     Going,
@@ -43,13 +43,15 @@ pub(crate) enum Holder {
 impl Holder {
     /// Looks at process `pid`, which has `pool` open.
     pub(crate) fn of(pool: &Path, pid: u32) -> Holder {
+        let words = command_line(pid);
+        let outlives_mounts = words.as_ref().is_some_and(|words| is_server(words, "serve"));
         let seen = mounts(Some(pid)).unwrap_or_default();
-        if let Some(mount) = seen.into_iter().rfind(|mount| mount.is_of(pool)) {
+        if let Some(mount) = seen.into_iter().rfind(|mount| !outlives_mounts && mount.is_of(pool)) {
             return Holder::Mounted(mount.dir);
         }
-        match command_line(pid) {
+        match words {
             Some(words) if words.is_empty() => return Holder::Ended,
-            Some(words) if is_server(&words, "serve") => {
+            Some(_) if outlives_mounts => {
                 let serves = match Client::find(pool) {
                     Ok(client) => client.is_some(),
                     // It lets others in.

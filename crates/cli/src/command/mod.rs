@@ -26,6 +26,7 @@ pub(crate) mod space;
 pub(crate) mod status;
 mod supervised;
 pub(crate) mod top;
+pub(crate) mod transfer;
 pub(crate) mod umount;
 
 pub(crate) use signals::end_by;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use pagestone::{Error, FRAME_SIZE, Info, PAGE_SIZE, Pool};
-use pagestone_server::api::Change;
+use pagestone_server::api::{Change, Face};
 use pagestone_server::{Client, Store, StoreError};
 use serde::Serialize;
 
@@ -180,7 +180,7 @@ impl Task<'_> {
     /// Lets the server that has the pool in use do it.
     fn on_server(&self, client: &Client) -> Result<Resized<'_>> {
         let status = client.status().with_context(|| self.pool.display().to_string())?;
-        let mounted = status.faces.into_iter().find(|face| face.kind == "mount");
+        let mounted = status.faces.into_iter().find(|face| face.kind == Face::MOUNT);
         let mounted = mounted.map(|face| face.at.to_string());
         let shown = || match &mounted {
             Some(dir) => format!("{}, mounted on {dir}", self.pool.display()),

@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -14,19 +15,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pagestone::Error;
+use pagestone::{Error, OpenOptions, Pool};
 use pagestone_server::supervisor::{Ended, Event, RESTART, Start, Worker, supervise};
 use pagestone_server::{Control, listen_http};
 use pmem::PoolLock;
 
 use crate::command::holder::patiently;
-use crate::command::pool::explain;
+use crate::command::pool::{self, explain};
 use crate::command::{background, service};
 use crate::exit::Exit;
 use crate::named;
 
 /// The name under which a worker gets the lock of its pool.
-pub(super) const LOCK: &str = "lock";
+const LOCK: &str = "lock";
 
 /// A server to be run.
 pub(super) struct Plan<'a> {
@@ -119,6 +120,37 @@ fn died(status: ExitStatus) -> String {
         (Some(signal), _) => format!("was ended by signal {signal}"),
         (None, code) => format!("ended with code {}", code.unwrap_or(-1)),
     }
+}
+
+/// Opens the pool of a worker. Also returns a path that leads to it. One that takes over leaves files without a name, which
+/// programs may have open: [`reclaim`].
+pub(super) fn open(
+    pool: &Path,
+    options: OpenOptions,
+    worker: &mut Worker,
+    takes_over: bool,
+) -> Result<(Pool, PathBuf)> {
+    let lock = worker.take(LOCK).map(PoolLock::from_fd);
+    let options = options.lock(lock.clone());
+    let Some(lock) = lock.filter(|_| takes_over) else {
+        return Ok((pool::open_how(pool, &options)?, pool.to_path_buf()));
+    };
+    // Not by its name, which may have changed. The media keep the descriptor open.
+    let path = PathBuf::from(format!("/proc/self/fd/{}", lock.as_fd().as_raw_fd()));
+    let opened = Pool::open(&path, &options.leave_orphans(true)).map_err(|e| explain(pool, e))?;
+    Ok((opened, path))
+}
+
+/// Frees files that nobody has open any more, and that have no name: beside the work, which does not wait for it.
+pub(super) fn reclaim(pool: &Pool) -> Result<()> {
+    let pool = pool.clone();
+    let work = move || {
+        if let Err(e) = pool.reclaim_orphans() {
+            tracing::error!("files without a name could not be freed: {e}");
+        }
+    };
+    std::thread::Builder::new().name("reclaim".into()).spawn(work).context("starting a thread")?;
+    Ok(())
 }
 
 /// The control socket.

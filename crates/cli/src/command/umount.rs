@@ -14,6 +14,7 @@ use pagestone_mount::{mount_at, unmount, unmount_lazily};
 use serde::Serialize;
 
 use crate::command::holder::{Holder, Wait};
+use crate::command::mount::sync_server;
 use crate::exit::Exit;
 use crate::options::Common;
 use crate::output;
@@ -69,8 +70,10 @@ fn wait_for(server: u32, pool: &Path) -> Result<()> {
     while pmem::holder(pool) == Some(server) {
         match Holder::of(pool, server) {
             holder if wait.goes_on(&holder) => thread::sleep(Duration::from_millis(2)),
-            // Mounted on a second directory, or in another namespace: unmounted is what was asked for.
+            // Mounted on a second directory, or in another namespace, or by a server that goes on: unmounted is what was
+            // asked for.
             holder => {
+                sync_server(pool)?;
                 let hint = holder.hint().map_or(String::new(), |hint| format!(" ({hint})"));
                 eprintln!("pagestone: {} stays in use by process {server}{hint}", pool.display());
                 return Ok(());

@@ -8,6 +8,7 @@
 //! ```
 
 use std::ops::{Bound, Range, RangeBounds};
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use super::Metadata;
@@ -15,6 +16,7 @@ use crate::attr::{Attr, Extent, Privileges, SetAttr};
 use crate::data::{FileHandle, Pieces};
 use crate::dir::Node;
 use crate::error::{Error, Result};
+use crate::io::{DirectFile, PinnedExtents, Source};
 use crate::lock::{Mutex, rank};
 use crate::mmap::{AtomicMapping, MapOptions, Mapping};
 use crate::transaction::Transaction;
@@ -224,6 +226,31 @@ impl File {
     pub fn pieces(&self, range: Range<u64>) -> Result<Pieces<'_>> {
         self.readable()?;
         self.handle.pieces(range.start, length(&range))
+    }
+
+    /// Where the bytes of the range lie in the pool, as far as the file reaches, kept from reuse: for direct transfers to a file
+    /// or device. No lock is held meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::DataLost`], [`Error::NotOpenFor`], [`Error::NotSupported`] for a file with a backing.
+    pub fn pinned_extents(&self, range: Range<u64>) -> Result<PinnedExtents> {
+        self.readable()?;
+        PinnedExtents::of(self.handle.engine(), self.ino(), range.start, range.end)
+    }
+
+    /// Lets the file, which must end between two pages, go on with the bytes `range` of another file or a device. They are read
+    /// straight into storage of the pool, past the page cache, except that a pool in an ordinary file gets them through a
+    /// buffer of fixed size. The file has all of them afterwards, in one record, or is as it was. Waits for the source, without a
+    /// lock.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a file that ends within a page; [`Error::Busy`] if somebody else changed the file meanwhile;
+    /// [`Error::NoSpace`], [`Error::FileTooLarge`], [`Error::NotOpenFor`], [`Error::ReadOnly`]; [`Error::Media`] with what the
+    /// system says of the source, also of the kind `Interrupted` after `cancel` is set, and `UnexpectedEof`.
+    pub fn extend_from(&self, source: &DirectFile, range: Range<u64>, cancel: &AtomicBool) -> Result<()> {
+        self.changeable()?;
+        let source = Source { file: source, offset: range.start, len: length(&range) };
+        self.handle.engine().extend_from(self.ino(), source, cancel)
     }
 
     /// Takes zeroed storage for the holes in the range, so that later writes there find room; grows the file to the end

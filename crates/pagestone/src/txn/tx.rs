@@ -274,6 +274,11 @@ impl<'p> Tx<'p> {
         Ok(fresh.into_iter().map(|f| Durable { file_page: f.file_page, run: f.run }).collect())
     }
 
+    /// The record makes data reachable that was stored outside of transactions, and fenced.
+    pub(crate) fn publish_data(&mut self) {
+        self.publishes = true;
+    }
+
     /// See [`Reservation::free`].
     pub(crate) fn free(&mut self, run: Run, what: PageUse, owner: u64) {
         self.space.free(run, what, owner);

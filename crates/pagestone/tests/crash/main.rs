@@ -6,7 +6,7 @@
 //!   seen.rs    a pool's whole tree, compared with models    run.rs      record, crash, compare
 //!   pairs.rs   all sequences of two operations              random.rs   long ones, from a seed
 //!   concurrent.rs   several threads at once      clones.rs   sharing, merging, atomic writes
-//!   requests.rs   requests that come again
+//!   requests.rs   requests that come again      direct.rs   bytes that others store behind the end
 //!   resize.rs  growing and shrinking        transactions.rs  several files and names at once
 //!   hazards.rs, secrets.rs   the hazards that the design names, and bugs found: one test each
 //! ```
@@ -17,6 +17,7 @@
 
 mod clones;
 mod concurrent;
+mod direct;
 mod hazards;
 mod model;
 mod ops;

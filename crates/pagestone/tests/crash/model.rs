@@ -137,6 +137,10 @@ impl World {
                 self.file(path)?.write(at, len, fill, clock);
                 Ok(())
             }
+            Op::Extend(path, len, fill) => {
+                self.file(path)?.write(At::End, len, fill, clock);
+                Ok(())
+            }
             Op::WriteAtomic(path, parts, fill) => {
                 let file = self.file(path)?;
                 for at in parts.offsets() {

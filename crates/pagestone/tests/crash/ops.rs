@@ -3,8 +3,10 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use pagestone::inode::{Dir, NewNode, Node, RenameMode, SetAttr, XattrMode};
+use pagestone::io::{DirectFile, Purpose};
 use pagestone::{Error, FileType, OpenOptions, Pool};
 use pmem::Media;
 
@@ -49,6 +51,8 @@ pub(crate) enum Op {
     Rmdir(Path),
     Rename(Path, Path, RenameMode),
     Write(Path, At, usize, u8),
+    /// So many bytes of another file behind the end, which lies between two pages.
+    Extend(Path, usize, u8),
     /// Every so many bytes so many bytes, so many times, all at once.
     WriteAtomic(Path, Parts, u8),
     /// All of these or none: creates, directories, links of both kinds, writes, renames that replace or exchange, removals,
@@ -83,7 +87,7 @@ impl Op {
     /// Bytes of data written: large ones leave large crash states.
     pub(crate) fn bytes(self) -> u64 {
         match self {
-            Op::Write(_, _, len, _) => len as u64,
+            Op::Write(_, _, len, _) | Op::Extend(_, len, _) => len as u64,
             Op::WriteAtomic(_, parts, _) => parts.count * parts.len as u64,
             Op::Allocate(_, _, len) | Op::Zero(_, _, len) => len,
             Op::Transaction(ops) => ops.iter().map(|op| op.bytes()).sum(),
@@ -221,6 +225,14 @@ impl Driver {
                 At::Offset(at) => open(path)?.write_all_at(&written(to, len, fill), at),
                 At::End => open(path)?.append(&written(to, len, fill)).map(drop),
             },
+            Op::Extend(path, len, fill) => {
+                let source = tempfile::NamedTempFile::new().and_then(|mut file| {
+                    std::io::Write::write_all(&mut file, &pattern(0, len, fill))?;
+                    DirectFile::open(file.path(), Purpose::Read)
+                });
+                let source = source.map_err(Error::Media)?;
+                open(path)?.extend_from(&source, 0..len as u64, &AtomicBool::new(false))
+            }
             Op::WriteAtomic(path, parts, fill) => {
                 let bytes: Vec<_> = parts.offsets().map(|at| (at, pattern(at, parts.len, fill))).collect();
                 let parts: Vec<(u64, &[u8])> = bytes.iter().map(|(at, bytes)| (*at, &bytes[..])).collect();

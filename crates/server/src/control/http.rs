@@ -18,7 +18,8 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
 use super::Shared;
-use super::routes::{self, Refused};
+use super::request::Refused;
+use super::routes;
 use crate::Problem;
 use crate::problem::Code;
 

@@ -8,7 +8,9 @@
 //! The socket has mode 0600 and belongs to the pool's owner. The runtime has one thread; what may block goes to others.
 
 mod http;
+mod limits;
 mod peer;
+mod request;
 mod routes;
 
 use std::fs;
@@ -30,12 +32,13 @@ use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::LocalStore;
 use crate::address;
-use crate::api::{Face, Name};
+use crate::api::{Face, Name, NewMount};
 use crate::job::Jobs;
 use crate::observer::MountObserver;
+use crate::{LocalStore, Problem};
 pub use http::listen as listen_http;
+use limits::{Limited, Requests};
 pub use routes::openapi;
 
 /// How long requests under way are waited for at the end.
@@ -55,7 +58,15 @@ pub(crate) struct Shared {
     pub(crate) server: AtomicU32,
     pub(crate) takeovers: AtomicU32,
     pub(crate) restart: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    pub(crate) mount: Mutex<Option<Arc<MountPool>>>,
+    /// On which directories the mount can be seen.
+    pub(crate) mounted_on: Mutex<Option<Box<Directories>>>,
 }
+
+type Directories = dyn Fn() -> Vec<PathBuf> + Send + Sync;
+
+/// Mounts the pool.
+type MountPool = dyn Fn(&NewMount) -> Result<(), Problem> + Send + Sync;
 
 /// The control face of a pool, until [`Control::end`].
 pub struct Control {
@@ -99,6 +110,8 @@ impl Control {
             server: AtomicU32::new(std::process::id()),
             takeovers: AtomicU32::new(0),
             restart: Mutex::default(),
+            mount: Mutex::default(),
+            mounted_on: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -146,6 +159,11 @@ impl Control {
         *self.shared.restart.lock() = Some(Arc::new(restart));
     }
 
+    /// What `POST /v1/mounts` does: it mounts, and calls [`Control::add_mount`]. Without this there are no mounts to be added.
+    pub fn on_mount(&self, mount: impl Fn(&NewMount) -> Result<(), Problem> + Send + Sync + 'static) {
+        *self.shared.mount.lock() = Some(Arc::new(mount));
+    }
+
     /// The process that users know as the server, if it is not this one.
     pub fn set_server(&self, pid: u32) {
         self.shared.server.store(pid, Ordering::Relaxed);
@@ -164,13 +182,22 @@ impl Control {
     /// The pool is mounted too: [`crate::Client::status`] names the directory, and the kernel's cache of the mount learns
     /// of what others change.
     pub fn add_mount(&self, mounted: &Mounted) {
-        let at = Name::from(mounted.dir().as_os_str().as_encoded_bytes());
-        let face = Face { kind: "mount".into(), at };
+        let face = mount_face(mounted.dir());
         self.shared.faces.lock().push(face.clone());
+        *self.shared.mounted_on.lock() = Some(Box::new(mounted.dirs_later()));
         self.shared.counted.lock().push((face, mounted.statistics()));
         if let Some(store) = &*self.shared.store.lock() {
             store.observe(Arc::new(MountObserver::new(store.pool(), mounted.kernel_cache())));
         }
+    }
+
+    /// The mount on the directory has ended. It was the only one.
+    pub fn remove_mount(&self, dir: &Path) {
+        let face = mount_face(dir);
+        self.shared.faces.lock().retain(|other| *other != face);
+        self.shared.mounted_on.lock().take();
+        self.shared.counted.lock().retain(|(other, _)| *other != face);
+        self.shared.store.lock().iter().for_each(LocalStore::observe_no_more);
     }
 
     /// Shows the state of the server on a port of this machine too ([`listen_http`]), to whoever is there.
@@ -189,7 +216,9 @@ impl Control {
             let stop = async move {
                 let _ = stopped.wait_for(|&stop| stop).await;
             };
-            let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
+            let router =
+                router.layer(axum::middleware::from_fn(peer::count)).into_make_service_with_connect_info::<Requests>();
+            let _ = axum::serve(Limited::new(listener), router).with_graceful_shutdown(stop).await;
         });
         self.shared.faces.lock().push(Face { kind: "http".into(), at });
         Ok(())
@@ -231,6 +260,10 @@ impl Drop for Control {
     }
 }
 
+fn mount_face(dir: &Path) -> Face {
+    Face { kind: Face::MOUNT.into(), at: Name::from(dir.as_os_str().as_encoded_bytes()) }
+}
+
 /// Serves until it is told to stop, and what is under way then for a while.
 async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Receiver<bool>) {
     let service = router.into_make_service_with_connect_info::<peer::Peer>();
@@ -243,7 +276,7 @@ async fn serve(listener: UnixListener, router: Router, mut stopped: watch::Recei
         tokio::time::sleep(LAST_REQUESTS).await;
     };
     tokio::select! {
-        _ = axum::serve(listener, service).with_graceful_shutdown(graceful) => {}
+        _ = axum::serve(Limited::new(listener), service).with_graceful_shutdown(graceful) => {}
         () = deadline => {}
     }
 }

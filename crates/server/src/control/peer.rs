@@ -8,22 +8,39 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::serve::IncomingStream;
+use axum::serve::{IncomingStream, Listener};
 use tokio::net::UnixListener;
 
 use super::Shared;
-use super::routes::Refused;
+use super::limits::{Limited, Requests};
+use super::request::Refused;
 use crate::Problem;
 use crate::problem::Code;
 
 /// The user of a connection; `None` if the kernel does not say.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(Option<u32>);
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    user: Option<u32>,
+    requests: Requests,
+}
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Peer {
-        Peer(stream.io().peer_cred().ok().map(|cred| cred.uid()))
+impl Connected<IncomingStream<'_, Limited<UnixListener>>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Limited<UnixListener>>) -> Peer {
+        let user = stream.io().stream.peer_cred().ok().map(|cred| cred.uid());
+        Peer { user, requests: stream.io().requests.clone() }
     }
+}
+
+impl<L: Listener> Connected<IncomingStream<'_, Limited<L>>> for Requests {
+    fn connect_info(stream: IncomingStream<'_, Limited<L>>) -> Requests {
+        stream.io().requests.clone()
+    }
+}
+
+/// Lets the connection know that a request of it is being done.
+pub(super) async fn count(ConnectInfo(requests): ConnectInfo<Requests>, request: Request, next: Next) -> Response {
+    let _one = requests.begin();
+    next.run(request).await
 }
 
 /// The user of a request that was let in.
@@ -34,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for User {
     type Rejection = Refused;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<User, Refused> {
-        let peer = parts.extensions.get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(Peer(user))| *user);
+        let peer = parts.extensions.get::<ConnectInfo<Peer>>().and_then(|ConnectInfo(peer)| peer.user);
         peer.map(User).ok_or_else(refused)
     }
 }
@@ -47,7 +64,7 @@ fn refused() -> Refused {
 /// Lets nobody else in.
 pub(super) async fn check(
     State(shared): State<Arc<Shared>>,
-    ConnectInfo(Peer(user)): ConnectInfo<Peer>,
+    ConnectInfo(Peer { user, requests }): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refused> {
@@ -56,6 +73,7 @@ pub(super) async fn check(
         tracing::warn!(user, "refused: {what}");
         return Err(refused());
     }
+    let _one = requests.begin();
     let begun = Instant::now();
     let response = next.run(request).await;
     tracing::debug!(user, status = response.status().as_u16(), us = begun.elapsed().as_micros(), "{what}");

@@ -1,35 +1,38 @@
 //! The requests, and the OpenAPI document that is made from the same list.
 
-use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
+use pagestone::Info;
 use pagestone::check::Report;
 use pagestone::inode::SetAttr;
 use pagestone::snapshot::{Change, Copied, Snapshot};
-use pagestone::{Info, Ino};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Shared;
 use super::peer::{self, User};
+use super::request::{Body, Bulk, Params, Refused};
 use crate::api::{
-    self, Entry, Event, FaceStatistics, Job, Listing, NewClone, NewEntry, NewLink, NewSize, NewSnapshot, NextData,
-    OperationStatistics, Removed, Rename, Statistics, Status, Trouble, Usage, Xattr,
+    self, Entry, Event, Face, FaceStatistics, Job, Listing, Moved, NewClone, NewEntry, NewLink, NewMount, NewSize,
+    NewSnapshot, NewTransfer, NextData, OperationStatistics, Removed, Rename, Statistics, Status, Trouble, Usage,
+    Xattr,
 };
+use crate::job::Outcome;
 use crate::problem::Code;
 use crate::statistics::prometheus;
-use crate::store::{READ_LIMIT, Store};
+use crate::store::{Progress, READ_LIMIT, Store};
 use crate::{LocalStore, Problem, StoreError};
 
 /// How long an answer may take to be sent before a restart.
@@ -49,6 +52,7 @@ fn list() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(info))
         .routes(routes!(sync))
         .routes(routes!(restart))
+        .routes(routes!(mount))
         .routes(routes!(entry, remove))
         .routes(routes!(entries, create))
         .routes(routes!(content, write))
@@ -66,6 +70,8 @@ fn list() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(history))
         .routes(routes!(check))
         .routes(routes!(scrub))
+        .routes(routes!(import))
+        .routes(routes!(export))
         .routes(routes!(job, cancel_job))
 }
 
@@ -95,31 +101,6 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// A problem as a response.
-#[derive(Debug)]
-pub(super) struct Refused(pub(super) Problem);
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.0)).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        response
-    }
-}
-
-impl From<StoreError> for Refused {
-    fn from(error: StoreError) -> Refused {
-        Refused(error.problem())
-    }
-}
-
-impl From<Problem> for Refused {
-    fn from(problem: Problem) -> Refused {
-        Refused(problem)
-    }
-}
-
 type Answer<T> = Result<Json<T>, Refused>;
 
 /// Runs `work`, which may block, in a thread for that.
@@ -131,100 +112,6 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(move || work(&store)).await;
     let panicked = |_| Problem::new(500, libc::EIO, Code::Failed, "the operation panicked");
     Ok(done.map_err(panicked)??)
-}
-
-/// The parameters behind `?`. A value may be any bytes: `%FF`.
-struct Params(HashMap<String, Vec<u8>>);
-
-impl<S: Sync> FromRequestParts<S> for Params {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Params, Refused> {
-        let mut params = HashMap::new();
-        for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value: Vec<u8> = percent_encoding::percent_decode_str(value).collect();
-            if params.insert(name.to_owned(), value).is_some() {
-                return Err(Problem::bad_request(format!("the parameter {name} is there twice")).into());
-            }
-        }
-        Ok(Params(params))
-    }
-}
-
-impl Params {
-    fn take(&mut self, name: &str) -> Result<Vec<u8>, Refused> {
-        let missing = || Problem::bad_request(format!("the parameter {name} is missing")).into();
-        self.0.remove(name).ok_or_else(missing)
-    }
-
-    fn path(&mut self) -> Result<Vec<u8>, Refused> {
-        let path = self.take("path")?;
-        match path.first() {
-            Some(b'/') => Ok(path),
-            _ => Err(Problem::bad_request("a path in a pool begins with /").into()),
-        }
-    }
-
-    fn ino(&mut self) -> Result<Ino, Refused> {
-        let text = self.take("inode")?;
-        let number = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).map(Ino);
-        number.ok_or_else(|| Problem::bad_request("the parameter inode is not a number").into())
-    }
-
-    fn number(&mut self, name: &str, default: u64) -> Result<u64, Refused> {
-        let Some(value) = self.0.remove(name) else { return Ok(default) };
-        let number = std::str::from_utf8(&value).ok().and_then(|text| text.parse().ok());
-        number.ok_or_else(|| Problem::bad_request(format!("the parameter {name} is not a number")).into())
-    }
-
-    fn flag(&mut self, name: &str) -> Result<bool, Refused> {
-        match self.0.remove(name).as_deref() {
-            None | Some(b"false") => Ok(false),
-            Some(b"true") => Ok(true),
-            Some(_) => Err(Problem::bad_request(format!("the parameter {name} is neither true nor false")).into()),
-        }
-    }
-
-    fn text(&mut self, name: &str) -> Result<Option<String>, Refused> {
-        let text = self.0.remove(name).map(String::from_utf8).transpose();
-        text.map_err(|_| Problem::bad_request(format!("the parameter {name} is not UTF-8")).into())
-    }
-
-    /// Whoever misspells a parameter shall know.
-    fn end(self) -> Result<(), Refused> {
-        match self.0.into_keys().next() {
-            Some(name) => Err(Problem::bad_request(format!("there is no parameter {name}")).into()),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A JSON body; what is wrong with it is a problem document too.
-struct Body<T>(T);
-
-impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Refused;
-
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Body<T>, Refused> {
-        let body = Json::<T>::from_request(request, state).await;
-        body.map(|Json(value)| Body(value)).map_err(|e: JsonRejection| {
-            let status = e.status().as_u16();
-            Refused(Problem::new(status, libc::EINVAL, Code::Usage, e.body_text()))
-        })
-    }
-}
-
-/// A body of bytes.
-struct Bulk(Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for Bulk {
-    type Rejection = Refused;
-
-    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Bulk, Refused> {
-        let body = Bytes::from_request(request, state).await;
-        body.map(Bulk).map_err(|e| Problem::new(e.status().as_u16(), libc::EINVAL, Code::Usage, e.body_text()).into())
-    }
 }
 
 /// The state of the server: faces, space, what is wrong and what to do about it.
@@ -275,6 +162,24 @@ async fn restart(State(shared): State<Arc<Shared>>) -> Result<StatusCode, Refuse
         restart();
     });
     Ok(StatusCode::ACCEPTED)
+}
+
+/// Mounts the pool on a directory, as `pagestone mount` does. Only root and the user who runs the server may. `umount` ends it.
+#[utoipa::path(post, path = "/v1/mounts", request_body = NewMount, responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+async fn mount(
+    State(shared): State<Arc<Shared>>,
+    user: User,
+    Body(new): Body<NewMount>,
+) -> Result<StatusCode, Refused> {
+    check_may(user, "mount")?;
+    let without = || {
+        let text =
+            "this server serves one mount, and ends with it; root can show that on a second directory (mount --bind)";
+        Problem::new(501, libc::EOPNOTSUPP, Code::Failed, text)
+    };
+    let mount = shared.mount.lock().clone().ok_or_else(without)?;
+    blocking(shared, move |_| mount(&new).map_err(StoreError::Server)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// One file or directory. A symbolic link is not followed.
@@ -465,7 +370,7 @@ async fn resize(State(shared): State<Arc<Shared>>, user: User, Body(new): Body<N
     let store = shared.store()?.by(user.0);
     let work = move |progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>| {
         let result = store.resize(new.change, new.size, progress);
-        result.map(|()| None).map_err(|e| e.problem())
+        result.map(|()| Outcome::Nothing).map_err(|e| e.problem())
     };
     Ok(Json(shared.jobs.start(Box::new(work))?))
 }
@@ -487,9 +392,53 @@ async fn check(State(shared): State<Arc<Shared>>) -> Answer<Report> {
 async fn scrub(State(shared): State<Arc<Shared>>, user: User) -> Answer<Job> {
     let store = shared.store()?.by(user.0);
     let work = move |progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>| {
-        store.scrub(progress).map(Some).map_err(|e| e.problem())
+        store.scrub(progress).map(Outcome::Scrubbed).map_err(|e| e.problem())
     };
     Ok(Json(shared.jobs.start(Box::new(work))?))
+}
+
+/// Begins to copy a file or block device of the server's file system into the pool. Only root and the user who runs the server
+/// may.
+#[utoipa::path(post, path = "/v1/imports", request_body = NewTransfer, responses((status = 200, body = Job), (status = "default", body = Problem, content_type = "application/problem+json")))]
+async fn import(State(shared): State<Arc<Shared>>, user: User, Body(new): Body<NewTransfer>) -> Answer<Job> {
+    transfer(&shared, user, new, |store, new, progress| store.import(outside(&new), &new.path.0, new.how, progress))
+}
+
+/// Begins to copy a file of the pool to a file or block device of the server's file system. Only root and the user who runs the
+/// server may.
+#[utoipa::path(post, path = "/v1/exports", request_body = NewTransfer, responses((status = 200, body = Job), (status = "default", body = Problem, content_type = "application/problem+json")))]
+async fn export(State(shared): State<Arc<Shared>>, user: User, Body(new): Body<NewTransfer>) -> Answer<Job> {
+    transfer(&shared, user, new, |store, new, progress| store.export(&new.path.0, outside(&new), new.how, progress))
+}
+
+fn outside(new: &NewTransfer) -> &std::path::Path {
+    std::path::Path::new(OsStr::from_bytes(&new.outside.0))
+}
+
+fn transfer(
+    shared: &Shared,
+    user: User,
+    new: NewTransfer,
+    work: impl FnOnce(&LocalStore, NewTransfer, Progress<'_>) -> Result<Moved, StoreError> + Send + 'static,
+) -> Answer<Job> {
+    check_may(user, "move files of the system; pagestone put and get do")?;
+    if !outside(&new).is_absolute() || new.path.0.first() != Some(&b'/') {
+        return Err(Problem::bad_request("a path begins with /").into());
+    }
+    let store = shared.store()?.by(user.0);
+    let work = move |progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>| {
+        work(&store, new, progress).map(Outcome::Moved).map_err(|e| e.problem())
+    };
+    Ok(Json(shared.jobs.start(Box::new(work))?))
+}
+
+/// The owner of a pool may use it. What a server of root's may do besides is not the owner's.
+fn check_may(User(user): User, what: &str) -> Result<(), Refused> {
+    if [0, rustix::process::geteuid().as_raw()].contains(&user) {
+        return Ok(());
+    }
+    let text = format!("only root and the user who runs the server may {what}");
+    Err(Problem::new(403, libc::EPERM, Code::Failed, text).into())
 }
 
 /// How far a long operation is.
@@ -524,6 +473,18 @@ impl Shared {
         Ok(prometheus(&self.statistics(), &self.status(&info), &info))
     }
 
+    /// A mount may be seen on several directories.
+    fn seen_at(&self, face: &Face) -> Vec<Face> {
+        let dirs = match &*self.mounted_on.lock() {
+            Some(dirs) if face.kind == Face::MOUNT => dirs(),
+            _ => Vec::new(),
+        };
+        let at = |dir: PathBuf| Face { kind: face.kind.clone(), at: api::Name::from(dir.as_os_str().as_bytes()) };
+        let seen: Vec<Face> = dirs.into_iter().map(at).collect();
+        // Out of sight, or seen in another namespace only.
+        if seen.is_empty() { vec![face.clone()] } else { seen }
+    }
+
     fn store(&self) -> Result<LocalStore, Problem> {
         let ending = || Problem::new(503, libc::EBUSY, Code::Failed, "the server is ending");
         self.store.lock().clone().ok_or_else(ending)
@@ -538,7 +499,7 @@ impl Shared {
             takeovers: self.takeovers.load(Ordering::Relaxed),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime: self.begun.elapsed().as_secs(),
-            faces: self.faces.lock().clone(),
+            faces: self.faces.lock().iter().flat_map(|face| self.seen_at(face)).collect(),
             troubles: troubles(info),
             size: info.size,
             used: used * pagestone::PAGE_SIZE,

@@ -14,6 +14,8 @@ use rustix::net::{
 pub(super) enum Message {
     /// A descriptor that outlives the worker, by its name; in place of one that has the name already.
     Keep(String, OwnedFd),
+    /// Nothing is kept under this name any more.
+    Forget(String),
     /// To a worker: it has got all that is kept, from this process.
     AllSent {
         /// The supervisor.
@@ -41,6 +43,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(super) fn send(link: &OwnedFd, message: &Message) -> io::Result<()> {
     let (text, fd) = match message {
         Message::Keep(name, fd) => (format!("keep {name}"), Some(fd.as_fd())),
+        Message::Forget(name) => (format!("forget {name}"), None),
         Message::AllSent { from } => (format!("all {from}"), None),
         Message::Stop => ("stop".into(), None),
         Message::Ending => ("ending".into(), None),
@@ -75,6 +78,7 @@ pub(super) fn receive(link: &OwnedFd) -> io::Result<Option<Message>> {
     Ok(Some(match (text.split_once(' ').unwrap_or((&*text, "")), fd) {
         (("", _), _) => return Ok(None),
         (("keep", name), Some(fd)) => Message::Keep(name.to_owned(), fd),
+        (("forget", name), _) => Message::Forget(name.to_owned()),
         (("all", from), _) => Message::AllSent { from: from.parse().map_err(|_| io::ErrorKind::InvalidData)? },
         (("stop", _), _) => Message::Stop,
         (("ending", _), _) => Message::Ending,

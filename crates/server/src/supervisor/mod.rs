@@ -30,7 +30,7 @@ use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
 use message::Message;
-pub use worker::{RESTART, Stops, Worker};
+pub use worker::{Keeper, RESTART, Stops, Worker};
 
 /// A worker that lives this long after it was ready has answered the requests that were sent again.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -211,6 +211,7 @@ impl Running {
             Ok(Some(Message::Keep(name, fd))) => {
                 server.kept.insert(name, fd);
             }
+            Ok(Some(Message::Forget(name))) => _ = server.kept.remove(&name),
             Ok(Some(Message::Ready { survives })) => {
                 server.survives = survives;
                 self.ready = Some(Instant::now());

@@ -44,7 +44,7 @@ impl Worker {
                 Some(Message::AllSent { from }) if from == Worker::supervisor() => {
                     return Ok(Worker { link: Arc::new(link), kept });
                 }
-                Some(Message::Ready { .. } | Message::Ending | Message::Stop) => {}
+                Some(Message::Ready { .. } | Message::Forget(_) | Message::Ending | Message::Stop) => {}
                 Some(Message::AllSent { .. }) | None => {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the supervisor has ended"));
                 }
@@ -62,12 +62,17 @@ impl Worker {
         self.kept.remove(name)
     }
 
-    /// Lets the supervisor keep a descriptor for the workers that follow.
+    /// See [`Keeper::keep`].
     ///
     /// # Errors
     /// The system's.
     pub fn keep(&self, name: &str, fd: impl AsFd) -> io::Result<()> {
-        message::send(&self.link, &Message::Keep(name.to_owned(), fd.as_fd().try_clone_to_owned()?))
+        self.keeper().keep(name, fd)
+    }
+
+    /// What passes descriptors to the supervisor.
+    pub fn keeper(&self) -> Keeper {
+        Keeper(self.link.clone())
     }
 
     /// This worker is about to end by itself. What is said of the end is no reason not to end.
@@ -86,6 +91,28 @@ impl Worker {
     /// The system's.
     pub fn ready(&self, survives: bool) -> io::Result<()> {
         message::send(&self.link, &Message::Ready { survives })
+    }
+}
+
+/// Passes descriptors to the supervisor.
+#[derive(Clone, Debug)]
+pub struct Keeper(Arc<OwnedFd>);
+
+impl Keeper {
+    /// Lets the supervisor keep a descriptor for the workers that follow, in place of one of that name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn keep(&self, name: &str, fd: impl AsFd) -> io::Result<()> {
+        message::send(&self.0, &Message::Keep(name.to_owned(), fd.as_fd().try_clone_to_owned()?))
+    }
+
+    /// Lets it close what it keeps under a name.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        message::send(&self.0, &Message::Forget(name.to_owned()))
     }
 }
 

@@ -3,10 +3,16 @@
 //! ```text
 //!   --background   starts a process of its own, and returns when the mount stands
 //!   (nothing)      directory ready? -> pool made, locked -> supervisor, until the last worker ends
-//!   --worker       serves (worker.rs)
+//!   --worker       serves (worker.rs, face.rs)
+//!   pool in use    its server serves the mount too (added.rs)
 //! ```
 
+mod added;
+mod face;
 mod worker;
+
+pub(super) use added::{AddedMount, sync_server};
+pub(super) use face::Inherited;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -26,12 +32,13 @@ use crate::command::holder::patiently;
 use crate::command::pool::{self, explain};
 use crate::command::supervised::{Plan, lasting};
 use crate::exit::Exit;
+use crate::helper::mount_options as words_of_options;
 use crate::logging::Logging;
 use crate::options::Common;
 use crate::output;
 use crate::size::{self, show};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Mount {
     /// The pool
     pool: PathBuf,
@@ -107,6 +114,13 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// As the option has it.
+    fn name(self) -> Option<String> {
+        self.to_possible_value().map(|value| value.get_name().to_owned())
+    }
+}
+
 impl From<Cache> for PageCache {
     fn from(cache: Cache) -> PageCache {
         match cache {
@@ -130,17 +144,19 @@ struct Standing<'a> {
 
 pub(crate) fn mount(args: &Mount) -> Result<Exit> {
     args.log.start(args.detached);
-    match (args.background, args.worker) {
-        (true, _) => in_background(args),
-        (false, true) => worker::run(args),
-        (false, false) => supervise(args),
+    if args.worker {
+        return worker::run(args);
     }
+    if let Some(exit) = added::to_server(args)? {
+        return Ok(exit);
+    }
+    if args.background { in_background(args) } else { supervise(args) }
 }
 
-/// As [`mount`], with the arguments of a command line that another command has made.
-pub(crate) fn mount_by(line: Vec<OsString>) -> Result<Exit> {
+/// The arguments of a command line, which begins with the name of the command.
+fn parse_words(line: Vec<OsString>) -> Result<Mount> {
     let command = Mount::augment_args(clap::Command::new("mount"));
-    mount(&Mount::from_arg_matches(&command.try_get_matches_from(line)?)?)
+    Ok(Mount::from_arg_matches(&command.try_get_matches_from(line)?)?)
 }
 
 /// Prepares all that a worker needs, and has the pool served.
@@ -172,7 +188,7 @@ fn supervise(args: &Mount) -> Result<Exit> {
         plan.run()
     });
     if !matches!(served, Ok((_, true))) {
-        undo(&prepared);
+        made_dir_goes(&prepared);
     }
     Ok(served?.0)
 }
@@ -236,7 +252,7 @@ fn words(args: &Mount, given: Words, pool: &Path, dir: &Path) -> Vec<OsString> {
         ("pin", args.pin.map(|pin| pin.to_string())),
         ("media", media),
         ("http", args.http.map(|http| http.to_string())),
-        ("cache", args.cache.and_then(|cache| cache.to_possible_value()).map(|cache| cache.get_name().to_owned())),
+        ("cache", args.cache.and_then(Cache::name)),
     ];
     line.extend(values.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?).into())));
     line.extend(["--".into(), pool.into(), dir.into()]);
@@ -244,7 +260,7 @@ fn words(args: &Mount, given: Words, pool: &Path, dir: &Path) -> Vec<OsString> {
 }
 
 /// A directory that was made for a mount that did not come about goes again.
-fn undo(prepared: &Prepared) {
+fn made_dir_goes(prepared: &Prepared) {
     if prepared.made {
         // If it cannot go it is an empty directory too many, which is not worth a second error.
         let _ = std::fs::remove_dir(&prepared.dir);

@@ -7,66 +7,59 @@
 //!   Ctrl-C: unmount; busy: taken out of sight, ends with its last user
 //! ```
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
 use pagestone::{Info, OpenOptions, Pool};
-use pagestone_mount::{
-    FuseTransport, HandleTable, Mounted, NodeId, Options, PoolFs, Survival, Transport, unmount, unmount_lazily,
-};
+use pagestone_mount::Mounted;
 use pagestone_server::Control;
 use pagestone_server::supervisor::{Stops, Worker};
-use pmem::PoolLock;
 
-use super::{Cache, Mount, announce, options};
-use crate::command::pool::{self, explain};
+use super::face::{Inherited, MountFace, end_on, say_mortal};
+use super::{Mount, announce};
+use crate::command::pool::explain;
 use crate::command::supervised::CONTROL;
 use crate::command::{background, supervised};
 use crate::exit::Exit;
 use crate::output;
 
-/// Names of what the supervisor keeps.
-const CONNECTION: &str = "connection";
-const HANDLES: &str = "handles";
-
-/// What this process has from those before it.
-struct Inherited {
-    connection: OwnedFd,
-    table: HandleTable,
-}
-
 pub(super) fn run(args: &Mount) -> Result<Exit> {
     let mut worker = Worker::begin().context("--worker is for the server's own use")?;
-    let inherited = inherited(&mut worker)?;
+    let inherited = Inherited::take(&mut worker)?;
     let first = inherited.is_none();
-    let takeovers = inherited.as_ref().map_or(0, |inherited| inherited.table.generation());
-    let (pool, path) = open(args, &mut worker, !first)?;
+    let takeovers = inherited.as_ref().map_or(0, Inherited::takeovers);
+    let media = args.common.media.map(Into::into);
+    let how = OpenOptions::new().read_only(args.read_only).media(media);
+    let (pool, path) = supervised::open(&args.pool, how, &mut worker, !first)?;
     let info = pool.info().map_err(|e| explain(&args.pool, e))?;
     // Before the mount hides it.
     let hidden = first && args.pool.canonicalize().is_ok_and(|pool| is_below(&pool, &args.dir));
-    let (mut served, table) = serve(args, &pool, &info, inherited)?;
-    let control = control(&path, &pool, &served, worker.take(CONTROL));
+    let mut face = match inherited {
+        None => MountFace::begin(args, &pool, &info)?,
+        Some(inherited) => MountFace::take_over(inherited, args, &pool, &info)?,
+    };
+    let control = control(&path, &pool, &face.served, worker.take(CONTROL));
     control.iter().for_each(|control| control.set_takeovers(takeovers));
     if let (Some(address), Some(control)) = (args.http, control.as_deref()) {
         supervised::add_http(&mut worker, control, address)?;
     }
     let survives = match hidden {
         true => {
-            say_mortal(args, "the pool lies below the directory that it is mounted on");
+            say_mortal(&args.dir, "the pool lies below the directory that it is mounted on");
             false
         }
-        false => keep(args, &worker, &mut served, table, control.as_ref()).context("the supervisor")?,
+        false => keep(args, &worker, &mut face, control.as_ref()).context("the supervisor")?,
     };
+    let served = face.served;
     let open_pool = OpenPool::new(pool.clone());
     let ready = worker.ready(survives).context("the supervisor");
     let ended = ready
         .and_then(|()| if first { begin(args, &served, &info) } else { reclaim(args, &pool) })
-        .and_then(|()| end_when_told(worker.stops(), served.dir().to_path_buf(), open_pool.clone(), control.clone()))
-        .inspect_err(|_| end(served.dir()))
+        .and_then(|()| end_when_told(worker.stops(), served.dirs_later(), open_pool.clone(), control.clone()))
+        .inspect_err(|_| end_on(&served.dirs()))
         .and_then(|()| served.wait().context("serving the mount"));
     worker.ending();
     control.iter().for_each(|control| control.end());
@@ -77,65 +70,9 @@ pub(super) fn run(args: &Mount) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn inherited(worker: &mut Worker) -> Result<Option<Inherited>> {
-    let Some(connection) = worker.take(CONNECTION) else { return Ok(None) };
-    let table = worker.take(HANDLES).context("the table of handles is missing")?;
-    let table = HandleTable::take_over(table).context("the table of handles")?;
-    Ok(Some(Inherited { connection, table }))
-}
-
 /// Whether the path is one below the directory. What cannot be looked at is none.
 fn is_below(path: &Path, dir: &Path) -> bool {
     dir.canonicalize().is_ok_and(|dir| path.starts_with(dir))
-}
-
-/// Opens the pool; also returns a path that leads to it.
-fn open(args: &Mount, worker: &mut Worker, takes_over: bool) -> Result<(Pool, PathBuf)> {
-    let lock = worker.take(supervised::LOCK).map(PoolLock::from_fd);
-    let media = args.common.media.map(Into::into);
-    let options = OpenOptions::new().read_only(args.read_only).media(media).lock(lock.clone());
-    let Some(lock) = lock.filter(|_| takes_over) else {
-        return Ok((pool::open_how(&args.pool, &options)?, args.pool.clone()));
-    };
-    // Not by its name, which may have changed. The media keep the descriptor open.
-    let path = PathBuf::from(format!("/proc/self/fd/{}", lock.as_fd().as_raw_fd()));
-    let pool = Pool::open(&path, &options.leave_orphans(true)).map_err(|e| explain(&args.pool, e))?;
-    Ok((pool, path))
-}
-
-/// Mounts, or takes over. Also returns the descriptor of the table of handles, if there is one.
-fn serve(args: &Mount, pool: &Pool, info: &Info, inherited: Option<Inherited>) -> Result<(Mounted, Option<OwnedFd>)> {
-    let page_cache = args.cache.unwrap_or(Cache::of_media(info.media.kind)).into();
-    let options = &Options { page_cache, ..options(args) };
-    let Some(Inherited { connection, table }) = inherited else { return serve_first(args, pool, options) };
-    let done = pool.done_requests(table.client()).map_err(|e| explain(&args.pool, e))?;
-    let done = done.iter().map(|done| (done.request.number, done.made.map(|ino| NodeId(ino.0)))).collect();
-    let survival =
-        Survival { client: table.client(), generation: table.generation(), done, connection: Some(connection) };
-    let kept = table.as_fd().try_clone_to_owned()?;
-    let fs = Arc::new(PoolFs::take_over(pool.clone(), table));
-    Ok((FuseTransport.serve(fs, &args.dir, options, Some(survival))?, Some(kept)))
-}
-
-fn serve_first(args: &Mount, pool: &Pool, options: &Options) -> Result<(Mounted, Option<OwnedFd>)> {
-    let table = match HandleTable::new() {
-        Ok(table) => table,
-        Err(e) => {
-            say_mortal(args, &format!("no memory for the table of open files: {e}"));
-            let fs = Arc::new(PoolFs::new(pool.clone()));
-            return Ok((FuseTransport.serve(fs, &args.dir, options, None)?, None));
-        }
-    };
-    let (client, generation) = (table.client(), table.generation());
-    let survival = Survival { client, generation, done: HashMap::new(), connection: None };
-    let kept = table.as_fd().try_clone_to_owned()?;
-    let fs = Arc::new(PoolFs::with_table(pool.clone(), table));
-    Ok((FuseTransport.serve(fs, &args.dir, options, Some(survival))?, Some(kept)))
-}
-
-/// Says that the mount ends with this process, should that die.
-fn say_mortal(args: &Mount, why: &str) {
-    tracing::warn!(mount = %args.dir.display(), "a crash of the server will end this mount ({why})");
 }
 
 /// Lets other commands use the pool. A mount without that is worth having all the same.
@@ -154,26 +91,16 @@ fn control(path: &Path, pool: &Pool, mounted: &Mounted, listener: Option<OwnedFd
 }
 
 /// Gives the supervisor what another process needs to take over. Returns whether one can.
-fn keep(
-    args: &Mount,
-    worker: &Worker,
-    served: &mut Mounted,
-    table: Option<OwnedFd>,
-    control: Option<&Arc<Control>>,
-) -> Result<bool> {
-    let Some(table) = table else { return Ok(false) };
-    let Some(connection) = served.take_connection() else {
-        say_mortal(args, "this kernel cannot send requests again; Linux 6.9 can");
-        return Ok(false);
-    };
-    worker.keep(HANDLES, table)?;
+fn keep(args: &Mount, worker: &Worker, face: &mut MountFace, control: Option<&Arc<Control>>) -> Result<bool> {
+    // The connection last: it is what tells a worker that it takes over.
     if let Some(control) = control {
         worker.keep(CONTROL, control.listener())?;
+    }
+    let survives = face.keep(args, &worker.keeper())?;
+    if survives && let Some(control) = control {
         supervised::restart_by(control);
     }
-    // Last: it is what tells a worker that it takes over.
-    worker.keep(CONNECTION, connection)?;
-    Ok(true)
+    Ok(survives)
 }
 
 /// The first process says that the mount stands, and leaves its caller.
@@ -183,19 +110,9 @@ fn begin(args: &Mount, served: &Mounted, info: &Info) -> Result<()> {
     Ok(null.as_ref().map_or(Ok(()), background::close_output)?)
 }
 
-/// Files that nobody has open any more, and that have no name: beside the work, which does not wait for it.
+/// See [`supervised::reclaim`].
 fn reclaim(args: &Mount, pool: &Pool) -> Result<()> {
-    if args.read_only {
-        return Ok(());
-    }
-    let pool = pool.clone();
-    let work = move || {
-        if let Err(e) = pool.reclaim_orphans() {
-            tracing::error!("files without a name could not be freed: {e}");
-        }
-    };
-    thread::Builder::new().name("reclaim".into()).spawn(work).context("starting a thread")?;
-    Ok(())
+    if args.read_only { Ok(()) } else { supervised::reclaim(pool) }
 }
 
 /// Closes the pool, however the mount has ended.
@@ -226,11 +143,16 @@ impl OpenPool {
 }
 
 /// Starts the thread that waits for the order to end.
-fn end_when_told(stops: Stops, dir: PathBuf, open_pool: OpenPool, control: Option<Arc<Control>>) -> Result<()> {
+fn end_when_told(
+    stops: Stops,
+    dirs: impl Fn() -> Vec<PathBuf> + Send + 'static,
+    open_pool: OpenPool,
+    control: Option<Arc<Control>>,
+) -> Result<()> {
     let wait = move || {
         stops.wait();
         control.iter().for_each(|control| control.cancel());
-        end(&dir);
+        end_on(&dirs());
         // A second one: the last user does not leave, and ours does not want to wait.
         stops.wait();
         // None: it is being closed, which is as quick.
@@ -241,17 +163,6 @@ fn end_when_told(stops: Stops, dir: PathBuf, open_pool: OpenPool, control: Optio
     };
     thread::Builder::new().name("stop".into()).spawn(wait).context("starting a thread")?;
     Ok(())
-}
-
-fn end(dir: &Path) {
-    let Err(e) = unmount(dir) else { return };
-    if e.raw_os_error() == Some(libc::EBUSY) {
-        let text = "is in use; it is out of sight now and ends with its last user (Ctrl-C again: at once)";
-        tracing::warn!(mount = %dir.display(), "{text}");
-    }
-    if let Err(e) = unmount_lazily(dir) {
-        tracing::error!(mount = %dir.display(), "unmounting it: {e}");
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,160 @@
+//! `import` and `export`: the copy is the same, holes stay holes, and what is interrupted goes on or leaves nothing.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Place, Served, can_mount, check, fails, ok, pagestone, pattern, run};
+
+const MIB: u64 = 1 << 20;
+
+/// Data, holes, an end within a page.
+fn sparse(path: &Path, len: u64) -> Vec<u8> {
+    let file = fs::File::create(path).unwrap();
+    for (at, size) in [(0, 5000), (3 * MIB + 100, 300_000), (9 * MIB, 4096), (len - 777, 777)] {
+        file.write_all_at(&pattern(size as usize, at), at).unwrap();
+    }
+    file.set_len(len).unwrap();
+    fs::read(path).unwrap()
+}
+
+/// In memory and on an ordinary file, in use and free: the copy is the same both ways.
+#[test]
+fn what_goes_in_comes_out() {
+    for (place, served) in [Place::in_shm(), Place::new()].iter().flat_map(|place| [(place, false), (place, true)]) {
+        let pool = place.str("transfer.pool");
+        ok(&["create", "--force", &pool, "--size", "128M"]);
+        let server = served.then(|| Served::start(&pool));
+        let (from, to) = (place.path("from"), place.path("to"));
+        for len in [0, 1, 4096, 12 * MIB + 1234, 80 * MIB] {
+            let bytes = match len {
+                0 | 1 | 4096 => {
+                    fs::write(&from, pattern(len as usize, 3)).unwrap();
+                    fs::read(&from).unwrap()
+                }
+                len => sparse(&from, len),
+            };
+            fs::set_permissions(&from, fs::Permissions::from_mode(0o640)).unwrap();
+            let at = format!("{pool}:/file");
+            let said = ok(&["import", "--verify", from.to_str().unwrap(), &at]);
+            assert!(said.contains("imported") && said.contains("verified"), "{said}");
+            assert!(common::ok_with_input(&["cat", &at], b"") == bytes, "{len} bytes, served {served}");
+            assert_eq!(ok(&["ls", &pool]).lines().count(), 1, "no other copy is left");
+            let said = ok(&["export", "--verify", &at, to.to_str().unwrap()]);
+            assert!(said.contains("exported") && said.contains("verified"), "{said}");
+            assert!(fs::read(&to).unwrap() == bytes, "{len} bytes, served {served}");
+            let meta = fs::metadata(&to).unwrap();
+            assert_eq!(meta.permissions().mode() & 0o777, 0o640);
+            assert!(len < MIB || meta.blocks() * 512 < 2 * MIB, "holes stay holes: {} blocks", meta.blocks());
+            let used = ok(&["du", "-H", "-p", "-o", "bytes", &at]);
+            assert!(used.trim().parse::<u64>().unwrap() < 2 * MIB, "{used}");
+            assert!(!place.path("to.pagestone-export").exists());
+        }
+        // Into a directory, and in place of what is there.
+        ok(&["mkdir", &format!("{pool}:/dir")]);
+        ok(&["import", from.to_str().unwrap(), &format!("{pool}:/dir")]);
+        ok(&["import", from.to_str().unwrap(), &format!("{pool}:/dir/from")]);
+        assert!(ok(&["ls", &format!("{pool}:/dir")]).contains("from"));
+        let moved = ok(&["import", "--json", from.to_str().unwrap(), &format!("{pool}:/dir/from")]);
+        assert!(moved.contains("\"output_version\":1") && moved.contains("\"moved\""), "{moved}");
+        server.into_iter().for_each(Served::finish);
+        check(&pool);
+    }
+}
+
+/// Ctrl-C, and then again from where it was; and a source that has changed meanwhile begins anew.
+#[test]
+fn an_interrupted_copy_goes_on() {
+    let place = Place::new();
+    let pool = place.pool("1100M");
+    let from = place.path("from");
+    let bytes = pattern(400 << 20, 5);
+    fs::write(&from, &bytes).unwrap();
+    let at = format!("{pool}:/file");
+    let to = place.str("to");
+    let commands = [["import", from.to_str().unwrap(), &at], ["export", at.as_str(), &to]];
+    for command in commands {
+        let mut resumed = 0;
+        for _ in 0..20 {
+            let mut child = pagestone().args(command).arg("--resume").stdout(Stdio::piped()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(60));
+            let pid = rustix::process::Pid::from_child(&child);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            let begun = Instant::now();
+            let status = child.wait().unwrap();
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            if status.success() {
+                break;
+            }
+            resumed += 1;
+        }
+        let said = ok(&[command[0], command[1], command[2], "--resume", "--verify"]);
+        println!("{}: interrupted {resumed} times; {said}", command[0]);
+    }
+    assert!(fs::read(&to).unwrap() == bytes);
+    check(&pool);
+    // The note on a copy names the source as it was.
+    let mut child = pagestone().args(commands[0]).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    check(&pool);
+    fs::write(&from, pattern(3 << 20, 9)).unwrap();
+    let said = ok(&["import", "--resume", "--verify", from.to_str().unwrap(), &at]);
+    assert!(!said.contains("before"), "it is another file: {said}");
+    assert_eq!(ok(&["ls", &pool]).lines().count(), 1);
+    check(&pool);
+}
+
+#[test]
+fn what_cannot_be_moved_is_refused_and_changes_nothing() {
+    let place = Place::new();
+    let pool = place.pool("16M");
+    let at = |path: &str| format!("{pool}:{path}");
+    let (large, small) = (place.path("large"), place.path("small"));
+    fs::write(&large, pattern(30 << 20, 1)).unwrap();
+    fs::write(&small, "small").unwrap();
+    let (large, small) = (large.to_str().unwrap(), small.to_str().unwrap());
+    ok(&["import", small, &at("/file")]);
+    fails(1, &["no space"], &["import", large, &at("/file")]);
+    assert_eq!(ok(&["cat", &at("/file")]), "small");
+    fails(1, &["No such file"], &["import", "/nowhere/at/all", &at("/file")]);
+    fails(1, &["neither a file"], &["import", "/dev/null", &at("/file")]);
+    fails(1, &["no such file"], &["export", &at("/none"), &place.str("to")]);
+    fails(1, &["is a directory"], &["export", &at("/"), &place.str("to")]);
+    fails(1, &["is a directory"], &["export", &at("/file"), place.tmp.path().to_str().unwrap()]);
+    fails(1, &["is a pool"], &["export", &at("/file"), &pool]);
+    fails(1, &["neither a file"], &["export", &at("/file"), "/dev/full"]);
+    fails(1, &["No such file"], &["export", &at("/file"), &place.str("no/such/dir")]);
+    assert!(!place.path("to").exists());
+    // The pool itself would grow while it is read.
+    let inside = run(&["import", &pool, &at("/self")]);
+    assert!(!inside.status.success() || !ok(&["ls", &pool]).contains("pagestone-import"));
+    check(&pool);
+}
+
+/// A mount shows what is imported at once.
+#[test]
+fn a_mount_shows_an_import() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::in_shm();
+    let mount = common::Mount::start(&place, &["--create", "64M"]);
+    let from = place.path("from");
+    for n in 0..5u64 {
+        let file = mount.dir.join("file");
+        assert_eq!(file.exists(), n > 0);
+        let bytes = pattern(100_000 + n as usize * 5000, n);
+        fs::write(&from, &bytes).unwrap();
+        ok(&["import", from.to_str().unwrap(), &format!("{}:/file", mount.pool)]);
+        assert!(fs::read(&file).unwrap() == bytes);
+        assert_eq!(fs::read_dir(&mount.dir).unwrap().count(), 1);
+    }
+    mount.finish();
+}
