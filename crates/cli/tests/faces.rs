@@ -245,3 +245,79 @@ fn a_path_below_a_mount_names_the_pool() {
     fails(1, &["no/file"], &["cat", &at("no/file")]);
     mount.finish();
 }
+
+/// Fails if a directory inherits what only another one was not to have.
+#[test]
+fn each_directory_has_its_own_rights() {
+    if !can_mount() || !geteuid().is_root() {
+        println!("skipped: only root can show a mount on a second directory");
+        return;
+    }
+    let place = Place::in_shm();
+    let mut first = Mount::start(&place, &["--create", "64M"]);
+    let (pool, a) = (first.pool.clone(), first.dir.clone());
+    let (b, c) = (dir(&place, "b"), dir(&place, "c"));
+    ok(&["mount", "--read-only", "--no-exec", &pool, &b.0]);
+    ok(&["umount", a.to_str().unwrap()]);
+    ok(&["mount", &pool, &c.0]);
+    fs::write(format!("{}/file", c.0), "1").unwrap();
+    assert!(fs::write(format!("{}/file", b.0), "2").is_err());
+    fails(1, &["the pool itself lies below it"], &["mount", &pool, place.tmp.path().to_str().unwrap()]);
+    ok(&["umount", &b.0]);
+    ok(&["umount", &c.0]);
+    assert!(first.ended().success());
+    check(&pool);
+}
+
+/// Two at one moment: one mounts, the other gets the same mount.
+#[test]
+fn two_mounts_at_one_moment_both_stand() {
+    if !can_mount() || !geteuid().is_root() {
+        println!("skipped: only root can show a mount on a second directory");
+        return;
+    }
+    let place = Place::in_shm();
+    let pool = place.pool("64M");
+    let served = Served::start(&pool);
+    let (a, b) = (dir(&place, "a"), dir(&place, "b"));
+    for _ in 0..10 {
+        let both: Vec<_> = [&a, &b].map(|dir| pagestone().args(["mount", &pool, &dir.0]).spawn().unwrap()).into();
+        for mut child in both {
+            assert!(child.wait().unwrap().success());
+        }
+        fs::write(format!("{}/file", a.0), "same").unwrap();
+        assert_eq!(fs::read(format!("{}/file", b.0)).unwrap(), b"same");
+        ok(&["umount", &a.0]);
+        ok(&["umount", &b.0]);
+    }
+    served.finish();
+    check(&pool);
+}
+
+/// The path of a mounted pool leads to another pool now: no command on the directory may be done to that one.
+#[test]
+fn a_pool_that_took_the_path_of_a_mounted_one_is_not_meant() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::in_shm();
+    let mount = Mount::start(&place, &["--create", "64M"]);
+    let file = format!("{}/a", mount.dir.display());
+    fs::write(&file, "original").unwrap();
+    assert_eq!(ok(&["cat", &file]), "original");
+    let elsewhere = place.str("elsewhere.pool");
+    fs::rename(&mount.pool, &elsewhere).unwrap();
+    ok(&["create", &mount.pool, "--size", "16M"]);
+    common::ok_with_input(&["put", "-", &format!("{}:/a", mount.pool)], b"other");
+    for command in ["cat", "rm"] {
+        assert!(!run(&[command, &file]).status.success(), "{command}");
+    }
+    let served = Served::start(&mount.pool);
+    assert!(!run(&["rm", &file]).status.success());
+    assert_eq!(ok(&["cat", &format!("{}:/a", mount.pool)]), "other");
+    assert_eq!(fs::read(&file).unwrap(), b"original");
+    served.finish();
+    fs::rename(&elsewhere, &mount.pool).unwrap();
+    assert_eq!(ok(&["cat", &file]), "original");
+    mount.finish();
+}

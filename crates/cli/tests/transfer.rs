@@ -158,3 +158,103 @@ fn a_mount_shows_an_import() {
     }
     mount.finish();
 }
+
+/// Others may write to the directory that a copy goes to: nothing is written through a link of theirs, and nobody can read a
+/// copy before it has the rights of its file.
+#[test]
+fn a_copy_follows_no_link_and_is_nobody_elses() {
+    let place = Place::new();
+    let pool = place.pool("256M");
+    let from = place.path("from");
+    fs::write(&from, pattern(100 << 20, 1)).unwrap();
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o644)).unwrap();
+    let at = format!("{pool}:/file");
+    ok(&["import", from.to_str().unwrap(), &at]);
+    let (victim, to) = (place.path("victim"), place.path("to"));
+    let partial = place.path("to.pagestone-export");
+    fs::write(&victim, "kept").unwrap();
+    for resume in [&["--resume"][..], &[]] {
+        std::os::unix::fs::symlink(&victim, &partial).unwrap();
+        ok(&[&["export", &at, to.to_str().unwrap()][..], resume].concat());
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+        assert!(fs::symlink_metadata(&to).unwrap().is_file() && fs::metadata(&to).unwrap().len() == 100 << 20);
+        fs::remove_file(&to).unwrap();
+        // Another name of a file of ours is no copy of ours.
+        fs::hard_link(&victim, &partial).unwrap();
+        ok(&[&["export", &at, to.to_str().unwrap()][..], resume].concat());
+        assert_eq!(fs::read(&victim).unwrap(), b"kept");
+    }
+    let mut child = pagestone().args(["export", &at, to.to_str().unwrap()]).stdout(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(10) && child.try_wait().unwrap().is_none() {
+        if let Ok(meta) = fs::metadata(&partial) {
+            let mode = meta.permissions().mode() & 0o777;
+            assert!(mode == 0o600 || mode == 0o644 && meta.len() == 100 << 20, "{mode:o}");
+        }
+    }
+    assert!(child.wait().unwrap().success());
+}
+
+/// A copy of a source that was changed meanwhile is none, and names of any length have room for a copy.
+#[test]
+fn a_source_that_changes_is_noticed_and_a_long_name_is_none_too_long() {
+    let place = Place::new();
+    let pool = place.pool("600M");
+    let from = place.path("from");
+    let at = format!("{pool}:/file");
+    let bytes = pattern(200 << 20, 1);
+    let mut noticed = false;
+    for attempt in 1..12 {
+        fs::write(&from, &bytes).unwrap();
+        let child = pagestone().args(["import", from.to_str().unwrap(), &at]).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(25 * attempt));
+        fs::OpenOptions::new().write(true).open(&from).unwrap().write_all_at(b"changed", 1000).unwrap();
+        let output = child.wait_with_output().unwrap();
+        noticed |= !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("changed");
+        assert_eq!(ok(&["ls", &pool]).lines().count(), usize::from(output.status.success()));
+        let _ = run(&["rm", &at]);
+        if noticed {
+            break;
+        }
+    }
+    assert!(noticed, "a source that was changed meanwhile was taken");
+    let long = "n".repeat(250);
+    fs::write(&from, "short").unwrap();
+    ok(&["import", from.to_str().unwrap(), &format!("{pool}:/{long}")]);
+    ok(&["export", &format!("{pool}:/{long}"), &place.str(&long)]);
+    assert_eq!(fs::read(place.path(&long)).unwrap(), b"short");
+    let served = Served::start(&pool);
+    fails(1, &["pool in use"], &["import", &pool, &at]);
+    served.finish();
+}
+
+/// A server would wait for itself; and programs go on with a file while it is exported.
+#[test]
+fn a_mounted_pool_is_not_copied_onto_itself_and_its_files_can_be_changed_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mount = common::Mount::start(&place, &["--create", "600M"]);
+    let file = mount.dir.join("file");
+    let bytes = pattern(200 << 20, 7);
+    fs::write(&file, &bytes).unwrap();
+    let (at, inside) = (format!("{}:/file", mount.pool), mount.dir.join("inside"));
+    fails(1, &["lies on the mount"], &["export", &at, inside.to_str().unwrap()]);
+    fails(1, &["lies on the mount"], &["import", file.to_str().unwrap(), &format!("{}:/copy", mount.pool)]);
+    let to = place.path("to");
+    let mut child = pagestone().args(["export", &at, to.to_str().unwrap()]).stdout(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(40));
+    let open = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    open.write_all_at(b"changed", 150 << 20).unwrap();
+    open.set_len(5).unwrap();
+    open.set_len(0).unwrap();
+    drop(open);
+    fs::write(&file, "new").unwrap();
+    assert!(child.wait().unwrap().success());
+    let copy = fs::read(&to).unwrap();
+    assert!(copy == bytes || copy.len() < bytes.len(), "the file as it was when the export began");
+    assert_eq!(fs::read(&file).unwrap(), b"new");
+    assert_eq!(fs::read_dir(&mount.dir).unwrap().count(), 1);
+    mount.finish();
+}

@@ -169,8 +169,8 @@ fn absolute(dir: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Shows the filesystem that is mounted on `from` on one more directory, in addition read-only or without programs. Takes
-/// root. With either of these there is a moment in which it can be seen without it.
+/// Shows the filesystem that is mounted on `from` on one more directory, read-only or without programs if that is asked for. Takes
+/// root. For a moment it has the rights of `from`.
 ///
 /// # Errors
 /// [`MountError::OnlyRootTwice`] for other users; the system's.
@@ -180,31 +180,26 @@ pub fn bind(from: &Path, to: &Prepared, read_only: bool, no_exec: bool) -> Resul
         e => MountError::Mount { dir: to.dir.clone(), source: e.into() },
     };
     mount_bind(from, &to.dir).map_err(failed)?;
-    let more = [(read_only, MountFlags::RDONLY), (no_exec, MountFlags::NOEXEC)];
-    let more = more.into_iter().filter(|(wanted, _)| *wanted).fold(MountFlags::empty(), |all, (_, flag)| all | flag);
-    if more.is_empty() {
-        return Ok(());
-    }
-    restrict(&to.dir, more).map_err(|e| {
-        // What was not asked for must not stay.
+    let rights = [(read_only, MountFlags::RDONLY), (no_exec, MountFlags::NOEXEC)];
+    let rights = rights.into_iter().filter(|(taken, _)| *taken).fold(MountFlags::BIND, |all, (_, flag)| all | flag);
+    restrict(&to.dir, rights).map_err(|e| {
+        // It has the rights of another directory.
         let _ = unmount_lazily(&to.dir);
         failed(e)
     })
 }
 
-/// Takes rights from a mount in addition to those that it does not give.
-fn restrict(dir: &Path, more: MountFlags) -> rustix::io::Result<()> {
+/// Gives a second directory rights of its own. What the mount itself does not allow stays forbidden.
+fn restrict(dir: &Path, rights: MountFlags) -> rustix::io::Result<()> {
     let now = statvfs(dir)?.f_flag;
     let kept = [
-        (StatVfsMountFlags::RDONLY, MountFlags::RDONLY),
-        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
         (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
         (StatVfsMountFlags::NODEV, MountFlags::NODEV),
         (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
         (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
     ];
     let kept = kept.into_iter().filter(|(flag, _)| now.contains(*flag));
-    mount_remount(dir, kept.fold(MountFlags::BIND | more, |all, (_, flag)| all | flag), "")
+    mount_remount(dir, kept.fold(rights, |all, (_, flag)| all | flag), "")
 }
 
 /// Unmounts; fails with `EBUSY` while somebody is in it.

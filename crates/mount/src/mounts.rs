@@ -31,6 +31,8 @@ pub struct Mount {
     pub device: String,
     /// What of the filesystem can be seen there: `/` for all of it.
     pub root: PathBuf,
+    /// Who mounted it, if it is a mount of FUSE: the source and the type are that user's words.
+    pub user: Option<u32>,
 }
 
 impl Mount {
@@ -39,6 +41,11 @@ impl Mount {
         let number = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
         let is_same = || number(path).is_some_and(|ours| number(&self.pool()) == Some(ours));
         KINDS.contains(&self.kind.as_str()) && (self.source.to_str() == Some(&source_name(path)) || is_same())
+    }
+
+    /// Whether its source and type are the words of root or of this user, and not of anybody.
+    pub fn is_trusted(&self) -> bool {
+        self.user.is_some_and(|user| user == 0 || user == rustix::process::geteuid().as_raw())
     }
 
     /// The path of the pool that is mounted, if this is a mount of one.
@@ -85,7 +92,9 @@ pub fn mount_at(dir: &Path) -> Option<Mount> {
 /// The directories on which this process sees all of the filesystem with this number ([`Mount::device`]), in the order in which
 /// they were mounted.
 pub(crate) fn seen_on(device: &str) -> Vec<PathBuf> {
-    let is_same = |mount: &Mount| mount.device == device && mount.root == Path::new("/");
+    // A number is used again for another filesystem as soon as this one is gone.
+    let is_same =
+        |mount: &Mount| mount.device == device && mount.root == Path::new("/") && KINDS.contains(&mount.kind.as_str());
     mounts(None).unwrap_or_default().into_iter().filter(is_same).map(|mount| mount.dir).collect()
 }
 
@@ -116,7 +125,10 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let dir = PathBuf::from(octal(fields.next()?));
     let mut rest = fields.skip_while(|field| field != b"-").skip(1);
     let kind = octal(rest.next()?).to_string_lossy().into_owned();
-    Some(Mount { dir, kind, source: octal(rest.next()?), device, root })
+    let source = octal(rest.next()?);
+    let options = rest.next().map(String::from_utf8_lossy).unwrap_or_default();
+    let user = options.split(',').find_map(|option| option.strip_prefix("user_id=")?.parse().ok());
+    Some(Mount { dir, kind, source, device, root, user })
 }
 
 /// Bytes of which some are written as `mark` and so many digits of a base.
@@ -146,11 +158,11 @@ mod tests {
 
     #[test]
     fn a_mount_is_read_even_with_blanks() {
-        let line = br"36 35 0:50 / /mnt/my\040pool rw,nosuid shared:1 master:2 - fuse.pagestone /a/demo.pool rw";
+        let line = br"36 35 0:50 / /mnt/my\040pool rw,nosuid shared:1 master:2 - fuse.pagestone /a/demo.pool rw,user_id=7,group_id=8";
         let mount = parse(line).expect("a mount");
         assert_eq!((mount.dir.as_path(), mount.kind.as_str()), (Path::new("/mnt/my pool"), "fuse.pagestone"));
         assert!(mount.is_of(Path::new("/a/demo.pool")) && !mount.is_of(Path::new("/b/demo.pool")));
-        assert_eq!((mount.device.as_str(), mount.root.as_path()), ("0:50", Path::new("/")));
+        assert_eq!((mount.device.as_str(), mount.root.as_path(), mount.user), ("0:50", Path::new("/"), Some(7)));
         assert!(parse(b"").is_none());
         assert!(parse(b"1 2 3").is_none());
         assert!(parse(b"1 2 3 / /x rw -").is_none());
@@ -173,7 +185,7 @@ mod tests {
             let path = Path::new(OsStr::from_bytes(path));
             assert_eq!(source_name(path), name);
             let (dir, kind, device) = ("/mnt".into(), "fuse.pagestone".into(), "0:50".into());
-            let mount = Mount { dir, kind, source: name.into(), device, root: "/".into() };
+            let mount = Mount { dir, kind, source: name.into(), device, root: "/".into(), user: None };
             assert_eq!(mount.pool(), path);
             assert!(mount.is_of(path));
         }

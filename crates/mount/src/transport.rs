@@ -425,12 +425,13 @@ impl Mounted {
     /// The directories on which it can be seen: where it was mounted, and on which it was shown too ([`crate::bind`]), in that
     /// order.
     pub fn dirs(&self) -> Vec<PathBuf> {
-        mounts::seen_on(&self.device)
+        self.dirs_later()()
     }
     /// What tells the same after this is gone.
     pub fn dirs_later(&self) -> impl Fn() -> Vec<PathBuf> + Send + Sync + use<> {
-        let device = self.device.clone();
-        move || mounts::seen_on(&device)
+        let (device, dir) = (self.device.clone(), self.dir.clone());
+        // Where the number is not known, the directory is.
+        move || if device.is_empty() { vec![dir.clone()] } else { mounts::seen_on(&device) }
     }
     /// How many server threads there are.
     pub fn threads(&self) -> usize {
@@ -443,6 +444,7 @@ impl Mounted {
                 // The kernel cut the connection: at an unmount while a request was on its way,
                 // which is as good an end as any, or because somebody aborted it, which leaves a
                 // dead mount behind.
+                self.dirs().iter().try_for_each(|dir| mountpoint::clear_dead(dir))?;
                 mountpoint::clear_dead(&self.dir)
             }
             Some(Ok(ended)) => ended,
@@ -456,7 +458,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         if let Some(server) = self.server.take().filter(|_| !self.outlives) {
             // Whatever these answer, there is nobody left to tell.
-            let _ = mountpoint::unmount_lazily(&self.dir);
+            self.dirs().iter().rev().for_each(|dir| _ = mountpoint::unmount_lazily(dir));
             let _ = server.join();
         }
     }

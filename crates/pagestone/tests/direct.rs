@@ -46,7 +46,7 @@ fn a_file_goes_on_with_the_bytes_of_another_and_gives_them_back() {
         assert!(pool.read("/f").unwrap() == want);
         // It ends within a page now.
         assert!(matches!(file.extend_from(&from, 0..10, &NEVER), Err(Error::Invalid(_))));
-        let to = DirectFile::open(&place.path().join("to"), Purpose::Write).unwrap();
+        let to = DirectFile::open(&place.path().join("to"), Purpose::Create).unwrap();
         let extents = file.pinned_extents(0..u64::MAX).unwrap();
         assert_eq!(extents.iter().map(|e| e.len).sum::<u64>(), want.len() as u64);
         extents.write_to(&to, 0, &NEVER).unwrap();
@@ -70,6 +70,15 @@ fn a_source_that_fails_leaves_the_file_as_it_was() {
         let ended = file.extend_from(&from, 0..3 * MIB as u64, &NEVER);
         assert!(matches!(&ended, Err(Error::Media(e)) if e.kind() == std::io::ErrorKind::UnexpectedEof), "{ended:?}");
         assert!(pool.read("/f").unwrap() == bytes(8192, 3));
+        // What has arrived behind the end is seen by nobody, a clone and a longer file included.
+        let clone = pool.create_file("/clone").unwrap();
+        clone.clone_from_file(&file).unwrap();
+        for (name, file) in [("/clone", &clone), ("/f", &file)] {
+            file.set_len(2 * MIB as u64).unwrap();
+            let seen = pool.read(name).unwrap();
+            assert!(seen[..8192] == bytes(8192, 3) && seen[8192..].iter().all(|b| *b == 0), "{name}");
+            file.set_len(8192).unwrap();
+        }
         let stopped = file.extend_from(&from, 0..MIB as u64, &AtomicBool::new(true));
         assert!(matches!(&stopped, Err(Error::Media(e)) if e.kind() == std::io::ErrorKind::Interrupted), "{stopped:?}");
         // More than the pool has.
@@ -100,7 +109,7 @@ fn pinned_extents_keep_their_bytes_when_the_file_is_gone() {
             let other = pool.create_file(format!("/other{round}")).unwrap();
             other.write_all_at(&bytes(12 * MIB, 100 + round), 0).unwrap();
         }
-        let to = DirectFile::open(&place.path().join("to"), Purpose::Write).unwrap();
+        let to = DirectFile::open(&place.path().join("to"), Purpose::Create).unwrap();
         extents.write_to(&to, 0, &NEVER).unwrap();
         assert!(fs::read(place.path().join("to")).unwrap() == want);
         drop(extents);

@@ -98,6 +98,9 @@ pub struct Face {
     pub kind: String,
     /// A directory, a socket or an address.
     pub at: Name,
+    /// Of a mount, the number of its filesystem, as in `/proc/self/mountinfo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 impl Face {

@@ -389,10 +389,13 @@ impl Client {
         let outside = std::path::absolute(outside).map_err(StoreError::Connection)?;
         let outside = outside.as_os_str().as_encoded_bytes().into();
         let job = self.post(target, &NewTransfer { path: path.into(), outside, how })?;
-        let moved = self.wait_for(job, progress)?.moved;
-        moved.ok_or_else(|| {
-            StoreError::Connection(io::Error::other("it was restarted meanwhile; --resume goes on with the copy"))
-        })
+        let restarted =
+            || StoreError::Connection(io::Error::other("it was restarted meanwhile; --resume goes on with the copy"));
+        let done = self.wait_for(job, progress).map_err(|e| match e {
+            StoreError::Server(problem) if problem.status == 404 && problem.detail.contains("operation") => restarted(),
+            other => other,
+        });
+        done?.moved.ok_or_else(restarted)
     }
 
     /// Waits for the end of an operation, and cancels it when `progress` says so.

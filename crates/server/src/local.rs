@@ -28,6 +28,8 @@ const BATCH: usize = 1000;
 pub struct LocalStore {
     pool: Pool,
     observers: Arc<Mutex<Vec<Arc<dyn Observer>>>>,
+    /// The number of the filesystem as which this process has it mounted.
+    mounted_as: Arc<Mutex<Option<String>>>,
     /// Who uses it, for the history.
     user: u32,
     /// Its path, for messages.
@@ -40,6 +42,7 @@ impl LocalStore {
         LocalStore {
             pool,
             observers: Arc::default(),
+            mounted_as: Arc::default(),
             user: rustix::process::geteuid().as_raw(),
             path: Path::new("").into(),
         }
@@ -75,8 +78,14 @@ impl LocalStore {
         self.observers.lock().push(observer);
     }
 
-    /// Tells nobody from now on.
+    /// This process has the pool mounted.
+    pub(crate) fn is_mounted_as(&self, device: &str) {
+        *self.mounted_as.lock() = Some(device.to_owned());
+    }
+
+    /// The mount has ended: tells nobody from now on.
     pub(crate) fn observe_no_more(&self) {
+        self.mounted_as.lock().take();
         self.observers.lock().clear();
     }
 
@@ -370,9 +379,14 @@ impl Store for LocalStore {
     }
 
     fn import(&self, from: &Path, to: &[u8], how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
+        transfer::check_elsewhere(self.mounted_as.lock().as_deref(), from)?;
         let (dir, name) = self.place(to)?;
         let partial = transfer::partial_name(name);
         let imported = transfer::import(&self.pool, from, (&dir, name), how, self.user, progress);
+        if !how.resume && imported.as_ref().is_err_and(|e| e.errno() != libc::EINTR) {
+            // Nobody is told of it.
+            let _ = dir.unlink(&partial);
+        }
         // Also after an error: it may have been made, or removed.
         self.tell(|observer| observer.name_changed(dir.ino(), &partial));
         let moved = imported?;
@@ -383,7 +397,11 @@ impl Store for LocalStore {
     }
 
     fn export(&self, from: &[u8], to: &Path, how: TransferHow, progress: Progress<'_>) -> Result<Moved> {
-        transfer::export(&self.pool, (from, to), how, progress)
+        transfer::check_elsewhere(self.mounted_as.lock().as_deref(), to)?;
+        let done = transfer::export(&self.pool, (from, to), how, progress);
+        // It has made a file there for a moment.
+        self.node_changed(self.pool.root().ino());
+        done
     }
 
     fn scrub(&self, progress: Progress<'_>) -> Result<Scrubbed> {

@@ -8,13 +8,15 @@
 //! Holes are not moved. A copy that is interrupted stays under its own name, with a note of what it is a copy of and how far it
 //! came; `resume` goes on from there if the source is still the same.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use pagestone::inode::{Dir, NewNode, Node, SetAttr, Time, XattrMode};
+use pagestone::inode::{Attr, Dir, NewNode, Node, SetAttr, Time, XattrMode};
 use pagestone::io::{DirectFile, Purpose};
 use pagestone::{Error, File, FileType, PAGE_SIZE, Pool};
 use rustix::fs::{FallocateFlags, SeekFrom, XattrFlags};
@@ -45,6 +47,19 @@ fn refused(path: &Path, why: &str) -> StoreError {
     Problem::new(409, libc::EINVAL, Code::Failed, format!("{}: {why}", path.display())).into()
 }
 
+/// Refuses a path on the filesystem with this number, as which this process has the pool mounted: it would wait for itself.
+pub(crate) fn check_elsewhere(mounted_as: Option<&str>, path: &Path) -> Result<()> {
+    let above = || fs::metadata(path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    let Ok(meta) = fs::metadata(path).or_else(|_| above()) else { return Ok(()) };
+    let device = format!("{}:{}", rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    match mounted_as {
+        Some(ours) if ours == device => {
+            Err(refused(path, "lies on the mount of the pool itself (use cp, or pagestone clone)"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Which of the two ends an error of a transfer belongs to: what the library says of the pool stays as it is.
 fn of_source(path: &Path, e: Error) -> StoreError {
     match e {
@@ -60,6 +75,10 @@ fn step_end(at: u64, end: u64) -> u64 {
 
 fn interrupted() -> StoreError {
     Error::Interrupted.into()
+}
+
+fn pmem_holder(path: &Path) -> bool {
+    pagestone::pmem::holder(path).is_some()
 }
 
 // ---- into the pool ---------------------------------------------------------------------------
@@ -82,14 +101,26 @@ impl Outside {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(refused(path, "neither a file nor a block device (pagestone put takes other things)"));
         }
+        if pagestone::is_pool(path) && pmem_holder(path) {
+            return Err(refused(path, "is a pool in use, which changes while it is read"));
+        }
         let file = DirectFile::open(path, Purpose::Read).map_err(|e| failed(path, e))?;
         let meta = file.file().metadata().map_err(|e| failed(path, e))?;
         let len = rustix::fs::seek(file.file(), SeekFrom::End(0)).map_err(|e| failed(path, e.into()))?;
-        let (modified, is_device) = (meta.mtime(), meta.file_type().is_block_device());
-        let identity = format!("{:x}:{:x}:{len}:{modified}.{}", meta.dev(), meta.ino(), meta.mtime_nsec());
-        let modified = Time { sec: modified, nsec: meta.mtime_nsec() as u32 };
+        let is_device = meta.file_type().is_block_device();
+        let identity = identity(&file).map_err(|e| failed(path, e))?;
+        let modified = Time { sec: meta.mtime(), nsec: meta.mtime_nsec() as u32 };
         let perm = if is_device { 0o600 } else { meta.permissions().mode() & 0o777 };
         Ok(Outside { path: path.to_path_buf(), file, len, is_device, identity, perm, modified })
+    }
+
+    /// Fails if the file is not what it was when it was opened.
+    fn check_unchanged(&self) -> Result<()> {
+        match identity(&self.file) {
+            Ok(now) if now == self.identity => Ok(()),
+            Ok(_) => Err(refused(&self.path, "it was changed while it was read")),
+            Err(e) => Err(failed(&self.path, e)),
+        }
     }
 
     /// The first byte of data from `at` on, and the end of that data, in whole pages. `None`: nothing but a hole follows.
@@ -110,9 +141,21 @@ impl Outside {
     }
 }
 
+/// Which file it is, and when it was changed. A device does not say when.
+fn identity(file: &DirectFile) -> io::Result<String> {
+    let meta = file.file().metadata()?;
+    let (dev, ino, len) = (meta.dev(), meta.ino(), meta.len());
+    Ok(format!("{dev:x}:{ino:x}:{:x}:{len}:{}.{}", meta.rdev(), meta.mtime(), meta.mtime_nsec()))
+}
+
 /// The name of a copy until it is complete.
 pub(crate) fn partial_name(name: &[u8]) -> Vec<u8> {
-    [name, IMPORTED.as_bytes()].concat()
+    with_suffix(name, IMPORTED)
+}
+
+/// A name that is no longer than a name may be.
+fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
+    [&name[..name.len().min(255 - suffix.len())], suffix.as_bytes()].concat()
 }
 
 /// Copies a file or device of the system into the directory, under the partial name of `name`.
@@ -125,12 +168,18 @@ pub(crate) fn import(
     progress: Progress<'_>,
 ) -> Result<Moved> {
     let source = Outside::open(from)?;
+    if source.is_device && how.resume {
+        return Err(refused(
+            from,
+            "a device does not say whether it was changed meanwhile: begin anew, without --resume",
+        ));
+    }
     if dir.lookup(name).is_ok_and(|attr| attr.kind == FileType::Dir) {
         return Err(Error::IsDirectory.into());
     }
     let partial = partial_name(name);
     let node = match dir.lookup(&partial).ok().filter(|_| how.resume) {
-        Some(attr) if is_copy_of(&pool.node(attr.ino)?, &source.identity) => pool.node(attr.ino)?,
+        Some(attr) if is_copy_of(&pool.node(attr.ino)?, &source, user) => pool.node(attr.ino)?,
         _ => begin(pool, dir, &partial, &source, user)?,
     };
     let file = node.open()?;
@@ -154,9 +203,11 @@ pub(crate) fn import(
             return Err(interrupted());
         }
     }
+    source.check_unchanged()?;
     file.sync_all()?;
     if how.verify {
-        compare(&file, &source.file, &source.path, source.len)?;
+        compare(&file, &source.file, &source.path, source.len, progress)?;
+        source.check_unchanged()?;
         moved.verified = true;
     }
     node.remove_xattr(NOTE.as_bytes())?;
@@ -178,22 +229,31 @@ fn begin(pool: &Pool, dir: &Dir, partial: &[u8], source: &Outside, user: u32) ->
     Ok(node)
 }
 
-fn is_copy_of(node: &Node, identity: &str) -> bool {
-    node.xattr(NOTE.as_bytes()).is_ok_and(|note| note == identity.as_bytes())
-        && node.attr().is_ok_and(|attr| attr.kind == FileType::File && attr.size.is_multiple_of(PAGE_SIZE))
+fn is_copy_of(node: &Node, source: &Outside, user: u32) -> bool {
+    let is_ours = |attr: Attr| {
+        let goes_on = attr.size.is_multiple_of(PAGE_SIZE) || attr.size == source.len;
+        attr.kind == FileType::File && attr.uid == user && goes_on
+    };
+    node.xattr(NOTE.as_bytes()).is_ok_and(|note| note == source.identity.as_bytes()) && node.attr().is_ok_and(is_ours)
 }
 
 /// Compares what a file of the pool and one of the system have, which is to be the same.
-fn compare(ours: &File, theirs: &DirectFile, path: &Path, len: u64) -> Result<()> {
-    let (mut a, mut b) = (vec![0; COMPARED], vec![0; COMPARED]);
+fn compare(ours: &File, theirs: &DirectFile, path: &Path, len: u64, progress: Progress<'_>) -> Result<()> {
+    let (mut a, mut b) = (vec![0; COMPARED], vec![0; COMPARED + PAGE_SIZE as usize]);
+    // A direct read needs memory that begins with a page.
+    let skip = b.as_ptr().align_offset(PAGE_SIZE as usize).min(PAGE_SIZE as usize);
+    let b = &mut b[skip..];
     let mut at = 0;
     while at < len {
         let part = COMPARED.min((len - at) as usize);
         ours.read_exact_at(&mut a[..part], at)?;
         theirs.read_exact_at(&mut b[..part], at).map_err(|e| failed(path, e))?;
+        if progress(at / PAGE_SIZE, len.div_ceil(PAGE_SIZE)).is_break() {
+            return Err(interrupted());
+        }
         if let Some(byte) = a[..part].iter().zip(&b[..part]).position(|(a, b)| a != b) {
             let text = format!("{}: the copy differs at byte {}", path.display(), at + byte as u64);
-            return Err(Problem::new(500, libc::EIO, Code::Damaged, text).into());
+            return Err(Problem::new(500, libc::EIO, Code::Failed, text).into());
         }
         at += part as u64;
     }
@@ -225,14 +285,15 @@ impl Target {
         if there.as_ref().is_some_and(|meta| !meta.is_file()) && !is_device {
             return Err(refused(to, "neither a file nor a block device"));
         }
-        let path = if is_device { to.to_path_buf() } else { beside(to)? };
-        if !is_device && !resume {
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&path, e)),
-                _ => {}
-            }
+        if is_device && resume {
+            return Err(refused(to, "a device does not say how far a copy came: begin anew, without --resume"));
         }
-        let file = DirectFile::open(&path, Purpose::Write).map_err(|e| failed(&path, e))?;
+        let path = if is_device { to.to_path_buf() } else { beside(to)? };
+        let file = match is_device {
+            true => DirectFile::open(&path, Purpose::Write),
+            false => partial(&path, resume),
+        };
+        let file = file.map_err(|e| failed(&path, e))?;
         let mut target = Target { path, file, is_device, done: 0 };
         if is_device {
             let size = rustix::fs::seek(target.file.file(), SeekFrom::End(0)).map_err(|e| failed(to, e.into()))?;
@@ -269,7 +330,7 @@ impl Target {
     }
 
     /// Lets `[from, to)` read as zeros.
-    fn hole(&self, from: u64, to: u64) -> Result<()> {
+    fn hole(&self, from: u64, to: u64, progress: Progress<'_>) -> Result<()> {
         // A new file has nothing there.
         if !self.is_device || from == to {
             return Ok(());
@@ -285,6 +346,9 @@ impl Target {
             let done = std::os::unix::fs::FileExt::write_all_at(self.file.file(), &zeros[..part], at);
             done.map_err(|e| failed(&self.path, e))?;
             at += part as u64;
+            if progress(at / PAGE_SIZE, to.div_ceil(PAGE_SIZE)).is_break() {
+                return Err(interrupted());
+            }
         }
         Ok(())
     }
@@ -304,6 +368,10 @@ impl Target {
             let _ = rustix::fs::fremovexattr(self.file.file(), NOTE);
             self.file.file().set_permissions(fs::Permissions::from_mode(perm))?;
             self.file.file().sync_all()?;
+            let (ours, named) = (self.file.file().metadata()?, fs::symlink_metadata(&self.path)?);
+            if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+                return Err(io::Error::other("another copy to the same place has begun"));
+            }
             fs::rename(&self.path, to)?;
             let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::File::open(dir)?.sync_all()
@@ -312,11 +380,24 @@ impl Target {
     }
 }
 
+/// The file of a copy: the one of an interrupted copy of ours, or a new one. Others may write to the directory.
+fn partial(path: &Path, resume: bool) -> io::Result<DirectFile> {
+    if resume && let Ok(file) = DirectFile::open(path, Purpose::Write) {
+        let meta = file.file().metadata()?;
+        if meta.is_file() && meta.nlink() == 1 && meta.uid() == rustix::process::geteuid().as_raw() {
+            return Ok(file);
+        }
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    DirectFile::open(path, Purpose::Create)
+}
+
 fn beside(to: &Path) -> Result<PathBuf> {
     let name = to.file_name().ok_or_else(|| refused(to, "is a directory"))?;
-    let mut partial = name.to_os_string();
-    partial.push(EXPORTED);
-    Ok(to.with_file_name(partial))
+    Ok(to.with_file_name(OsStr::from_bytes(&with_suffix(name.as_bytes(), EXPORTED))))
 }
 
 /// Copies a file of the pool to a file of the system, which it replaces when it is complete, or onto a block device.
@@ -331,11 +412,39 @@ pub(crate) fn export(
     if attr.kind == FileType::Dir {
         return Err(Error::IsDirectory.into());
     }
-    let file = node.open()?;
-    let len = attr.size;
+    // What others change from now on is not in the copy, and they do not wait for it.
+    let file = frozen(pool, &node.open()?).unwrap_or(node.open()?);
+    let len = attr.size.min(file.attr()?.size);
     let uuid = pool.info()?.uuid;
     let identity = format!("{uuid}:{:x}:{len}:{}.{}", attr.ino.0, attr.mtime.sec, attr.mtime.nsec);
     let target = Target::open(to, &identity, len, how.resume)?;
+    let moved = write_out(&file, &target, &identity, (len, how.verify), progress);
+    if !how.resume && !target.is_device && moved.as_ref().is_err_and(|e| e.errno() != libc::EINTR) {
+        // Nobody is told of it.
+        let _ = fs::remove_file(&target.path);
+    }
+    let moved = moved?;
+    target.finish(to, len, attr.perm & 0o777)?;
+    Ok(moved)
+}
+
+/// A clone that nobody else has, and that has no name: it is freed when it is closed.
+fn frozen(pool: &Pool, file: &File) -> pagestone::Result<File> {
+    let (root, name) = (pool.root(), format!(".pagestone-export-{}-{:x}", std::process::id(), file.ino().0));
+    let clone = pool.node(root.create(name.as_bytes(), &NewNode::new(FileType::File, 0o600))?.ino)?.open()?;
+    root.unlink(name.as_bytes())?;
+    clone.clone_from_file(file)?;
+    Ok(clone)
+}
+
+/// Writes all of the file from where the copy came to.
+fn write_out(
+    file: &File,
+    target: &Target,
+    identity: &str,
+    (len, verify): (u64, bool),
+    progress: Progress<'_>,
+) -> Result<Moved> {
     let mut moved = Moved { bytes: len, resumed_at: target.done, ..Moved::default() };
     let mut at = target.done;
     while at < len {
@@ -343,27 +452,26 @@ pub(crate) fn export(
         let extents = file.pinned_extents(at..end)?;
         let mut behind = at;
         for extent in extents.iter() {
-            target.hole(behind, extent.offset)?;
+            target.hole(behind, extent.offset, progress)?;
             behind = extent.offset + extent.len;
             moved.moved += extent.len;
         }
-        target.hole(behind, end)?;
+        target.hole(behind, end, progress)?;
         extents.write_to(&target.file, 0, &GO_ON).map_err(|e| of_source(&target.path, e))?;
         at = end;
         let stops = progress(at / PAGE_SIZE, len.div_ceil(PAGE_SIZE)).is_break();
-        if stops || at % (16 * STEP) == 0 {
-            target.note(&identity, at)?;
+        if stops || at.is_multiple_of(16 * STEP) {
+            target.note(identity, at)?;
         }
         if stops {
             return Err(interrupted());
         }
     }
-    if how.verify {
+    if verify {
         target.set_len(len).map_err(|e| failed(&target.path, e))?;
-        compare(&file, &target.file, &target.path, len)?;
+        compare(file, &target.file, &target.path, len, progress)?;
         moved.verified = true;
     }
-    target.finish(to, len, attr.perm & 0o777)?;
     moved.direct = target.file.is_direct();
     Ok(moved)
 }

@@ -134,6 +134,7 @@ fn worker(args: &Serve) -> Result<Exit> {
     let ended = control.and_then(|control| {
         let control = Arc::new(control);
         control.set_server(Worker::supervisor());
+        control.set_takeovers(inherited.as_ref().map_or(0, Inherited::takeovers));
         serve_until_told(args, worker, &pool, &control, inherited, first)
     });
     // Not `close`: a request that has not ended may have a clone still. The process ends now anyway.

@@ -178,7 +178,7 @@ mod tests {
     use crate::command::iostat::Line as Counted;
 
     fn screen() -> Screen {
-        let face = api::Face { kind: "mount".into(), at: "/mnt\x1b[2J".into() };
+        let face = api::Face { kind: "mount".into(), at: "/mnt\x1b[2J".into(), device: None };
         let status = Status {
             pool: "/a.pool".into(),
             pid: 1,

@@ -99,7 +99,10 @@ fn run(target: &Target, read_only: bool, common: &Common, what: &str, work: Work
         });
         match (moved, interrupt.arrived()) {
             (Err(e), Some(signal)) if e.errno() == libc::EINTR => {
-                let left = format!("{}: interrupted; --resume goes on from here", target.show());
+                let left = format!(
+                    "{}: interrupted; what was copied is kept for --resume, where that is possible",
+                    target.show()
+                );
                 Err(Interrupted { signal, left }.into())
             }
             (moved, _) => moved.with_context(|| target.show()),

@@ -74,6 +74,9 @@ fn wait_for(server: u32, pool: &Path) -> Result<()> {
             // asked for.
             holder => {
                 sync_server(pool)?;
+                if matches!(holder, Holder::Serving(_)) {
+                    return Ok(());
+                }
                 let hint = holder.hint().map_or(String::new(), |hint| format!(" ({hint})"));
                 eprintln!("pagestone: {} stays in use by process {server}{hint}", pool.display());
                 return Ok(());

@@ -3,10 +3,13 @@
 //! ```text
 //!   Run { memory, offset, len } ...   cut into pieces of PIECE
 //!        |  io_uring, DEPTH in flight                          (ring.rs)
-//!        |  threads with pread and pwrite, where io_uring is forbidden
+//!        |  threads with pread and pwrite: where io_uring is forbidden, and into memory that outlives the process
 //!        v
 //!   O_DIRECT: whole blocks              the page cache: what is no whole block, or all of it where O_DIRECT is refused
 //! ```
+//!
+//! A process that is killed is gone only when its threads have left their system calls, and requests of a ring may be done
+//! later. So what another process may give to somebody else by then ([`Target::Outlives`]) is never read into by a ring.
 //!
 //! No bytes are copied, and no memory is taken that grows with what is moved. The memory is any that the process has
 //! mapped: of a pool, or its own.
@@ -57,13 +60,24 @@ pub enum Direction {
     Write,
 }
 
+/// Whose the memory of a transfer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// This process's own.
+    Process,
+    /// It outlives the process, and others use it then.
+    Outlives,
+}
+
 /// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// To read what is there.
     Read,
-    /// To write what is there; it is made if it is missing, and not shortened.
+    /// To write to a file or device that is there. A device must not be in use, and a symbolic link is refused.
     Write,
+    /// To write a new file, of mode 0600. What has the name already is refused.
+    Create,
 }
 
 /// A file or block device that is read or written past the page cache.
@@ -91,19 +105,18 @@ impl DirectFile {
     /// As [`DirectFile::open`]; with `ring` false as if io_uring were forbidden.
     fn open_with(path: &Path, purpose: Purpose, ring: bool) -> io::Result<DirectFile> {
         let mut options = OpenOptions::new();
+        let is_device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
         match purpose {
             Purpose::Read => options.read(true),
-            Purpose::Write => options.read(true).write(true).create(true).truncate(false),
+            // A device that is mounted, or belongs to an array, is refused.
+            Purpose::Write if is_device => options.read(true).write(true).custom_flags(libc::O_EXCL),
+            Purpose::Write => options.read(true).write(true).custom_flags(libc::O_NOFOLLOW),
+            Purpose::Create => options.read(true).write(true).create_new(true).mode(0o600),
         };
-        // A device that is mounted, or belongs to an array, is refused.
-        let is_device = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device());
-        if is_device && purpose == Purpose::Write {
-            options.create(false).custom_flags(libc::O_EXCL);
-        }
         let cached = options.open(path)?;
         // The same file, whatever has become of its name.
         let same = PathBuf::from(format!("/proc/self/fd/{}", cached.as_raw_fd()));
-        let direct = options.create(false).custom_flags(libc::O_DIRECT).open(same).ok();
+        let direct = options.create_new(false).custom_flags(libc::O_DIRECT).open(same).ok();
         let ring = if ring && direct.is_some() { Ring::new(DEPTH).ok().map(Mutex::new) } else { None };
         Ok(DirectFile { direct, cached, ring, refused: AtomicBool::new(false) })
     }
@@ -127,12 +140,20 @@ impl DirectFile {
     /// # Safety
     /// The memory of each run is mapped for as long as this runs, and nobody has a reference into it: shared with others for
     /// [`Direction::Write`], none for [`Direction::Read`].
-    pub unsafe fn transfer(&self, direction: Direction, runs: &[Run], cancel: &AtomicBool) -> io::Result<()> {
-        let mut pieces = pieces(runs).peekable();
-        if let (Some(ring), Some(direct), true) = (&self.ring, &self.direct, self.is_direct()) {
+    pub unsafe fn transfer(
+        &self,
+        direction: Direction,
+        runs: &[Run],
+        memory: Target,
+        cancel: &AtomicBool,
+    ) -> io::Result<()> {
+        let mut pieces = pieces(runs);
+        let by_ring = self.is_direct() && (direction, memory) != (Direction::Read, Target::Outlives);
+        if let (Some(ring), Some(direct), true) = (&self.ring, &self.direct, by_ring) {
             // SAFETY: the caller guarantees it.
             let left = unsafe { ring.lock().transfer(direct, direction, &mut pieces, cancel)? };
             return left.into_iter().try_for_each(|run| {
+                check(cancel)?;
                 // SAFETY: as above.
                 unsafe { self.one(direction, run) }
             });
@@ -162,7 +183,7 @@ impl DirectFile {
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let run = Run { addr: buf.as_mut_ptr(), len: buf.len(), offset };
         // SAFETY: the buffer is borrowed for as long as this runs.
-        unsafe { self.transfer(Direction::Read, &[run], &AtomicBool::new(false)) }
+        unsafe { self.transfer(Direction::Read, &[run], Target::Process, &AtomicBool::new(false)) }
     }
 
     /// Moves one run by system calls of this thread: whole blocks directly, the rest through the page cache.
@@ -260,17 +281,19 @@ mod tests {
                 [(0, 0, 9 << 20), (4096, 0, 5000), (4096, 3, 5 << 20), (777, 0, 3 << 20), (12_288, 0, 100)]
             {
                 let path = dir.path().join("file");
-                let file = DirectFile::open_with(&path, Purpose::Write, ring).expect("opens");
+                let file = DirectFile::open_with(&path, Purpose::Create, ring).expect("opens");
                 let file_memory = tempfile::tempfile().expect("a file");
                 file_memory.set_len(10 << 20).expect("lengthens");
                 let memory = MappedRange::file(file_memory.as_fd(), 10 << 20, Share::Shared).expect("maps");
                 assert!(memory.write(at, &want[..len]));
                 let from = memory.addr(at, len as u64).expect("inside");
                 // SAFETY: the mapping lives as long, and nobody refers into it.
-                unsafe { file.transfer(Direction::Write, &[Run { addr: from, len, offset }], &never) }.expect("writes");
+                unsafe { file.transfer(Direction::Write, &[Run { addr: from, len, offset }], Target::Process, &never) }
+                    .expect("writes");
                 let mut back = vec![0; len];
                 // SAFETY: the vector lives as long; it is not used meanwhile.
-                unsafe { file.transfer(Direction::Read, &[run(&mut back, offset)], &never) }.expect("reads");
+                unsafe { file.transfer(Direction::Read, &[run(&mut back, offset)], Target::Process, &never) }
+                    .expect("reads");
                 assert!(back == want[..len], "ring {ring}, offset {offset}, memory {at}, {len} bytes");
                 let plain = std::fs::read(&path).expect("reads");
                 assert!(plain[offset as usize..] == want[..len] && plain[..offset as usize].iter().all(|b| *b == 0));
@@ -285,13 +308,13 @@ mod tests {
         let path = dir.path().join("file");
         let never = AtomicBool::new(false);
         let mut want = bytes(6 << 20);
-        let file = DirectFile::open(&path, Purpose::Write).expect("opens");
+        let file = DirectFile::open(&path, Purpose::Create).expect("opens");
         // Every second piece of 64 KiB, from the back.
         let mut runs: Vec<Run> =
             want.chunks_mut(64 << 10).enumerate().map(|(i, c)| run(c, (i as u64) << 16)).step_by(2).collect();
         runs.reverse();
         // SAFETY: the vector lives as long; it is not used meanwhile.
-        unsafe { file.transfer(Direction::Write, &runs, &never) }.expect("writes");
+        unsafe { file.transfer(Direction::Write, &runs, Target::Process, &never) }.expect("writes");
         let got = std::fs::read(&path).expect("reads");
         for (i, chunk) in got.chunks(64 << 10).enumerate() {
             let right =
@@ -300,11 +323,13 @@ mod tests {
         }
         let mut back = vec![0; 1 << 20];
         // SAFETY: as above.
-        let ended = unsafe { file.transfer(Direction::Read, &[run(&mut back, got.len() as u64 - 4096)], &never) };
+        let ended = unsafe {
+            file.transfer(Direction::Read, &[run(&mut back, got.len() as u64 - 4096)], Target::Process, &never)
+        };
         assert_eq!(ended.map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
         let now = AtomicBool::new(true);
         // SAFETY: as above.
-        let stopped = unsafe { file.transfer(Direction::Read, &[run(&mut back, 0)], &now) };
+        let stopped = unsafe { file.transfer(Direction::Read, &[run(&mut back, 0)], Target::Process, &now) };
         assert_eq!(stopped.map_err(|e| e.kind()), Err(io::ErrorKind::Interrupted));
     }
 
@@ -314,8 +339,17 @@ mod tests {
         let full = DirectFile::open(Path::new("/dev/full"), Purpose::Write).expect("opens");
         let mut some = vec![1; 8192];
         // SAFETY: the vector lives as long; it is not used meanwhile.
-        let refused = unsafe { full.transfer(Direction::Write, &[run(&mut some, 0)], &never) };
+        let refused = unsafe { full.transfer(Direction::Write, &[run(&mut some, 0)], Target::Process, &never) };
         assert_eq!(refused.map_err(|e| e.raw_os_error()), Err(Some(libc::ENOSPC)));
         assert!(DirectFile::open(Path::new("/nowhere/at/all"), Purpose::Read).is_err());
+        let dir = tempfile::tempdir().expect("a directory");
+        let (there, link) = (dir.path().join("there"), dir.path().join("link"));
+        std::fs::write(&there, "kept").expect("writes");
+        std::os::unix::fs::symlink(&there, &link).expect("links");
+        assert!(
+            DirectFile::open(&there, Purpose::Create).is_err() && DirectFile::open(&link, Purpose::Create).is_err()
+        );
+        assert!(DirectFile::open(&link, Purpose::Write).is_err(), "a link is not followed");
+        assert_eq!(std::fs::read(&there).expect("reads"), b"kept");
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   accept --> a place of MOST? --> Connection --> requests
-//!                                     |  no byte arrives for IDLE, and no request is being done    cut
+//!                                     |  no whole head of a request within HEAD                    cut
 //!                                     |  no byte of an answer is taken for IDLE                    cut
 //! ```
 //!
-//! So whoever may connect, and begins requests that it does not end, keeps others out for half a minute at most.
+//! So whoever may connect, and begins requests that it does not end, keeps others out for some seconds only.
 
 use std::future::Future;
 use std::io;
@@ -23,19 +23,22 @@ use tokio::time::{Sleep, sleep};
 
 /// Connections at a time. Others wait until one is closed.
 const MOST: usize = 64;
-/// See above. Also how long the body of a request may take.
+/// How long the head of a request may take, from its connection or from the request before on.
+const HEAD: Duration = Duration::from_secs(5);
+/// How long a client may take none of its answer. Also how long the body of a request may take.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 
 /// A listener whose connections are limited.
 pub(super) struct Limited<L> {
     listener: L,
     places: Arc<Semaphore>,
+    head: Duration,
     idle: Duration,
 }
 
 impl<L> Limited<L> {
     pub(super) fn new(listener: L) -> Limited<L> {
-        Limited { listener, places: Arc::new(Semaphore::new(MOST)), idle: IDLE }
+        Limited { listener, places: Arc::new(Semaphore::new(MOST)), head: HEAD, idle: IDLE }
     }
 }
 
@@ -47,8 +50,8 @@ impl<L: Listener> Listener for Limited<L> {
         // It fails for a semaphore that was closed only.
         let place = self.places.clone().acquire_owned().await.ok();
         let (stream, address) = self.listener.accept().await;
-        let (requests, idle) = (Requests::default(), self.idle);
-        (Connection { stream, requests, idle, reading: None, writing: None, _place: place }, address)
+        let (requests, head, idle) = (Requests::default(), self.head, self.idle);
+        (Connection { stream, requests, head, idle, reading: None, writing: None, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -78,6 +81,7 @@ impl Requests {
 pub(super) struct Connection<S> {
     pub(super) stream: S,
     pub(super) requests: Requests,
+    head: Duration,
     idle: Duration,
     /// Since when bytes of the client are waited for.
     reading: Option<Pin<Box<Sleep>>>,
@@ -109,7 +113,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
             this.reading = None;
             return answer;
         }
-        in_time(&mut this.reading, this.idle, context, answer)
+        // Bytes that arrive do not start it anew: a request has to be whole by then.
+        let timer = this.reading.get_or_insert_with(|| Box::pin(sleep(this.head)));
+        match answer {
+            Poll::Pending => timer.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            answer => answer,
+        }
     }
 }
 
@@ -164,7 +173,7 @@ mod tests {
     async fn serve(socket: std::path::PathBuf, ready: std::sync::mpsc::Sender<()>) {
         let listener = UnixListener::bind(&socket).unwrap();
         ready.send(()).unwrap();
-        let limited = Limited { listener, places: Arc::new(Semaphore::new(2)), idle: SHORT };
+        let limited = Limited { listener, places: Arc::new(Semaphore::new(2)), head: SHORT, idle: SHORT };
         let page = async || {
             sleep(3 * SHORT).await;
             "done"
@@ -201,10 +210,22 @@ mod tests {
         let mut idle = UnixStream::connect(&socket).unwrap();
         let path = socket.clone();
         let half = thread::spawn(move || answer(&path, "GET /slow HT"));
+        // One that sends a byte now and then is cut as well: it gets its place after these two.
+        let path = socket.clone();
+        let trickle = thread::spawn(move || {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            let mut sent = 0;
+            while stream.write_all(b"G").is_ok() && sent < 40 {
+                thread::sleep(SHORT / 4);
+                sent += 1;
+            }
+            sent
+        });
         thread::sleep(SHORT / 4);
         let text = answer(&socket, "GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         assert!(text.starts_with("HTTP/1.1 200") && text.ends_with("done"), "{text}");
         assert!(!half.join().unwrap().starts_with("HTTP/1.1 200"));
         assert_eq!(idle.read(&mut [0; 1]).unwrap_or(0), 0, "it was cut");
+        assert!(trickle.join().unwrap() < 40, "it was never cut");
     }
 }

@@ -59,8 +59,14 @@ pub(crate) struct Shared {
     pub(crate) takeovers: AtomicU32,
     pub(crate) restart: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     pub(crate) mount: Mutex<Option<Arc<MountPool>>>,
-    /// On which directories the mount can be seen.
-    pub(crate) mounted_on: Mutex<Option<Box<Directories>>>,
+    pub(crate) mounted_on: Mutex<Option<MountedOn>>,
+}
+
+/// Where the mount can be seen.
+pub(crate) struct MountedOn {
+    /// The number of the filesystem.
+    pub(crate) device: String,
+    pub(crate) dirs: Box<Directories>,
 }
 
 type Directories = dyn Fn() -> Vec<PathBuf> + Send + Sync;
@@ -98,7 +104,7 @@ impl Control {
         let users = [0, rustix::process::geteuid().as_raw(), owner];
         // A file that has lost its name has none to be shown.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let face = Face { kind: "control".into(), at: Name::from(socket.as_os_str().as_encoded_bytes()) };
+        let face = Face { kind: "control".into(), at: Name::from(socket.as_os_str().as_encoded_bytes()), device: None };
         let shared = Arc::new(Shared {
             store: Mutex::new(Some(LocalStore::new(pool).at(&path))),
             pool: path,
@@ -159,6 +165,11 @@ impl Control {
         *self.shared.restart.lock() = Some(Arc::new(restart));
     }
 
+    /// There is no restart until [`Control::on_restart`] is called again.
+    pub fn forbid_restart(&self) {
+        self.shared.restart.lock().take();
+    }
+
     /// What `POST /v1/mounts` does: it mounts, and calls [`Control::add_mount`]. Without this there are no mounts to be added.
     pub fn on_mount(&self, mount: impl Fn(&NewMount) -> Result<(), Problem> + Send + Sync + 'static) {
         *self.shared.mount.lock() = Some(Arc::new(mount));
@@ -184,10 +195,12 @@ impl Control {
     pub fn add_mount(&self, mounted: &Mounted) {
         let face = mount_face(mounted.dir());
         self.shared.faces.lock().push(face.clone());
-        *self.shared.mounted_on.lock() = Some(Box::new(mounted.dirs_later()));
+        *self.shared.mounted_on.lock() =
+            Some(MountedOn { device: mounted.device().into(), dirs: Box::new(mounted.dirs_later()) });
         self.shared.counted.lock().push((face, mounted.statistics()));
         if let Some(store) = &*self.shared.store.lock() {
             store.observe(Arc::new(MountObserver::new(store.pool(), mounted.kernel_cache())));
+            store.is_mounted_as(mounted.device());
         }
     }
 
@@ -220,7 +233,7 @@ impl Control {
                 router.layer(axum::middleware::from_fn(peer::count)).into_make_service_with_connect_info::<Requests>();
             let _ = axum::serve(Limited::new(listener), router).with_graceful_shutdown(stop).await;
         });
-        self.shared.faces.lock().push(Face { kind: "http".into(), at });
+        self.shared.faces.lock().push(Face { kind: "http".into(), at, device: None });
         Ok(())
     }
 
@@ -261,7 +274,7 @@ impl Drop for Control {
 }
 
 fn mount_face(dir: &Path) -> Face {
-    Face { kind: Face::MOUNT.into(), at: Name::from(dir.as_os_str().as_encoded_bytes()) }
+    Face { kind: Face::MOUNT.into(), at: Name::from(dir.as_os_str().as_encoded_bytes()), device: None }
 }
 
 /// Serves until it is told to stop, and what is under way then for a while.

@@ -475,14 +475,19 @@ impl Shared {
 
     /// A mount may be seen on several directories.
     fn seen_at(&self, face: &Face) -> Vec<Face> {
-        let dirs = match &*self.mounted_on.lock() {
-            Some(dirs) if face.kind == Face::MOUNT => dirs(),
-            _ => Vec::new(),
+        let mounted_on = self.mounted_on.lock();
+        let Some(mounted_on) = mounted_on.as_ref().filter(|_| face.kind == Face::MOUNT) else {
+            return vec![face.clone()];
         };
-        let at = |dir: PathBuf| Face { kind: face.kind.clone(), at: api::Name::from(dir.as_os_str().as_bytes()) };
-        let seen: Vec<Face> = dirs.into_iter().map(at).collect();
+        let device = Some(mounted_on.device.clone());
+        let at = |dir: PathBuf| Face {
+            at: api::Name::from(dir.as_os_str().as_bytes()),
+            device: device.clone(),
+            ..face.clone()
+        };
+        let seen: Vec<Face> = (mounted_on.dirs)().into_iter().map(at).collect();
         // Out of sight, or seen in another namespace only.
-        if seen.is_empty() { vec![face.clone()] } else { seen }
+        if seen.is_empty() { vec![Face { device, ..face.clone() }] } else { seen }
     }
 
     fn store(&self) -> Result<LocalStore, Problem> {

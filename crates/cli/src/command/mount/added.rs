@@ -18,18 +18,18 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use pagestone::{Info, Pool};
 use pagestone_mount::{MountError, bind, can_mount, mount_at, prepare};
 use pagestone_server::api::{Face, Name, NewMount, Status};
 use pagestone_server::supervisor::Keeper;
-use pagestone_server::{Code, Control, Problem, Store, StoreError};
+use pagestone_server::{Client, Code, Control, Problem, Store, StoreError};
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 
 use super::face::{self, Inherited, MountFace};
 use super::{Cache, Mount, made_dir_goes, options, parse_words, words_of_options};
-use crate::command::pool;
+use crate::command::{pool, supervised};
 use crate::exit::{self, Exit, WrongUsage};
 use crate::output;
 
@@ -44,7 +44,7 @@ pub(crate) struct AddedMount {
     keeper: Keeper,
     control: Weak<Control>,
     state: Mutex<State>,
-    ended: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -62,8 +62,8 @@ impl AddedMount {
     pub(crate) fn new(pool: Pool, path: PathBuf, keeper: Keeper, control: &Arc<Control>) -> Result<Arc<AddedMount>> {
         let info = pool.info()?;
         let control = Arc::downgrade(control);
-        let (state, ended) = (Mutex::default(), Condvar::new());
-        Ok(Arc::new(AddedMount { pool, path, info, keeper, control, state, ended }))
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(AddedMount { pool, path, info, keeper, control, state, changed }))
     }
 
     /// Lets clients of the control socket mount.
@@ -81,6 +81,9 @@ impl AddedMount {
     fn mount(self: &Arc<Self>, new: &NewMount) -> Result<(), Problem> {
         let args = self.args(new).map_err(|e| Problem::bad_request(e.to_string()))?;
         self.begin(args).map_err(|e| {
+            if let Some(problem) = e.downcast_ref::<Problem>() {
+                return problem.clone();
+            }
             let errno = e.chain().find_map(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
             let status = match e.downcast_ref() {
                 Some(MountError::InUse { .. } | MountError::NotADirectory(_)) => 409,
@@ -141,21 +144,23 @@ impl AddedMount {
         face.and_then(|face| self.serve(&args, face)).inspect_err(|_| self.free())
     }
 
-    /// One mount at a time. One that was unmounted just now is waited for.
+    /// One mount at a time. One that is being mounted, or was unmounted just now, is waited for.
     fn reserve(&self, dir: &Path) -> Result<()> {
         let deadline = Instant::now() + LAST_MOMENT;
         let mut state = self.state.lock();
-        while state.seen_on.as_ref().is_some_and(|dirs| dirs().is_empty()) {
-            if self.ended.wait_until(&mut state, deadline).timed_out() {
+        let is_changing =
+            |state: &State| state.dir.is_some() && state.seen_on.as_ref().is_none_or(|dirs| dirs().is_empty());
+        while is_changing(&state) {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
                 break;
             }
         }
         if state.ending {
-            bail!("the server is ending");
+            return Err(Problem::new(503, libc::EBUSY, Code::Failed, "the server is ending").into());
         }
         if let Some(other) = &state.dir {
-            let source = io::Error::from_raw_os_error(libc::EBUSY);
-            return Err(anyhow!(source).context(format!("it is mounted on {} already", other.display())));
+            let text = format!("it is mounted on {} already", other.display());
+            return Err(Problem::new(409, libc::EBUSY, Code::Failed, text).into());
         }
         state.dir = Some(dir.to_path_buf());
         Ok(())
@@ -164,17 +169,31 @@ impl AddedMount {
     fn free(&self) {
         let mut state = self.state.lock();
         (state.dir, state.seen_on) = (None, None);
-        self.ended.notify_all();
+        self.changed.notify_all();
     }
 
-    fn serve(self: &Arc<Self>, args: &Mount, mut face: MountFace) -> Result<()> {
-        face.keep(args, &self.keeper).context("the supervisor")?;
+    fn serve(self: &Arc<Self>, args: &Mount, face: MountFace) -> Result<()> {
+        let dirs = face.served.dirs_later();
+        self.serve_or_fail(args, face).inspect_err(|_| {
+            // Who keeps a copy of the connection keeps the mount.
+            let _ = face::forget(&self.keeper);
+            face::end_on(&dirs());
+        })
+    }
+
+    fn serve_or_fail(self: &Arc<Self>, args: &Mount, mut face: MountFace) -> Result<()> {
+        let survives = face.keep(args, &self.keeper).context("the supervisor")?;
+        if !survives && let Some(control) = self.control.upgrade() {
+            // Not until it is unmounted.
+            control.forbid_restart();
+        }
         let (served, dir) = (face.served, args.dir.clone());
         self.control.upgrade().iter().for_each(|control| control.add_mount(&served));
         {
             let mut state = self.state.lock();
             state.dir = Some(dir.clone());
             state.seen_on = Some(Box::new(served.dirs_later()));
+            self.changed.notify_all();
             if state.ending {
                 face::end_on(&served.dirs());
             }
@@ -188,7 +207,10 @@ impl AddedMount {
             if let Err(e) = face::forget(&this.keeper) {
                 tracing::error!("{e:#}");
             }
-            this.control.upgrade().iter().for_each(|control| control.remove_mount(&dir));
+            if let Some(control) = this.control.upgrade() {
+                control.remove_mount(&dir);
+                supervised::restart_by(&control);
+            }
             this.free();
         };
         thread::Builder::new().name("mounted".into()).spawn(wait).context("starting a thread")?;
@@ -199,12 +221,13 @@ impl AddedMount {
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.ending = true;
-        let dirs = state.seen_on.as_ref().map(|dirs| dirs());
+        // One that is being prepared ends when it is mounted.
+        let Some(dirs) = state.seen_on.as_ref().map(|dirs| dirs()) else { return };
         drop(state);
-        face::end_on(&dirs.unwrap_or_default());
+        face::end_on(&dirs);
         let mut state = self.state.lock();
-        while state.dir.is_some() {
-            self.ended.wait(&mut state);
+        while state.seen_on.is_some() {
+            self.changed.wait(&mut state);
         }
     }
 }
@@ -225,12 +248,16 @@ pub(super) fn to_server(args: &Mount) -> Result<Option<Exit>> {
     let Some(client) = pool::server(&args.pool).ok().flatten() else { return Ok(None) };
     // It has ended, or is of another version.
     let Ok(status) = client.status() else { return Ok(None) };
-    let mounted = status.faces.iter().filter(|face| face.kind == Face::MOUNT).map(path);
-    let seen = mounted.into_iter().find(|dir| mount_at(dir).is_some_and(|mount| mount.is_of(&args.pool)));
-    let added = match &seen {
+    let mut seen = seen_mount(args, &status);
+    let mut added = match &seen {
         Some(dir) => show_too(args, dir),
-        None => client.mount(&asked_for(args)?).map_err(anyhow::Error::from),
+        None => ask(args, &client),
     };
+    if added.as_ref().is_err_and(is_mounted_already) {
+        // Somebody else was quicker.
+        seen = client.status().ok().and_then(|status| seen_mount(args, &status));
+        added = seen.as_ref().map_or(added, |dir| show_too(args, dir));
+    }
     match added {
         Err(e) if is_for_another_server(&e, args, &status) => return Ok(None),
         added => added.with_context(|| args.pool.display().to_string())?,
@@ -247,8 +274,30 @@ pub(super) fn to_server(args: &Mount) -> Result<Option<Exit>> {
     Ok(Some(Exit::Ok))
 }
 
-fn path(face: &Face) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(&face.at.0))
+fn is_mounted_already(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Server(problem)) if problem.status == 409)
+}
+
+/// A directory on which this process sees the mount of the server.
+fn seen_mount(args: &Mount, status: &Status) -> Option<PathBuf> {
+    let mounted = status.faces.iter().filter(|face| face.kind == Face::MOUNT);
+    let mut dirs = mounted.map(|face| PathBuf::from(OsStr::from_bytes(&face.at.0)));
+    dirs.find(|dir| mount_at(dir).is_some_and(|mount| mount.is_trusted() && mount.is_of(&args.pool)))
+}
+
+/// Asks the server to mount. Its worker may die before it answers: then the next one serves the mount, or is asked once more.
+fn ask(args: &Mount, client: &Client) -> Result<()> {
+    let new = asked_for(args)?;
+    match client.mount(&new) {
+        Err(StoreError::Connection(_)) => {}
+        done => return Ok(done?),
+    }
+    let dir = args.dir.canonicalize().unwrap_or_default();
+    let is_ours = |face: &Face| face.kind == Face::MOUNT && face.at.0 == dir.as_os_str().as_bytes();
+    if client.status()?.faces.iter().any(is_ours) {
+        return Ok(());
+    }
+    Ok(client.mount(&new)?)
 }
 
 /// Whether a server of its own is to try it.
@@ -279,6 +328,10 @@ fn show_too(args: &Mount, from: &Path) -> Result<()> {
         return Err(WrongUsage(format!("{option}: {text} (on {})", from.display())).into());
     }
     let prepared = prepare(&args.dir)?;
+    if args.pool.canonicalize().is_ok_and(|pool| pool.starts_with(&prepared.dir)) {
+        made_dir_goes(&prepared);
+        bail!("{}: the pool itself lies below it", prepared.dir.display());
+    }
     Ok(bind(from, &prepared, args.read_only, args.no_exec).inspect_err(|_| made_dir_goes(&prepared))?)
 }
 
@@ -305,8 +358,11 @@ fn asked_for(args: &Mount) -> Result<NewMount> {
 
 /// Makes durable what a server has that goes on after an unmount.
 pub(crate) fn sync_server(pool: &Path) -> Result<()> {
-    match pool::server(pool).ok().flatten() {
-        Some(client) => client.sync().with_context(|| pool.display().to_string()),
-        None => Ok(()),
+    let shown = || format!("{}: unmounted, but what was written may not be durable yet", pool.display());
+    match pool::server(pool).with_context(shown)? {
+        Some(client) => client.sync().with_context(shown),
+        // It has ended meanwhile, and everything is durable.
+        None if pmem::holder(pool).is_none() => Ok(()),
+        None => bail!("{}: its server cannot be asked", shown()),
     }
 }
