@@ -5,6 +5,7 @@
 //! ```
 
 use std::io;
+use std::path::Path;
 
 use pagestone::Error;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,14 @@ impl Problem {
         Problem::new(400, libc::EINVAL, Code::Usage, detail)
     }
 
+    /// What the system says of a path that was asked for.
+    pub fn of_path(path: &Path, error: &io::Error) -> Problem {
+        // A path that no file can have bears no number.
+        let named = if error.kind() == io::ErrorKind::InvalidInput { libc::EINVAL } else { libc::EIO };
+        let errno = error.raw_os_error().unwrap_or(named);
+        Problem::new(status_of(errno), errno, Code::Failed, format!("{}: {error}", path.display()))
+    }
+
     /// A problem with an HTTP status, the error number of a C program, and a sentence.
     pub fn new(status: u16, errno: i32, code: Code, detail: impl Into<String>) -> Problem {
         let title = match status {
@@ -65,17 +74,22 @@ impl Problem {
     }
 }
 
+/// The HTTP status for an error number. One that comes of what was asked for is no failure of the server.
+fn status_of(errno: i32) -> u16 {
+    match errno {
+        libc::ENOENT | libc::ESTALE | libc::ENODATA => 404,
+        libc::EEXIST | libc::EBUSY | libc::ENOTEMPTY | libc::EINTR => 409,
+        libc::ENOSPC | libc::EFBIG => 507,
+        libc::EPERM | libc::EACCES | libc::EROFS => 403,
+        libc::EINVAL | libc::ENAMETOOLONG | libc::ENOTDIR | libc::EISDIR | libc::ELOOP => 400,
+        _ => 500,
+    }
+}
+
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Problem {
         let errno = error.errno();
-        let status = match errno {
-            libc::ENOENT | libc::ESTALE | libc::ENODATA => 404,
-            libc::EEXIST | libc::EBUSY | libc::ENOTEMPTY | libc::EINTR => 409,
-            libc::ENOSPC | libc::EFBIG => 507,
-            libc::EPERM | libc::EACCES | libc::EROFS => 403,
-            libc::EINVAL | libc::ENAMETOOLONG | libc::ENOTDIR | libc::EISDIR | libc::ELOOP => 400,
-            _ => 500,
-        };
+        let status = status_of(errno);
         let code = match error {
             Error::Corrupt { .. } => Code::Damaged,
             Error::Interrupted => Code::Interrupted,

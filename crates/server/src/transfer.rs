@@ -39,8 +39,7 @@ const EXPORTED: &str = ".pagestone-export";
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
 fn failed(path: &Path, e: io::Error) -> StoreError {
-    let errno = e.raw_os_error().unwrap_or(libc::EIO);
-    Problem::new(500, errno, Code::Failed, format!("{}: {e}", path.display())).into()
+    Problem::of_path(path, &e).into()
 }
 
 fn refused(path: &Path, why: &str) -> StoreError {
@@ -253,7 +252,7 @@ fn compare(ours: &File, theirs: &DirectFile, path: &Path, len: u64, progress: Pr
         }
         if let Some(byte) = a[..part].iter().zip(&b[..part]).position(|(a, b)| a != b) {
             let text = format!("{}: the copy differs at byte {}", path.display(), at + byte as u64);
-            return Err(Problem::new(500, libc::EIO, Code::Failed, text).into());
+            return Err(Problem::new(409, libc::EIO, Code::Failed, text).into());
         }
         at += part as u64;
     }

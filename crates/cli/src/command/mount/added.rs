@@ -84,12 +84,9 @@ impl AddedMount {
             if let Some(problem) = e.downcast_ref::<Problem>() {
                 return problem.clone();
             }
+            // Whatever it is, it comes of the directory that was asked for.
             let errno = e.chain().find_map(|e| e.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
-            let status = match e.downcast_ref() {
-                Some(MountError::InUse { .. } | MountError::NotADirectory(_)) => 409,
-                _ => 500,
-            };
-            Problem::new(status, errno.unwrap_or(libc::EBUSY), Code::Failed, exit::message(&e))
+            Problem::new(409, errno.unwrap_or(libc::EBUSY), Code::Failed, exit::message(&e))
         })
     }
 
