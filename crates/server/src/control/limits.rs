@@ -6,7 +6,7 @@
 //!                                     |  no byte of an answer is taken for IDLE                    cut
 //! ```
 //!
-//! So whoever may connect, and begins requests that it does not end, keeps others out for some seconds only.
+//! So whoever may connect, and begins requests that it does not end, keeps others out for half a minute at a time.
 
 use std::future::Future;
 use std::io;
@@ -23,8 +23,9 @@ use tokio::time::{Sleep, sleep};
 
 /// Connections at a time. Others wait until one is closed.
 const MOST: usize = 64;
-/// How long the head of a request may take, from its connection or from the request before on.
-const HEAD: Duration = Duration::from_secs(5);
+/// How long the head of a request may take, from its connection or from the request before on: clients keep connections for
+/// their next request.
+const HEAD: Duration = Duration::from_secs(30);
 /// How long a client may take none of its answer. Also how long the body of a request may take.
 pub(super) const IDLE: Duration = Duration::from_secs(30);
 
