@@ -112,20 +112,26 @@ def ended(program):
 
 
 def end_session(program):
-    """Ends a program that leads a session, with all whom it has started."""
-    for member in members(program.pid):
-        try:
-            os.kill(member, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    """Ends a program that leads a session, with all whom it has started; none of them does anything any more on return."""
+    deadline = time.monotonic() + 20
+    while alive := list(members(program.pid)):
+        assert time.monotonic() < deadline, f"{alive} do not end"
+        for member in alive:
+            try:
+                os.kill(member, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        program.poll()
+        time.sleep(0.005)
     program.wait(20)
 
 
 def members(session):
-    """The processes of a session."""
+    """The processes of a session that have not ended."""
     for place in Path("/proc").glob("[0-9]*/stat"):
         try:
-            if int(place.read_text().rpartition(")")[2].split()[3]) == session:
+            state, _, _, of = place.read_text().rpartition(")")[2].split()[:4]
+            if int(of) == session and state not in "ZX":
                 yield int(place.parent.name)
         except OSError:
             pass
