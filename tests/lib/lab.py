@@ -236,6 +236,12 @@ class Mount:
         # A program whose mount was taken away may have left something in the directory below.
         shutil.rmtree(self.dir)
 
+    def finish(self):
+        """The end of a test: unmounted, checked, removed."""
+        self.stop()
+        self.check()
+        self.remove()
+
     @classmethod
     def end_all(cls):
         for mount in list(cls.standing):

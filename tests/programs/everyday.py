@@ -284,8 +284,6 @@ def tests(suite):
             def on_a_mount(body=body, media=media):
                 mount = suite.mount(media, body.__name__, "2G").start()
                 said = body(suite, mount)
-                mount.stop()
-                mount.check()
-                mount.remove()
+                mount.finish()
                 return said
             suite.test(f"everyday {body.__name__} on {media}", on_a_mount)

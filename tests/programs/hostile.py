@@ -553,8 +553,6 @@ def tests(suite):
             def on_a_mount(body=body, media=media, size=size):
                 mount = suite.mount(media, body.__name__, size).start()
                 said = body(suite, mount)
-                mount.stop()
-                mount.check()
-                mount.remove()
+                mount.finish()
                 return said
             suite.test(f"hostile {body.__name__} on {media}", on_a_mount)

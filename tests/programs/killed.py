@@ -197,9 +197,7 @@ def worker_killed(suite, kind, media, kills):
         acknowledged = len(read_notes(notes)[0])
     mount.start()
     LOOKS[kind](mount.dir, *read_notes(notes))
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     return f"{kills} kills, {acknowledged} acknowledged"
 
 
@@ -297,9 +295,7 @@ def program_killed(suite, name, command, media, kills):
     look()
     mount.checked_restart()
     look()
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     return f"{kills} kills"
 
 

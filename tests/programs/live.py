@@ -112,9 +112,7 @@ def sqlite(suite, media):
         longest = probe.stop()
         writer.kill()
         writer.wait()
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     return summary(len(pauses), pauses, longest)
 
 
@@ -156,9 +154,7 @@ def pgbench(suite, media):
         load.wait()
     server.stop()
     suite.enders.remove(server.stop)
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     return f"{summary(len(pauses), pauses, longest)}; {found} transactions in the last"
 
 

@@ -57,9 +57,7 @@ def looked_at(suite, mount, kills):
     found = pauses(mount, said)
     times = said.count("another one takes over")
     assert times == kills, f"{kills} kills, taken over {times} times:\n{said[-3000:]}"
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     suite.kills += kills
     if not found:
         return "no kill"
@@ -181,9 +179,7 @@ def upgrade(suite, media):
     steps = load.end()
     mount.program.unlink()
     mount.program = suite.program
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
     return f"pauses of {found} ms, {steps} steps of other work"
 
 
@@ -249,9 +245,7 @@ def replaced(suite, media):
         run(suite.program, "restart", mount.pool)
     copy.unlink()
     mount.program = suite.program
-    mount.stop()
-    mount.check()
-    mount.remove()
+    mount.finish()
 
 
 def dies_at_once(suite, media):

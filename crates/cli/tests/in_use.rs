@@ -138,7 +138,7 @@ fn a_server_that_was_killed_leaves_a_pool_that_every_command_can_use() {
     check(&pool);
 }
 
-/// Fails if one server of a pool that is only read takes another one's socket, or is not told of.
+/// Fails if one server of a pool that is only read replaces the socket of another one, or `status` does not name it.
 #[test]
 fn servers_that_only_read_a_pool_leave_each_other_alone() {
     if !can_mount() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::bad_pages::BadPages;
-use super::direct::{DirectFile, Direction, Run, Target};
+use super::direct::{DirectFile, Direction, Lifetime, Run};
 use super::{Description, MapMode, MappedRange, Media, PageRef, Part, fault_tolerant};
 use crate::{Error, PAGE_SIZE, Result};
 
@@ -245,7 +245,7 @@ impl Region {
             return self.read_through_buffer(file, runs, cancel);
         }
         // SAFETY: the data view stays mapped as long as `self`; there is no reference into it, ever.
-        unsafe { file.transfer(direction, &memory, Target::Outlives, cancel) }?;
+        unsafe { file.transfer(direction, &memory, Lifetime::Outlives, cancel) }?;
         if direction == Direction::Read {
             runs.iter().try_for_each(|run| self.flush(run.at, run.len))?;
             self.fence();
@@ -263,7 +263,7 @@ impl Region {
                 let addr = buffer.addr(0, len).ok_or_else(|| self.out_of_range(0, len))?;
                 let piece = Run { addr, len: len as usize, offset: run.offset + done };
                 // SAFETY: the buffer is ours; there is no reference into it.
-                unsafe { file.transfer(Direction::Read, &[piece], Target::Process, cancel) }?;
+                unsafe { file.transfer(Direction::Read, &[piece], Lifetime::Process, cancel) }?;
                 // SAFETY: it is ours, `len` bytes are mapped, and nothing stores to it until the next transfer.
                 let bytes = unsafe { std::slice::from_raw_parts(addr, len as usize) };
                 self.persist(&[Part::Bytes { at: run.at + done, bytes }])?;

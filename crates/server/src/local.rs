@@ -99,9 +99,9 @@ impl LocalStore {
         self.tell(|observer| observer.node_changed(ino));
     }
 
-    /// Runs `work`, and tells of those names that lead elsewhere afterwards, or nowhere. Also after an error: a part of the
-    /// work may have happened. A name that leads where it did is not told of: the kernel would take away what is mounted
-    /// below it.
+    /// Runs `work`, and notifies the observers of those names that lead elsewhere afterwards, or nowhere. Also after an error: a
+    /// part of the work may have happened. A name that leads where it did is not invalidated: the kernel would unmount what is
+    /// mounted below it.
     fn changing<T>(&self, names: &[(&Dir, &[u8])], work: impl FnOnce() -> pagestone::Result<T>) -> Result<T> {
         if self.observers.lock().is_empty() {
             return Ok(work()?);
@@ -384,7 +384,7 @@ impl Store for LocalStore {
         let partial = transfer::partial_name(name);
         let imported = transfer::import(&self.pool, from, (&dir, name), how, self.user, progress);
         if !how.resume && imported.as_ref().is_err_and(|e| e.errno() != libc::EINTR) {
-            // Nobody is told of it.
+            // The error does not name it, so it must not stay.
             let _ = dir.unlink(&partial);
         }
         // Also after an error: it may have been made, or removed.

@@ -76,10 +76,6 @@ fn interrupted() -> StoreError {
     Error::Interrupted.into()
 }
 
-fn pmem_holder(path: &Path) -> bool {
-    pagestone::pmem::holder(path).is_some()
-}
-
 // ---- into the pool ---------------------------------------------------------------------------
 
 /// A file or device of the system.
@@ -100,7 +96,7 @@ impl Outside {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(refused(path, "neither a file nor a block device (pagestone put takes other things)"));
         }
-        if pagestone::is_pool(path) && pmem_holder(path) {
+        if pagestone::is_pool(path) && pagestone::pmem::holder(path).is_some() {
             return Err(refused(path, "is a pool in use, which changes while it is read"));
         }
         let file = DirectFile::open(path, Purpose::Read).map_err(|e| failed(path, e))?;
@@ -419,7 +415,7 @@ pub(crate) fn export(
     let target = Target::open(to, &identity, len, how.resume)?;
     let moved = write_out(&file, &target, &identity, (len, how.verify), progress);
     if !how.resume && !target.is_device && moved.as_ref().is_err_and(|e| e.errno() != libc::EINTR) {
-        // Nobody is told of it.
+        // The error does not name it, so it must not stay.
         let _ = fs::remove_file(&target.path);
     }
     let moved = moved?;

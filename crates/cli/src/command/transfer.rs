@@ -58,7 +58,7 @@ pub(crate) struct Export {
     /// The file in the pool
     ///
     /// Its bytes are written straight out of the pool, many requests at a time. Holes stay holes; on a device they become
-    /// zeros. What programs change meanwhile may be in the copy or not: a clone does not change.
+    /// zeros. The copy is the file as it was when the export began, whatever programs change meanwhile.
     #[arg(value_name = "POOL:/PATH", value_parser = target::parser())]
     from: Target,
     /// The file, which is replaced if it is there, or a block device that is large enough and not in use

@@ -94,8 +94,8 @@ pub(super) fn chosen_time(time: Option<TimeOrNow>) -> Option<Time> {
     })
 }
 
-/// How the kernel treats an open file. What it has in its page cache stays there over a close: it is told of what changes
-/// in another way than through the mount.
+/// How the kernel treats an open file. What it has in its page cache stays there over a close: what changes
+/// in another way than through the mount is invalidated.
 fn open_flags(page_cache: PageCache) -> FopenFlags {
     match page_cache {
         // Reads and writes go past the page cache, several writers at once.

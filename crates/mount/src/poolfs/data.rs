@@ -1,4 +1,4 @@
-//! Bytes: read straight out of the pool where they lie in one piece, gathered where they do not.
+//! Bytes: read straight out of the pool where they lie in one piece, copied together where they do not.
 //!
 //! ```text
 //!   one piece of storage     send(the storage itself)           no copy in this process; one of the library, if it is

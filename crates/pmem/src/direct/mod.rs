@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A process that is killed is gone only when its threads have left their system calls, and requests of a ring may be done
-//! later. So what another process may give to somebody else by then ([`Target::Outlives`]) is never read into by a ring.
+//! later. So what another process may give to somebody else by then ([`Lifetime::Outlives`]) is never read into by a ring.
 //!
 //! No bytes are copied, and no memory is taken that grows with what is moved. The memory is any that the process has
 //! mapped: of a pool, or its own.
@@ -60,9 +60,9 @@ pub enum Direction {
     Write,
 }
 
-/// Whose the memory of a transfer is.
+/// How long the memory of a transfer lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Target {
+pub enum Lifetime {
     /// This process's own.
     Process,
     /// It outlives the process, and others use it then.
@@ -144,11 +144,11 @@ impl DirectFile {
         &self,
         direction: Direction,
         runs: &[Run],
-        memory: Target,
+        memory: Lifetime,
         cancel: &AtomicBool,
     ) -> io::Result<()> {
         let mut pieces = pieces(runs);
-        let by_ring = self.is_direct() && (direction, memory) != (Direction::Read, Target::Outlives);
+        let by_ring = self.is_direct() && (direction, memory) != (Direction::Read, Lifetime::Outlives);
         if let (Some(ring), Some(direct), true) = (&self.ring, &self.direct, by_ring) {
             // SAFETY: the caller guarantees it.
             let left = unsafe { ring.lock().transfer(direct, direction, &mut pieces, cancel)? };
@@ -183,7 +183,7 @@ impl DirectFile {
     pub fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         let run = Run { addr: buf.as_mut_ptr(), len: buf.len(), offset };
         // SAFETY: the buffer is borrowed for as long as this runs.
-        unsafe { self.transfer(Direction::Read, &[run], Target::Process, &AtomicBool::new(false)) }
+        unsafe { self.transfer(Direction::Read, &[run], Lifetime::Process, &AtomicBool::new(false)) }
     }
 
     /// Moves one run by system calls of this thread: whole blocks directly, the rest through the page cache.
@@ -288,11 +288,13 @@ mod tests {
                 assert!(memory.write(at, &want[..len]));
                 let from = memory.addr(at, len as u64).expect("inside");
                 // SAFETY: the mapping lives as long, and nobody refers into it.
-                unsafe { file.transfer(Direction::Write, &[Run { addr: from, len, offset }], Target::Process, &never) }
-                    .expect("writes");
+                unsafe {
+                    file.transfer(Direction::Write, &[Run { addr: from, len, offset }], Lifetime::Process, &never)
+                }
+                .expect("writes");
                 let mut back = vec![0; len];
                 // SAFETY: the vector lives as long; it is not used meanwhile.
-                unsafe { file.transfer(Direction::Read, &[run(&mut back, offset)], Target::Process, &never) }
+                unsafe { file.transfer(Direction::Read, &[run(&mut back, offset)], Lifetime::Process, &never) }
                     .expect("reads");
                 assert!(back == want[..len], "ring {ring}, offset {offset}, memory {at}, {len} bytes");
                 let plain = std::fs::read(&path).expect("reads");
@@ -314,7 +316,7 @@ mod tests {
             want.chunks_mut(64 << 10).enumerate().map(|(i, c)| run(c, (i as u64) << 16)).step_by(2).collect();
         runs.reverse();
         // SAFETY: the vector lives as long; it is not used meanwhile.
-        unsafe { file.transfer(Direction::Write, &runs, Target::Process, &never) }.expect("writes");
+        unsafe { file.transfer(Direction::Write, &runs, Lifetime::Process, &never) }.expect("writes");
         let got = std::fs::read(&path).expect("reads");
         for (i, chunk) in got.chunks(64 << 10).enumerate() {
             let right =
@@ -324,12 +326,12 @@ mod tests {
         let mut back = vec![0; 1 << 20];
         // SAFETY: as above.
         let ended = unsafe {
-            file.transfer(Direction::Read, &[run(&mut back, got.len() as u64 - 4096)], Target::Process, &never)
+            file.transfer(Direction::Read, &[run(&mut back, got.len() as u64 - 4096)], Lifetime::Process, &never)
         };
         assert_eq!(ended.map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
         let now = AtomicBool::new(true);
         // SAFETY: as above.
-        let stopped = unsafe { file.transfer(Direction::Read, &[run(&mut back, 0)], Target::Process, &now) };
+        let stopped = unsafe { file.transfer(Direction::Read, &[run(&mut back, 0)], Lifetime::Process, &now) };
         assert_eq!(stopped.map_err(|e| e.kind()), Err(io::ErrorKind::Interrupted));
     }
 
@@ -339,7 +341,7 @@ mod tests {
         let full = DirectFile::open(Path::new("/dev/full"), Purpose::Write).expect("opens");
         let mut some = vec![1; 8192];
         // SAFETY: the vector lives as long; it is not used meanwhile.
-        let refused = unsafe { full.transfer(Direction::Write, &[run(&mut some, 0)], Target::Process, &never) };
+        let refused = unsafe { full.transfer(Direction::Write, &[run(&mut some, 0)], Lifetime::Process, &never) };
         assert_eq!(refused.map_err(|e| e.raw_os_error()), Err(Some(libc::ENOSPC)));
         assert!(DirectFile::open(Path::new("/nowhere/at/all"), Purpose::Read).is_err());
         let dir = tempfile::tempdir().expect("a directory");
